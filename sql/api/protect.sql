@@ -1,0 +1,420 @@
+-- Protecting tables, and putting back what that changed. Re-runnable. Both run with the rights of the caller, so
+-- PostgreSQL itself checks every step.
+
+-- Raises an error unless the relation is one that can be protected by its caller.
+CREATE FUNCTION _tenancy.check_relation(relation regclass) RETURNS void
+    LANGUAGE plpgsql STABLE PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    item record;
+BEGIN
+    FOR item IN
+        SELECT t.relation, t.depth, c.relkind, c.relispartition, n.nspname,
+               pg_has_role(c.relowner, 'USAGE') AS owned,
+               (SELECT i.inhparent::regclass FROM pg_inherits i WHERE i.inhrelid = c.oid ORDER BY i.inhseqno LIMIT 1) AS parent
+        FROM _tenancy.tree(check_relation.relation) t
+        JOIN pg_class c ON c.oid = t.relation JOIN pg_namespace n ON n.oid = c.relnamespace
+        ORDER BY t.depth
+    LOOP
+        IF item.relkind NOT IN ('r', 'p') THEN
+            PERFORM _tenancy.raise('RELATION_NOT_SUPPORTED', format('%s is not a table', item.relation),
+                jsonb_build_object('relation', item.relation::text, 'relkind', item.relkind),
+                CASE item.relkind
+                    WHEN 'v' THEN format('Protect the tables that the view reads, and let it read them as its caller: '
+                                         'ALTER VIEW %s SET (security_invoker = true);', item.relation)
+                    WHEN 'm' THEN 'A materialized view holds the rows of all tenants: grant it to no application role.'
+                    WHEN 'f' THEN 'Row-level security does not reach a foreign table: protect the table on the remote server.'
+                    ELSE 'Only tables and partitioned tables can be protected.' END);
+        ELSIF item.nspname IN ('_tenancy', 'tenancy', 'pg_catalog', 'information_schema', 'pg_toast') THEN
+            PERFORM _tenancy.raise('RELATION_NOT_SUPPORTED', format('%s is a table of the system', item.relation),
+                jsonb_build_object('relation', item.relation::text));
+        ELSIF NOT item.owned THEN
+            PERFORM _tenancy.raise('RELATION_NOT_OWNED', format('must be owner of table %s', item.relation),
+                jsonb_build_object('relation', item.relation::text),
+                'Call it as the owner of the table, or as a superuser.');
+        ELSIF item.depth = 0 AND item.parent IS NOT NULL THEN
+            PERFORM _tenancy.raise('RELATION_NOT_SUPPORTED',
+                format('%s is a partition or child of %s', item.relation, item.parent),
+                jsonb_build_object('relation', item.relation::text, 'parent', item.parent::text),
+                'A query on the parent does not use the policies of its children: name the parent, and its tree follows.');
+        END IF;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION _tenancy.check_relation(regclass) IS 'raises an error unless the caller can protect the relation';
+
+-- Raises an error unless the column can hold the tenant of a row.
+CREATE FUNCTION _tenancy.check_column(relation regclass, tenant_column name) RETURNS void
+    LANGUAGE plpgsql STABLE PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    col record;
+    where_ jsonb := jsonb_build_object('relation', relation::text, 'column', tenant_column);
+BEGIN
+    SELECT a.attgenerated, a.attidentity, format_type(a.atttypid, a.atttypmod) AS type, l.collisdeterministic INTO col
+    FROM pg_attribute a LEFT JOIN pg_collation l ON l.oid = a.attcollation
+    WHERE a.attrelid = relation AND a.attname = tenant_column AND a.attnum > 0 AND NOT a.attisdropped;
+    IF NOT FOUND THEN
+        PERFORM _tenancy.raise('TENANT_COLUMN_NOT_FOUND',
+            format('column "%s" of table %s does not exist', tenant_column, relation), where_,
+            format('Name it: SELECT tenancy.protect(%L, tenant_column => ''...''); or add it: ALTER TABLE %s ADD COLUMN %I text;',
+                   relation, relation, tenant_column));
+    ELSIF col.attgenerated <> '' OR col.attidentity <> '' THEN
+        PERFORM _tenancy.raise('TENANT_COLUMN_NOT_SUPPORTED',
+            format('column "%s" of table %s is generated', tenant_column, relation), where_,
+            'The tenant column must be an ordinary column, whose default is the current tenant.');
+    ELSIF _tenancy.isolation(relation, tenant_column) IS NULL THEN
+        PERFORM _tenancy.raise('TENANT_COLUMN_NOT_SUPPORTED',
+            format('column "%s" of table %s is of type %s', tenant_column, relation, col.type),
+            where_ || jsonb_build_object('type', col.type),
+            'A tenant column is of type text, varchar, uuid, bigint or integer.');
+    ELSIF NOT col.collisdeterministic THEN
+        PERFORM _tenancy.raise('TENANT_COLUMN_NOT_SUPPORTED',
+            format('column "%s" of table %s has a nondeterministic collation', tenant_column, relation), where_,
+            'Under it the ids of two tenants can be equal. Use a deterministic one, such as COLLATE "C".');
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION _tenancy.check_column(regclass, name) IS 'raises an error unless the column can hold the tenant of a row';
+
+-- Raises an error that counts and names the rows that belong to no registered tenant.
+CREATE FUNCTION _tenancy.check_rows(relation regclass, tenant_column name, null_allowed boolean) RETURNS void
+    LANGUAGE plpgsql STABLE PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    ids text[];
+    counts bigint[];
+    unknown text[];
+    null_rows bigint;
+    unknown_rows bigint;
+    worst jsonb;
+BEGIN
+    EXECUTE format('SELECT array_agg(id), array_agg(n), coalesce(sum(n) FILTER (WHERE id IS NULL), 0)
+                    FROM (SELECT %I::text AS id, count(*) AS n FROM %s GROUP BY 1) AS g', tenant_column, relation)
+        INTO ids, counts, null_rows;
+    unknown := _tenancy.unregistered(ids);
+    IF null_allowed THEN
+        null_rows := 0;
+    END IF;
+    IF null_rows = 0 AND cardinality(unknown) = 0 THEN
+        RETURN;
+    END IF;
+    SELECT coalesce(sum(o.rows), 0),
+           coalesce(jsonb_agg(jsonb_build_object('tenant_id', o.id, 'rows', o.rows) ORDER BY o.rows DESC, o.id)
+                    FILTER (WHERE o.place <= 10), '[]')
+        INTO unknown_rows, worst
+    FROM (SELECT a.id, a.n AS rows, row_number() OVER (ORDER BY a.n DESC, a.id) AS place
+          FROM unnest(ids, counts) AS a(id, n) WHERE a.id = ANY (unknown)) AS o;
+    PERFORM _tenancy.raise('ROWS_WITHOUT_TENANT',
+        format('table %s has %s rows that belong to no registered tenant', relation, null_rows + unknown_rows),
+        jsonb_build_object('relation', relation::text, 'column', tenant_column, 'null_rows', null_rows,
+            'unregistered_tenants', cardinality(unknown), 'unregistered', worst),
+        CASE WHEN null_rows > 0
+            THEN format('Give them a tenant: UPDATE %s SET %I = ''...'' WHERE %I IS NULL;', relation, tenant_column, tenant_column)
+            ELSE format('Register their tenants: SELECT tenancy.create_tenant(id) FROM (SELECT DISTINCT %I::text FROM %s) AS t(id) '
+                        'WHERE id NOT IN (SELECT t.id FROM tenancy.tenants t);', tenant_column, relation) END);
+END
+$$;
+COMMENT ON FUNCTION _tenancy.check_rows(regclass, name, boolean) IS
+'raises an error that counts and names rows that belong to no registered tenant';
+
+-- Brings one relation to the state of its kind; returns what it did, and what to put back.
+CREATE FUNCTION _tenancy.apply(
+    relation regclass, is_root boolean, kind text, tenant_column name, options jsonb, INOUT undo jsonb, OUT done text[])
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    class pg_class;
+    isolation text := _tenancy.isolation(relation, tenant_column);
+    index_name name;
+    revoked jsonb := '[]';
+    item record;
+BEGIN
+    done := '{}';
+    SELECT * INTO STRICT class FROM pg_class c WHERE c.oid = relation;
+    -- The first protection knows what there was before; a later one only adds what it had to do again.
+    undo := coalesce(undo, jsonb_build_object(
+        'row_security', class.relrowsecurity, 'forced', class.relforcerowsecurity,
+        'not_null', false, 'default', false, 'index', NULL, 'reference', false, 'revoked', '[]'::jsonb,
+        'access', coalesce((options ->> 'access_policy')::boolean,
+            NOT EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = relation AND p.polpermissive))));
+
+    IF kind IN ('tenant', 'audit') AND EXISTS (
+        SELECT FROM pg_attribute a WHERE a.attrelid = relation AND a.attname = tenant_column AND NOT a.attnotnull) THEN
+        EXECUTE format('ALTER TABLE %s ALTER COLUMN %I SET NOT NULL', relation, tenant_column);
+        done := done || format('column %I set NOT NULL', tenant_column);
+    END IF;
+    IF kind <> 'system' AND NOT EXISTS (
+        SELECT FROM pg_attribute a WHERE a.attrelid = relation AND a.attname = tenant_column AND a.atthasdef) THEN
+        EXECUTE format('ALTER TABLE ONLY %s ALTER COLUMN %I SET DEFAULT %s',
+                       relation, tenant_column, _tenancy.column_default(relation, tenant_column));
+        undo := undo || '{"default": true}';
+        done := done || format('column %I given the current tenant as its default', tenant_column);
+    END IF;
+    IF kind <> 'system' AND (options ->> 'create_index')::boolean
+       AND NOT _tenancy.has_leading_index(relation, tenant_column) THEN
+        index_name := left(format('tenancy_%s_tenant', class.relname), 60);
+        -- Too long in bytes, or taken: the table's number is neither.
+        IF octet_length(format('tenancy_%s_tenant', class.relname)) > 63
+           OR EXISTS (SELECT FROM pg_class c WHERE c.relnamespace = class.relnamespace AND c.relname = index_name) THEN
+            index_name := format('tenancy_%s_tenant', class.oid);
+        END IF;
+        EXECUTE format('CREATE INDEX %I ON %s (%I)', index_name, relation, tenant_column);
+        undo := undo || jsonb_build_object('index', index_name);
+        done := done || format('index %I created', index_name);
+    END IF;
+    IF (options ->> 'reference')::boolean AND kind <> 'system' AND NOT EXISTS (
+        SELECT FROM pg_constraint k
+        WHERE k.conrelid = relation AND k.contype = 'f' AND k.confrelid = '_tenancy.tenants'::regclass) THEN
+        EXECUTE format('ALTER TABLE %s ADD CONSTRAINT tenancy_reference FOREIGN KEY (%I) REFERENCES _tenancy.tenants (%I)',
+            relation, tenant_column,
+            CASE _tenancy.column_default(relation, tenant_column)
+                WHEN 'tenancy.current_tenant_uuid()' THEN 'id_uuid'
+                WHEN 'tenancy.current_tenant_bigint()' THEN 'id_bigint' ELSE 'id' END);
+        undo := undo || '{"reference": true}';
+        done := done || 'foreign key tenancy_reference added'::text;
+    END IF;
+
+    -- Replace a policy of ours that was altered, drop one of another kind, create what is missing.
+    FOR item IN
+        SELECT coalesce(w.name, p.name) AS name, w.name IS NOT NULL AS wanted, p.name IS NOT NULL AS present,
+               w.permissive, w.command, w.using_expr, w.check_expr,
+               p.altered OR (w.permissive, w.command, w.using_expr, w.check_expr)
+                   IS DISTINCT FROM (p.permissive, p.command, p.using_expr, p.check_expr) AS differs
+        FROM (SELECT * FROM _tenancy.policies(kind, isolation, tenant_column) k
+              WHERE k.name <> 'tenancy_access' OR (undo ->> 'access')::boolean) w
+        FULL JOIN _tenancy.present_policies(relation) p ON p.name = w.name
+        ORDER BY 1
+    LOOP
+        CONTINUE WHEN NOT item.differs;
+        IF item.present THEN
+            EXECUTE format('DROP POLICY %I ON %s', item.name, relation);
+        END IF;
+        IF item.wanted THEN
+            EXECUTE format('CREATE POLICY %I ON %s AS %s FOR %s TO PUBLIC%s%s', item.name, relation,
+                CASE WHEN item.permissive THEN 'PERMISSIVE' ELSE 'RESTRICTIVE' END, item.command,
+                ' USING (' || item.using_expr || ')', ' WITH CHECK (' || item.check_expr || ')');
+        END IF;
+        done := done || format('policy %I %s', item.name,
+            CASE WHEN NOT item.wanted THEN 'dropped' WHEN item.present THEN 'restored' ELSE 'created' END);
+    END LOOP;
+    IF kind <> 'system' AND NOT (class.relrowsecurity AND class.relforcerowsecurity) THEN
+        EXECUTE format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY', relation);
+        done := done || 'row-level security enabled and forced'::text;
+    END IF;
+
+    FOR item IN SELECT * FROM _tenancy.guard(kind) LOOP
+        IF NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = relation AND t.tgname = 'tenancy_guard' AND t.tgenabled = 'A'
+                       AND strpos(pg_get_triggerdef(t.oid), 'EXECUTE FUNCTION ' || item.function) > 0) THEN
+            EXECUTE format('CREATE OR REPLACE TRIGGER tenancy_guard BEFORE %s ON %s FOR EACH STATEMENT EXECUTE FUNCTION %s',
+                           item.events, relation, item.function);
+            EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER tenancy_guard', relation);
+            done := done || 'trigger tenancy_guard created'::text;
+        END IF;
+    END LOOP;
+
+    IF kind <> 'system' THEN
+        FOR item IN SELECT * FROM _tenancy.unsafe_grants(relation) LOOP
+            EXECUTE format('REVOKE %s%s ON %s FROM %s CASCADE', item.privilege,
+                           ' (' || quote_ident(item.column_name) || ')', relation, item.grantee);
+            revoked := revoked || jsonb_build_object('grantee', item.grantee, 'privilege', item.privilege,
+                'grantable', item.grantable, 'column', item.column_name);
+            done := done || format('%s revoked from %s', item.privilege, item.grantee);
+        END LOOP;
+        undo := undo || jsonb_build_object('revoked', undo -> 'revoked' || revoked);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION _tenancy.apply(regclass, boolean, text, name, jsonb, jsonb) IS
+'brings one relation to the state of its kind; returns what it did, and what unprotect puts back';
+
+CREATE FUNCTION tenancy.protect(
+    relation regclass, kind text DEFAULT 'tenant', tenant_column name DEFAULT 'tenant_id',
+    reference boolean DEFAULT false, create_index boolean DEFAULT true, access_policy boolean DEFAULT NULL)
+    RETURNS void
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
+    SET check_function_bodies = off
+AS $$
+DECLARE
+    the_column name := CASE WHEN protect.kind <> 'system' THEN protect.tenant_column END;
+    options jsonb := jsonb_build_object('reference', protect.reference, 'create_index', protect.create_index,
+                                        'access_policy', protect.access_policy);
+    -- NOT NULL recurses to children, so what each had before is noted before any is touched.
+    nullable regclass[];
+    done text[] := '{}';
+    saved record;
+    item record;
+    step record;
+BEGIN
+    PERFORM _tenancy.refuse_in_context('protect');
+    IF protect.relation IS NULL OR protect.kind IS NULL OR protect.tenant_column IS NULL
+       OR protect.reference IS NULL OR protect.create_index IS NULL THEN
+        PERFORM _tenancy.raise('PARAMETER_INVALID', 'arguments of protect must not be null');
+    END IF;
+    IF protect.kind NOT IN ('tenant', 'shared', 'audit', 'system') THEN
+        PERFORM _tenancy.raise('PARAMETER_INVALID', format('unknown kind "%s"', protect.kind), '{}',
+            'The kinds are tenant, shared, audit and system.');
+    END IF;
+    PERFORM _tenancy.check_relation(protect.relation);
+    EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', protect.relation);
+    -- Again under the lock: the tree may have grown while we waited.
+    PERFORM _tenancy.check_relation(protect.relation);
+    IF protect.kind = 'system' THEN
+        IF EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = protect.relation AND a.attname = protect.tenant_column
+                   AND a.attnum > 0 AND NOT a.attisdropped) THEN
+            PERFORM _tenancy.raise('PARAMETER_INVALID',
+                format('table %s has a tenant column "%s" and cannot be of kind system', protect.relation, protect.tenant_column),
+                jsonb_build_object('relation', protect.relation::text, 'column', protect.tenant_column),
+                'A system table holds no tenant''s rows. Use kind tenant or shared.');
+        END IF;
+    ELSE
+        PERFORM _tenancy.check_column(protect.relation, the_column);
+    END IF;
+
+    SELECT p.kind, p.tenant_column INTO saved FROM _tenancy.protection(protect.relation) p;
+    IF FOUND AND (saved.kind, saved.tenant_column) IS DISTINCT FROM (protect.kind, the_column) THEN
+        PERFORM tenancy.unprotect(protect.relation);
+    END IF;
+
+    IF protect.kind <> 'system' THEN
+        IF NOT row_security_active(protect.relation) THEN
+            PERFORM _tenancy.check_rows(protect.relation, the_column, protect.kind = 'shared');
+        ELSIF NOT _tenancy.is_protected(protect.relation) THEN
+            -- The rows that policies hide from their owner would go unchecked.
+            PERFORM _tenancy.raise('RELATION_NOT_SUPPORTED',
+                format('existing rows of table %s cannot be checked under its row-level security', protect.relation),
+                jsonb_build_object('relation', protect.relation::text),
+                format('Call protect as a superuser, or first: ALTER TABLE %s NO FORCE ROW LEVEL SECURITY;', protect.relation));
+        END IF;
+    END IF;
+
+    nullable := ARRAY(SELECT t.relation FROM _tenancy.tree(protect.relation) t
+                      JOIN pg_attribute a ON a.attrelid = t.relation AND a.attname = the_column AND NOT a.attnotnull);
+    FOR item IN
+        SELECT t.relation, t.depth, p.undo
+        FROM _tenancy.tree(protect.relation) t LEFT JOIN LATERAL _tenancy.protection(t.relation) p ON true
+        ORDER BY t.depth, t.relation::text
+    LOOP
+        SELECT * INTO step FROM _tenancy.apply(item.relation, item.depth = 0, protect.kind, the_column, options, item.undo);
+        IF protect.kind IN ('tenant', 'audit') AND item.relation = ANY (nullable) THEN
+            step.undo := step.undo || '{"not_null": true}';
+        END IF;
+        PERFORM _tenancy.save_protection(item.relation, protect.kind, the_column::text, options, step.undo);
+        done := done || ARRAY(SELECT CASE WHEN item.depth = 0 THEN d ELSE item.relation || ': ' || d END FROM unnest(step.done) d);
+    END LOOP;
+
+    IF cardinality(done) = 0 THEN
+        RAISE NOTICE 'table % is already protected as kind %', protect.relation, protect.kind;
+    ELSE
+        RAISE NOTICE 'table % is protected as kind %', protect.relation, protect.kind
+            USING DETAIL = array_to_string(done, E'\n');
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION tenancy.protect(regclass, text, name, boolean, boolean, boolean) IS
+'Puts a table, with its partitions and children, under one of four kinds: tenant (rows of one tenant each), shared (a NULL
+tenant means for everybody, read-only to all), audit (insert and select only), system (no tenant; not writable in the
+context of a tenant). Enables and forces row-level security, creates the policies tenancy_..., sets NOT NULL, a DEFAULT and
+a leading index where they are missing, and revokes TRUNCATE, REFERENCES and TRIGGER from all but the owner. reference adds
+a foreign key to the registry; create_index false leaves the index to you; access_policy says whether to add the permissive
+policy tenancy_access (default: where the table has no permissive policy). Says what it did in a NOTICE; calling it again
+mends drift. Locks the table ACCESS EXCLUSIVE until the transaction ends, and reads all its rows.
+Errors: RELATION_NOT_SUPPORTED 42809, RELATION_NOT_OWNED 42501, TENANT_COLUMN_NOT_FOUND 42703, TENANT_COLUMN_NOT_SUPPORTED
+0A000, ROWS_WITHOUT_TENANT 23514, PARAMETER_INVALID 22023. Volatile. PUBLIC may call it, with the rights of the caller, who must own
+the table; refused in the context of a tenant.';
+
+-- The saved protection of a table, for its owner.
+CREATE FUNCTION _tenancy.protection(relation regclass) RETURNS TABLE (kind text, tenant_column name, undo jsonb)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT p.kind, p.tenant_column, p.undo FROM _tenancy.protected p WHERE p.relation = protection.relation
+$$;
+COMMENT ON FUNCTION _tenancy.protection(regclass) IS 'the saved protection of a table: kind, column, what to put back';
+
+CREATE FUNCTION tenancy.unprotect(relation regclass) RETURNS void
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    was_not_null regclass[];
+    item record;
+    lost record;
+    schema name;
+BEGIN
+    PERFORM _tenancy.refuse_in_context('unprotect');
+    IF unprotect.relation IS NULL THEN
+        PERFORM _tenancy.raise('PARAMETER_INVALID', 'relation must not be null');
+    END IF;
+    PERFORM _tenancy.check_relation(unprotect.relation);
+    IF NOT _tenancy.is_protected(unprotect.relation) THEN
+        PERFORM _tenancy.raise('RELATION_NOT_PROTECTED', format('table %s is not protected', unprotect.relation),
+            jsonb_build_object('relation', unprotect.relation::text));
+    END IF;
+    EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', unprotect.relation);
+    -- Children that had NOT NULL of their own: dropping the parent's takes theirs along.
+    was_not_null := ARRAY(
+        SELECT t.relation FROM _tenancy.tree(unprotect.relation) t
+        JOIN LATERAL _tenancy.protection(t.relation) p ON NOT (p.undo ->> 'not_null')::boolean
+        JOIN pg_attribute a ON a.attrelid = t.relation AND a.attname = p.tenant_column AND a.attnotnull);
+
+    FOR item IN
+        SELECT t.relation, t.depth, p.kind, p.tenant_column, p.undo, n.nspname
+        FROM _tenancy.tree(unprotect.relation) t
+        JOIN LATERAL _tenancy.protection(t.relation) p ON true
+        JOIN pg_class c ON c.oid = t.relation JOIN pg_namespace n ON n.oid = c.relnamespace
+        ORDER BY t.depth, t.relation::text
+    LOOP
+        FOR lost IN SELECT p.name FROM _tenancy.present_policies(item.relation) p LOOP
+            EXECUTE format('DROP POLICY %I ON %s', lost.name, item.relation);
+        END LOOP;
+        IF EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = item.relation AND t.tgname = 'tenancy_guard') THEN
+            EXECUTE format('DROP TRIGGER tenancy_guard ON %s', item.relation);
+        END IF;
+        IF item.kind <> 'system' THEN
+            IF NOT (item.undo ->> 'row_security')::boolean THEN
+                EXECUTE format('ALTER TABLE %s DISABLE ROW LEVEL SECURITY', item.relation);
+            END IF;
+            IF NOT (item.undo ->> 'forced')::boolean THEN
+                EXECUTE format('ALTER TABLE %s NO FORCE ROW LEVEL SECURITY', item.relation);
+            END IF;
+            IF (item.undo ->> 'reference')::boolean THEN
+                EXECUTE format('ALTER TABLE %s DROP CONSTRAINT IF EXISTS tenancy_reference', item.relation);
+            END IF;
+            IF item.undo ->> 'index' IS NOT NULL THEN
+                EXECUTE format('DROP INDEX IF EXISTS %I.%I', item.nspname, item.undo ->> 'index');
+            END IF;
+            IF EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = item.relation AND a.attname = item.tenant_column) THEN
+                IF (item.undo ->> 'default')::boolean THEN
+                    EXECUTE format('ALTER TABLE ONLY %s ALTER COLUMN %I DROP DEFAULT', item.relation, item.tenant_column);
+                END IF;
+                IF (item.undo ->> 'not_null')::boolean AND item.depth = 0 THEN
+                    EXECUTE format('ALTER TABLE %s ALTER COLUMN %I DROP NOT NULL', item.relation, item.tenant_column);
+                END IF;
+            END IF;
+            FOR lost IN SELECT * FROM jsonb_to_recordset(item.undo -> 'revoked')
+                        AS r(grantee text, privilege text, grantable boolean, "column" name) LOOP
+                -- A role that is gone cannot be granted anything.
+                CONTINUE WHEN lost.grantee <> 'PUBLIC' AND to_regrole(lost.grantee) IS NULL;
+                EXECUTE format('GRANT %s%s ON %s TO %s%s', lost.privilege, ' (' || quote_ident(lost."column") || ')',
+                    item.relation, lost.grantee, CASE WHEN lost.grantable THEN ' WITH GRANT OPTION' END);
+            END LOOP;
+        END IF;
+        PERFORM _tenancy.forget_protection(item.relation);
+        IF item.relation = ANY (was_not_null) AND item.depth > 0 THEN
+            EXECUTE format('ALTER TABLE %s ALTER COLUMN %I SET NOT NULL', item.relation, item.tenant_column);
+        END IF;
+    END LOOP;
+    RAISE NOTICE 'table % is no longer protected', unprotect.relation;
+END
+$$;
+COMMENT ON FUNCTION tenancy.unprotect(regclass) IS
+'Takes a table, with its partitions and children, from its protection, and puts back what protect changed: policies, triggers,
+row-level security, NOT NULL, default, index, foreign key and privileges, each only if protect did it.
+Errors: RELATION_NOT_PROTECTED 55000, RELATION_NOT_SUPPORTED 42809, RELATION_NOT_OWNED 42501. Volatile. PUBLIC may call it, with the
+rights of the caller, who must own the table; refused in the context of a tenant.';

@@ -1,0 +1,41 @@
+-- Runs last: who may call what. Nothing is PUBLIC by accident: everything is revoked, then granted by name.
+REVOKE ALL ON ALL TABLES IN SCHEMA tenancy, _tenancy FROM PUBLIC;
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA tenancy, _tenancy FROM PUBLIC;
+
+GRANT SELECT ON tenancy.protected_tables TO PUBLIC;
+GRANT EXECUTE ON FUNCTION
+    -- What policies, defaults and triggers call runs with the rights of whoever queries the table.
+    tenancy.current_tenant(), tenancy.current_tenant_uuid(), tenancy.current_tenant_bigint(),
+    tenancy.deny_write(),
+    -- The caller's own context; setting it asks for SET ON PARAMETER.
+    tenancy.set_tenant(text, boolean), tenancy.clear_tenant(), tenancy.context(), tenancy.seal(),
+    tenancy.resolve_tenant(jsonb, jsonb, text), tenancy.pre_request(),
+    tenancy.normalize_tenant_id(text), tenancy.error_codes(),
+    -- They run with the rights of the caller, who must own the table.
+    tenancy.protect(regclass, text, name, boolean, boolean, boolean), tenancy.unprotect(regclass),
+    -- What these call on the caller's behalf; each checks for itself, or reads what pg_catalog shows to all.
+    _tenancy.raise(text, text, jsonb, text), _tenancy.refuse_in_context(text),
+    _tenancy.is_reserved_subdomain(text), _tenancy.tenant_of_subdomain(text),
+    _tenancy.tree(regclass), _tenancy.isolation(regclass, name), _tenancy.column_default(regclass, name),
+    _tenancy.policies(text, text, name), _tenancy.present_policies(regclass), _tenancy.guard(text),
+    _tenancy.unsafe_grants(regclass), _tenancy.has_leading_index(regclass, name), _tenancy.unregistered(text[]),
+    _tenancy.drift(regclass, text, name, jsonb, jsonb), _tenancy.is_protected(regclass), _tenancy.protection(regclass),
+    _tenancy.check_relation(regclass), _tenancy.check_column(regclass, name), _tenancy.check_rows(regclass, name, boolean),
+    _tenancy.apply(regclass, boolean, text, name, jsonb, jsonb),
+    _tenancy.save_protection(regclass, text, text, jsonb, jsonb), _tenancy.forget_protection(regclass),
+    _tenancy.deny_system_write(), _tenancy.deny_audit_change()
+    TO PUBLIC;
+
+DO $$
+BEGIN
+    -- CREATE EXTENSION silences what is less than a WARNING, which this is.
+    PERFORM set_config('client_min_messages', 'notice', true);
+    IF NOT 'tenancy' = ANY (regexp_split_to_array(current_setting('shared_preload_libraries'), '\s*,\s*')) THEN
+        RAISE NOTICE 'tenancy is not in shared_preload_libraries'
+            USING DETAIL = 'Isolation does not depend on it. Preloaded, the server also refuses misspelt tenancy parameters '
+                           'from the first statement of a connection, and reports tenancy.tenant_id to poolers from its start.',
+                  HINT = 'Add tenancy to shared_preload_libraries and restart the server, or, without a restart: '
+                         'ALTER DATABASE ' || quote_ident(current_database()) || ' SET session_preload_libraries = ''tenancy'';';
+    END IF;
+END
+$$;

@@ -1,0 +1,243 @@
+//! For which tenant does the current statement run?
+//!
+//! Guarantees: the tenant is the parameter `tenancy.tenant_id` and nothing else (it rolls back with
+//! savepoints, reaches parallel workers, and `DISCARD ALL` clears it); it is confirmed against the registry at
+//! its first use in a transaction and after every change of parameter or registry.
+//! Does not decide who may set it: PostgreSQL does (`GRANT SET ON PARAMETER`).
+
+use std::cell::Cell;
+
+use pgrx::{JsonB, prelude::*};
+use serde_json::json;
+
+use crate::error::Error;
+use crate::guc::{self, MissingTenant, Mode, Seal, SessionContext};
+use crate::pg::{
+    self,
+    accessor::{Form, Resolved},
+    guc::{Assigned, Refusal, Source},
+};
+use crate::registry::{self, Status};
+use crate::tenant::TenantId;
+
+/// The number of a transaction that no backend reaches: a value with it was given in an earlier transaction.
+const EARLIER: u64 = 0;
+
+thread_local! {
+    /// The first tenant that this transaction set or used.
+    static FIRST: Cell<Option<TenantId>> = const { Cell::new(None) };
+    /// `tenancy.seal()` was called in this transaction.
+    static SEALED: Cell<bool> = const { Cell::new(false) };
+    /// While the library is loaded late: what `SET` left in the parameter is from an earlier transaction.
+    static LEFT_OVER: Cell<bool> = const { Cell::new(false) };
+}
+
+pub fn init() {
+    pg::guc::init(check, assign);
+    pg::accessor::init(resolve);
+    pg::xact::init(|| {
+        FIRST.set(None);
+        SEALED.set(false);
+        pg::accessor::forget();
+        registry::trim();
+    });
+    pg::hook::init(pg::hook::Questions {
+        parallel: |reads_under| {
+            if let Some(stale) = stale()
+                && reads_under(c"tenancy_isolation")
+            {
+                Error::ContextStale(stale).raise()
+            }
+        },
+        // Without a tenant, an INSERT fails by its policy; UPDATE and DELETE would find no row and say nothing.
+        write: |writes_under| {
+            if guc::missing_tenant() == MissingTenant::Empty
+                && matches!(named(), Ok(None))
+                && writes_under(c"tenancy_isolation")
+            {
+                Error::ContextMissing.raise()
+            }
+        },
+    });
+    LEFT_OVER.set(pg::guc::is_left_over(c"tenancy.tenant_id"));
+}
+
+/// To be called when the parameters are defined, and what a session had set before has been judged.
+pub fn ready() {
+    LEFT_OVER.set(false);
+}
+
+/// Whether the transaction may run for no tenant but its first.
+fn is_sealed() -> bool {
+    SEALED.get() || guc::seal() == Seal::Transaction
+}
+
+fn refusal(error: Error) -> Refusal {
+    let (message, detail, hint) = error.texts();
+    Refusal { sqlstate: error.sqlstate(), message, detail, hint }
+}
+
+/// Judges a value of a parameter that holds a tenant id; form and seal only, because it may be called outside
+/// a transaction.
+fn check(value: &[u8], source: Source, takes_effect: bool) -> Result<Assigned, Refusal> {
+    let id = TenantId::parse(value).map_err(|malformed| refusal(Error::IdInvalid(malformed)))?;
+    if takes_effect && source == Source::Session && !pg::in_parallel_worker() {
+        match FIRST.get() {
+            Some(first) if first != id && is_sealed() => return Err(refusal(Error::Sealed(first))),
+            _ => {}
+        }
+    }
+    let transaction = if LEFT_OVER.get() { EARLIER } else { pg::xact::number() };
+    Ok(Assigned { id, source, transaction })
+}
+
+/// Notes the first tenant that a transaction sets. What rollback or commit restores is not of this transaction.
+fn assign(value: Option<&Assigned>) {
+    if let Some(value) = value
+        && value.source == Source::Session
+        && value.transaction == pg::xact::number()
+        && FIRST.get().is_none()
+    {
+        FIRST.set(Some(value.id));
+    }
+}
+
+/// The tenant that the parameters name, confirmed by nobody.
+fn named() -> Result<Option<TenantId>, Error> {
+    match pg::guc::assigned() {
+        Some(assigned) => Ok(Some(assigned.id)),
+        None if guc::mode() == Mode::Single => match guc::default_tenant() {
+            Some(id) => TenantId::parse(id.as_bytes()).map(Some).map_err(Error::IdInvalid),
+            None => Ok(None),
+        },
+        None => Ok(None),
+    }
+}
+
+/// The context that `tenancy.session_context` refuses, if it does.
+fn stale() -> Option<TenantId> {
+    let assigned = pg::guc::assigned()?;
+    let earlier = assigned.source == Source::Session && assigned.transaction != pg::xact::number();
+    // A worker cannot tell; its leader asked before it started the worker (`pg::hook`).
+    let refused = earlier && guc::session_context() == SessionContext::Refuse && !pg::in_parallel_worker();
+    refused.then_some(assigned.id)
+}
+
+/// The tenant that the current statement runs for: named, not refused, sealed to no other, registered, active.
+fn confirmed() -> Result<Option<TenantId>, Error> {
+    if let Some(id) = stale() {
+        return Err(Error::ContextStale(id));
+    }
+    let Some(id) = named()? else { return Ok(None) };
+    match FIRST.get() {
+        Some(first) if first != id && is_sealed() => return Err(Error::Sealed(first)),
+        _ => {}
+    }
+    match registry::status(&id)? {
+        Status::Active => {}
+        other => return Err(Error::NotActive(id, other.as_str())),
+    }
+    if FIRST.get().is_none() {
+        FIRST.set(Some(id));
+    }
+    Ok(Some(id))
+}
+
+fn resolve(form: Form) -> Resolved {
+    match confirmed() {
+        Err(error) => error.raise(),
+        Ok(None) if guc::missing_tenant() == MissingTenant::Empty => Resolved::None,
+        Ok(None) => Error::ContextMissing.raise(),
+        Ok(Some(id)) => {
+            match form {
+                Form::Uuid if id.uuid().is_none() => Error::NoForm(id, "uuid").raise(),
+                Form::Bigint if id.bigint().is_none() => Error::NoForm(id, "bigint").raise(),
+                _ => {}
+            }
+            registry::resolved(&id)
+        }
+    }
+}
+
+fn required() -> TenantId {
+    match confirmed() {
+        Ok(Some(id)) => id,
+        Ok(None) => Error::ContextMissing.raise(),
+        Err(error) => error.raise(),
+    }
+}
+
+/// Never returns: raises 42501 (`TENANT_ACCESS_DENIED`), or the error of a missing tenant. Policies call it
+/// where a row that is to be written is not the current tenant's. Volatile. PUBLIC may call it.
+#[pg_extern(schema = "tenancy", volatile, parallel_safe)]
+pub fn deny_write() -> bool {
+    Error::WriteAcrossTenants(required()).raise()
+}
+
+/// Seals the transaction: until it ends, no other tenant can be set or used, as with
+/// `tenancy.seal = 'transaction'`. Errors: those of `current_tenant()`. Volatile. PUBLIC may call it.
+#[pg_extern(schema = "tenancy", volatile)]
+pub fn seal() {
+    let _: TenantId = required();
+    SEALED.set(true);
+}
+
+/// Describes the context as one object: tenant, its status, user, where the tenant came from, whether the
+/// transaction is sealed, and the error that a protected table would raise, if any. Raises nothing itself.
+/// Stable. PUBLIC may call it.
+#[pg_extern(schema = "tenancy", stable, parallel_restricted)]
+pub fn context() -> JsonB {
+    let named = named().ok().flatten();
+    let source = match pg::guc::assigned().map(|assigned| assigned.source) {
+        None if named.is_some() => "default_tenant",
+        None => "none",
+        Some(Source::Default | Source::Server) => "server",
+        Some(Source::Role) => "role",
+        Some(Source::Client) => "client",
+        Some(Source::Session) => "session",
+    };
+    let error = match confirmed() {
+        Err(error) => Some(error.code()),
+        Ok(None) => Some(Error::ContextMissing.code()),
+        Ok(Some(_)) => None,
+    };
+    JsonB(json!({
+        "tenant_id": named.map(|id| id.as_str().to_owned()),
+        "status": named.and_then(|id| registry::status(&id).ok()).map(Status::as_str),
+        "user_id": guc::user_id(),
+        "source": source,
+        "mode": if guc::mode() == Mode::Single { "single" } else { "multi" },
+        "sealed": is_sealed() && FIRST.get().is_some(),
+        "error": error,
+    }))
+}
+
+/// Trigger on tables of kind `system`: raises 42501 (`TENANT_ACCESS_DENIED`) where a tenant is set.
+#[pg_trigger(sql = false)]
+pub fn deny_system_write<'a>(
+    trigger: &'a PgTrigger<'a>,
+) -> Result<Option<PgHeapTuple<'a, impl WhoAllocated>>, PgTriggerError> {
+    if let Some(assigned) = pg::guc::assigned() {
+        crate::error::raise(
+            "TENANT_ACCESS_DENIED",
+            &format!("system table {} cannot be changed in the context of a tenant", trigger.table_name()?),
+            JsonB(json!({"tenant_id": assigned.id.as_str(), "kind": "system"})),
+            Some("Change it in a session without a tenant: RESET tenancy.tenant_id;"),
+        );
+    }
+    Ok(trigger.old())
+}
+
+/// Trigger on tables of kind `audit`: raises 42501 (`TENANT_ACCESS_DENIED`) on any change but an insertion.
+#[pg_trigger(sql = false)]
+pub fn deny_audit_change<'a>(
+    trigger: &'a PgTrigger<'a>,
+) -> Result<Option<PgHeapTuple<'a, impl WhoAllocated>>, PgTriggerError> {
+    crate::error::raise(
+        "TENANT_ACCESS_DENIED",
+        &format!("rows of audit table {} cannot be changed", trigger.table_name()?),
+        JsonB(json!({"kind": "audit"})),
+        Some("An audit table takes INSERT and SELECT only."),
+    );
+    Ok(trigger.old())
+}

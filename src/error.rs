@@ -1,0 +1,281 @@
+//! What users see when something is refused.
+//!
+//! Guarantees: every error has a code from one catalogue, that code's SQLSTATE, and a DETAIL that is one JSON
+//! object beginning with the code. PL/pgSQL raises through the same catalogue (`_tenancy.raise`).
+//! A message never shows an id or data of another tenant than the caller's own.
+//! PostgreSQL's own SQLSTATEs only: pgrx cannot carry others.
+
+use pgrx::{JsonB, PgSqlErrorCode as S, pg_sys::panic::ErrorReport, prelude::*};
+use serde_json::{Map, Value, json};
+
+use crate::tenant::{Malformed, TenantId};
+
+/// An entry of the catalogue: code, SQLSTATE, HTTP status for a layer above, when it is raised.
+type Code = (&'static str, S, i32, &'static str);
+
+pub const CATALOGUE: &[Code] = &[
+    (
+        "TENANT_CONTEXT_MISSING",
+        S::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        400,
+        "no tenant is set, or one from an earlier transaction was refused",
+    ),
+    (
+        "TENANT_ACCESS_DENIED",
+        S::ERRCODE_INSUFFICIENT_PRIVILEGE,
+        403,
+        "not allowed to be in, or to change to, that tenant; a write across tenants",
+    ),
+    ("TENANT_NOT_FOUND", S::ERRCODE_UNDEFINED_OBJECT, 404, "no such tenant"),
+    (
+        "TENANT_SUSPENDED",
+        S::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        403,
+        "the tenant is suspended or archived",
+    ),
+    (
+        "TENANT_ID_INVALID",
+        S::ERRCODE_INVALID_PARAMETER_VALUE,
+        400,
+        "the tenant id is malformed, or has no form of the type asked for",
+    ),
+    ("TENANT_ALREADY_EXISTS", S::ERRCODE_DUPLICATE_OBJECT, 409, "a tenant of that id exists"),
+    (
+        "SUBDOMAIN_UNAVAILABLE",
+        S::ERRCODE_DUPLICATE_OBJECT,
+        409,
+        "the subdomain belongs to another tenant, or is a reserved name",
+    ),
+    (
+        "PARAMETER_INVALID",
+        S::ERRCODE_INVALID_PARAMETER_VALUE,
+        400,
+        "an argument has a value that is not allowed",
+    ),
+    (
+        "RELATION_NOT_SUPPORTED",
+        S::ERRCODE_WRONG_OBJECT_TYPE,
+        400,
+        "the relation cannot be protected: a view, a foreign table, a partition on its own",
+    ),
+    ("RELATION_NOT_OWNED", S::ERRCODE_INSUFFICIENT_PRIVILEGE, 403, "the caller does not own the table"),
+    (
+        "RELATION_NOT_PROTECTED",
+        S::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        400,
+        "the table is not protected",
+    ),
+    ("TENANT_COLUMN_NOT_FOUND", S::ERRCODE_UNDEFINED_COLUMN, 400, "the tenant column does not exist"),
+    (
+        "TENANT_COLUMN_NOT_SUPPORTED",
+        S::ERRCODE_FEATURE_NOT_SUPPORTED,
+        400,
+        "the tenant column is generated, or of a type that cannot hold a tenant id",
+    ),
+    ("ROWS_WITHOUT_TENANT", S::ERRCODE_CHECK_VIOLATION, 409, "existing rows belong to no registered tenant"),
+    (
+        "EXTENSION_NOT_INSTALLED",
+        S::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        500,
+        "the extension is not installed in this database",
+    ),
+    ("INTERNAL_ERROR", S::ERRCODE_INTERNAL_ERROR, 500, "a defect of the extension"),
+];
+
+fn sqlstate(code: &str) -> S {
+    CATALOGUE.iter().find(|entry| entry.0 == code).map_or(S::ERRCODE_INTERNAL_ERROR, |entry| entry.1)
+}
+
+/// The errors that Rust raises; what PL/pgSQL raises is worded where it happens.
+#[must_use = "an error that is not raised fails open"]
+#[derive(Clone, Copy)]
+pub enum Error {
+    /// No tenant is set.
+    ContextMissing,
+    /// `tenancy.session_context = 'refuse'`, and the context was set in an earlier transaction.
+    ContextStale(TenantId),
+    /// The transaction is sealed to another tenant.
+    Sealed(TenantId),
+    /// A row that is not of the context's tenant was to be written.
+    WriteAcrossTenants(TenantId),
+    NotFound(TenantId),
+    NotActive(TenantId, &'static str),
+    IdInvalid(Malformed),
+    /// The tenant's id has no form of the type that a table holds.
+    NoForm(TenantId, &'static str),
+    NotInstalled,
+}
+
+struct Wording {
+    code: &'static str,
+    message: String,
+    detail: Value,
+    hint: &'static str,
+}
+
+const SET_LINE: &str = "Set the tenant in the transaction that uses it: BEGIN; SET LOCAL tenancy.tenant_id = '<tenant>'; ... COMMIT;";
+
+impl Error {
+    fn wording(&self) -> Wording {
+        let (code, message, detail, hint) = match self {
+            Error::ContextMissing => {
+                ("TENANT_CONTEXT_MISSING", "no tenant is set".to_owned(), json!({}), SET_LINE)
+            }
+            Error::ContextStale(id) => (
+                "TENANT_CONTEXT_MISSING",
+                "tenant context was set in an earlier transaction".to_owned(),
+                json!({"tenant_id": id.as_str(), "session_context": "refuse"}),
+                SET_LINE,
+            ),
+            Error::Sealed(id) => (
+                "TENANT_ACCESS_DENIED",
+                format!("transaction is sealed to tenant \"{}\"", id.as_str()),
+                json!({"tenant_id": id.as_str(), "sealed": true}),
+                "Use one transaction for each tenant.",
+            ),
+            Error::WriteAcrossTenants(id) => (
+                "TENANT_ACCESS_DENIED",
+                format!("row does not belong to tenant \"{}\"", id.as_str()),
+                json!({"tenant_id": id.as_str()}),
+                "Leave the tenant column out: its default is the current tenant.",
+            ),
+            Error::NotFound(id) => (
+                "TENANT_NOT_FOUND",
+                format!("tenant \"{}\" does not exist", id.as_str()),
+                json!({"tenant_id": id.as_str()}),
+                "An administrator registers it with: SELECT tenancy.create_tenant('<tenant>');",
+            ),
+            Error::NotActive(id, status) => (
+                "TENANT_SUSPENDED",
+                format!("tenant \"{}\" is {status}", id.as_str()),
+                json!({"tenant_id": id.as_str(), "status": status}),
+                "An administrator lets it in again with: SELECT tenancy.resume_tenant('<tenant>');",
+            ),
+            Error::IdInvalid(malformed) => (
+                "TENANT_ID_INVALID",
+                "malformed tenant id".to_owned(),
+                json!({"reason": malformed.reason()}),
+                "A tenant id has 1 to 128 letters, digits or characters of . _ : @ + -",
+            ),
+            Error::NoForm(id, form) => (
+                "TENANT_ID_INVALID",
+                format!("tenant id \"{}\" is not a {form}", id.as_str()),
+                json!({"tenant_id": id.as_str(), "type": form}),
+                "The table's tenant column and the tenant's id must be of the same form.",
+            ),
+            Error::NotInstalled => (
+                "EXTENSION_NOT_INSTALLED",
+                "extension \"tenancy\" is not installed in this database".to_owned(),
+                json!({}),
+                "Install it with: CREATE EXTENSION tenancy;",
+            ),
+        };
+        Wording { code, message, detail, hint }
+    }
+
+    pub fn code(&self) -> &'static str {
+        self.wording().code
+    }
+
+    pub fn sqlstate(&self) -> S {
+        sqlstate(self.code())
+    }
+
+    /// Message, DETAIL and HINT as text, for the places that cannot raise (a parameter's check hook).
+    pub fn texts(&self) -> (String, String, &'static str) {
+        let w = self.wording();
+        (w.message, detail_text(w.code, &w.detail), w.hint)
+    }
+
+    pub fn raise(self) -> ! {
+        let w = self.wording();
+        report(w.code, w.message, &w.detail, Some(w.hint.to_owned()))
+    }
+}
+
+/// One JSON object that begins with the code.
+fn detail_text(code: &str, detail: &Value) -> String {
+    let mut object = Map::new();
+    object.insert("code".to_owned(), json!(code));
+    if let Value::Object(fields) = detail {
+        object.extend(fields.clone());
+    }
+    Value::Object(object).to_string()
+}
+
+/// Raises without the CONTEXT of the extension's own PL/pgSQL: message, DETAIL and HINT say it all.
+fn report(code: &str, message: String, detail: &Value, hint: Option<String>) -> ! {
+    crate::pg::forget_error_context();
+    let mut error =
+        ErrorReport::new(sqlstate(code), message, "tenancy").set_detail(detail_text(code, detail));
+    if let Some(hint) = hint {
+        error = error.set_hint(hint);
+    }
+    error.report(PgLogLevel::ERROR);
+    unreachable!("an ERROR does not return")
+}
+
+/// Raises an error of the catalogue from PL/pgSQL.
+///
+/// `code` is the catalogue's code, which decides the SQLSTATE; `detail` are the fields of the JSON object in
+/// DETAIL besides the code. Never returns. Volatile. For the extension's own functions.
+#[pg_extern(schema = "_tenancy", volatile, parallel_safe)]
+pub fn raise(
+    code: &str,
+    message: &str,
+    detail: default!(JsonB, "'{}'"),
+    hint: default!(Option<&str>, "NULL"),
+) {
+    if !CATALOGUE.iter().any(|entry| entry.0 == code) {
+        report("INTERNAL_ERROR", format!("unknown error code \"{code}\""), &json!({}), None);
+    }
+    report(code, message.to_owned(), &detail.0, hint.map(str::to_owned))
+}
+
+/// The catalogue of errors: the code in DETAIL, its SQLSTATE, the status an HTTP layer answers with, and when.
+/// Immutable. PUBLIC may call it.
+#[pg_extern(schema = "tenancy", immutable, parallel_safe)]
+#[allow(clippy::type_complexity)]
+pub fn error_codes() -> TableIterator<
+    'static,
+    (
+        name!(code, &'static str),
+        name!(sqlstate, String),
+        name!(http_status, i32),
+        name!(meaning, &'static str),
+    ),
+> {
+    TableIterator::new(
+        CATALOGUE
+            .iter()
+            .map(|&(code, state, http, meaning)| (code, crate::pg::sqlstate_text(state), http, meaning)),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_error_is_whole() {
+        let id = TenantId::parse(b"acme").expect("well-formed");
+        let all = [
+            Error::ContextMissing,
+            Error::ContextStale(id),
+            Error::Sealed(id),
+            Error::WriteAcrossTenants(id),
+            Error::NotFound(id),
+            Error::NotActive(id, "suspended"),
+            Error::IdInvalid(Malformed::Character),
+            Error::NoForm(id, "uuid"),
+            Error::NotInstalled,
+        ];
+        for error in all {
+            let (message, detail, hint) = error.texts();
+            assert!(CATALOGUE.iter().any(|entry| entry.0 == error.code()), "{}", error.code());
+            assert!(detail.starts_with("{\"code\":\""), "{detail}");
+            assert!(!message.ends_with('.') && !message.starts_with(char::is_uppercase), "{message}");
+            assert!(hint.ends_with(['.', ';', '-']), "{hint}");
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! Every `tenancy.*` parameter: who may set it, its default, and why.
+//!
+//! What could widen access is superuser-set (`PGC_SUSET`), so that trust is a `GRANT SET ON PARAMETER` and
+//! PostgreSQL itself refuses everybody else. Alphabetical.
+
+use std::ffi::CString;
+
+use pgrx::PostgresGucEnum;
+use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
+
+use crate::pg;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PostgresGucEnum)]
+pub enum MissingTenant {
+    #[name = c"error"]
+    Error,
+    #[name = c"empty"]
+    Empty,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PostgresGucEnum)]
+pub enum Mode {
+    #[name = c"multi"]
+    Multi,
+    #[name = c"single"]
+    Single,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PostgresGucEnum)]
+pub enum Seal {
+    #[name = c"off"]
+    Off,
+    #[name = c"transaction"]
+    Transaction,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PostgresGucEnum)]
+pub enum SessionContext {
+    #[name = c"allow"]
+    Allow,
+    #[name = c"refuse"]
+    Refuse,
+}
+
+/// The tenant of a single-tenant deployment; `default`, as the same schema's first tenant is usually called.
+static DEFAULT_TENANT: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"default"));
+/// `error`: an application that forgot its tenant should find out, not see an empty page.
+static MISSING_TENANT: GucSetting<MissingTenant> = GucSetting::<MissingTenant>::new(MissingTenant::Error);
+/// `multi`: isolation is what the extension was installed for.
+static MODE: GucSetting<Mode> = GucSetting::<Mode>::new(Mode::Multi);
+/// `off`: a test or a console may visit several tenants in a transaction; an application's role should not.
+static SEAL: GucSetting<Seal> = GucSetting::<Seal>::new(Seal::Off);
+/// `allow`: plain `SET` is what a simple client wants; behind a pooler that does not restore it, use `refuse`.
+static SESSION_CONTEXT: GucSetting<SessionContext> = GucSetting::<SessionContext>::new(SessionContext::Allow);
+static TENANT_ID: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+static USER_ID: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+
+pub fn init() {
+    pg::guc::define_tenant_id(
+        c"tenancy.default_tenant",
+        c"Tenant of a single-tenant deployment.",
+        c"Used where tenancy.mode is single and no tenant is set.",
+        &DEFAULT_TENANT,
+        GucFlags::default(),
+        false,
+    );
+    pg::guc::define_enum(
+        c"tenancy.missing_tenant",
+        c"What a query on a protected table does where no tenant is set.",
+        c"error raises an error; empty shows no rows. Writes always raise an error.",
+        &MISSING_TENANT,
+        GucContext::Userset,
+    );
+    pg::guc::define_enum(
+        c"tenancy.mode",
+        c"Whether the database serves many tenants or a single one.",
+        c"single uses tenancy.default_tenant where no tenant is set.",
+        &MODE,
+        GucContext::Suset,
+    );
+    pg::guc::define_enum(
+        c"tenancy.seal",
+        c"Whether the first tenant of a transaction is its last.",
+        c"transaction refuses any other tenant until the transaction ends, ROLLBACK TO SAVEPOINT included.",
+        &SEAL,
+        GucContext::Suset,
+    );
+    pg::guc::define_enum(
+        c"tenancy.session_context",
+        c"Whether a tenant set with SET in an earlier transaction is accepted.",
+        c"refuse accepts SET LOCAL, role settings and start-up options only.",
+        &SESSION_CONTEXT,
+        GucContext::Suset,
+    );
+    pg::guc::define_tenant_id(
+        c"tenancy.tenant_id",
+        c"Tenant for which the session runs its statements.",
+        c"Empty means none. A role may set it after GRANT SET ON PARAMETER tenancy.tenant_id.",
+        &TENANT_ID,
+        GucFlags::REPORT,
+        true,
+    );
+    GucRegistry::define_string_guc(
+        c"tenancy.user_id",
+        c"User on whose behalf the session runs its statements.",
+        c"The application's user, not the database role. Empty means unknown.",
+        &USER_ID,
+        GucContext::Suset,
+        GucFlags::REPORT,
+    );
+    pg::guc::reserve_prefix(c"tenancy");
+}
+
+fn text(setting: &GucSetting<Option<CString>>) -> Option<String> {
+    let value = setting.get()?.into_string().ok()?;
+    (!value.is_empty()).then_some(value)
+}
+
+pub fn default_tenant() -> Option<String> {
+    text(&DEFAULT_TENANT)
+}
+
+pub fn missing_tenant() -> MissingTenant {
+    MISSING_TENANT.get()
+}
+
+pub fn mode() -> Mode {
+    MODE.get()
+}
+
+pub fn seal() -> Seal {
+    SEAL.get()
+}
+
+pub fn session_context() -> SessionContext {
+    SESSION_CONTEXT.get()
+}
+
+pub fn user_id() -> Option<String> {
+    text(&USER_ID)
+}

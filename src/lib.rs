@@ -1,0 +1,76 @@
+//! `tenancy`: multi-tenancy enforced inside PostgreSQL.
+//!
+//! Modules, in dependency order (each uses only those above it):
+//!
+//! | module | question it answers |
+//! |---|---|
+//! | [`tenant`] | what is a tenant id, and which forms does it have? |
+//! | [`pg`] | how is PostgreSQL called? The only home of `unsafe`, `pg_sys` and version differences |
+//! | [`error`] | what do users see when something is refused? |
+//! | [`guc`] | which parameters exist, who may set them, and why? |
+//! | [`registry`] | does this tenant exist, and is it active? |
+//! | [`context`] | for which tenant does the current statement run? |
+//!
+//! What is DDL or reads catalogs is SQL, in `sql/`: `sql/schema` runs once, `sql/api` is re-runnable.
+
+use pgrx::prelude::*;
+
+mod context;
+mod error;
+mod guc;
+mod pg;
+mod registry;
+mod tenant;
+
+pgrx::pg_module_magic!(name, version);
+
+// pgrx wants to know the schemas that functions name. What it prints for them changes nothing, because
+// `10_schemas.sql` has created both by then, and would have failed had anybody else done so before.
+#[pg_schema]
+mod _tenancy {}
+#[pg_schema]
+mod tenancy {}
+
+extension_sql_file!("../sql/schema/10_schemas.sql", name = "schemas", bootstrap);
+extension_sql_file!("../sql/schema/20_tenants.sql", name = "tenants_table", requires = ["schemas"]);
+extension_sql_file!("../sql/schema/30_protected.sql", name = "protected_table", requires = ["tenants_table"]);
+extension_sql_file!(
+    "../sql/api/context.sql",
+    name = "context",
+    requires = [
+        "protected_table",
+        context::deny_write,
+        context::context,
+        context::seal,
+        error::raise,
+        error::error_codes,
+        registry::normalize_tenant_id
+    ]
+);
+extension_sql_file!("../sql/api/registry.sql", name = "registry", requires = ["context"]);
+extension_sql_file!("../sql/api/resolve.sql", name = "resolve", requires = ["registry"]);
+extension_sql_file!(
+    "../sql/api/protect_parts.sql",
+    name = "protect_parts",
+    requires = ["resolve", registry::save_protection, registry::forget_protection]
+);
+extension_sql_file!("../sql/api/protect.sql", name = "protect", requires = ["protect_parts"]);
+extension_sql_file!("../sql/grants.sql", name = "grants", finalize);
+
+/// Runs when the library is loaded: at server start when preloaded, else at the first use in a session.
+#[pg_guard]
+pub extern "C-unwind" fn _PG_init() {
+    registry::init();
+    context::init();
+    guc::init();
+    context::ready();
+}
+
+#[cfg(test)]
+pub mod pg_test {
+    pub fn setup(_options: Vec<&str>) {}
+
+    pub fn postgresql_conf_options() -> Vec<&'static str> {
+        vec!["shared_preload_libraries='tenancy'"]
+    }
+}

@@ -1,0 +1,162 @@
+//! `current_tenant()`, `current_tenant_uuid()`, `current_tenant_bigint()`: the functions that policies call
+//! for each row, so they are raw version-1 functions without pgrx's guard; the fast path is one comparison.
+//!
+//! The value is a cache of what `tenancy.tenant_id` says and the registry confirmed. It is forgotten whenever
+//! the parameter changes, the transaction ends, or the registry is invalidated, and is then resolved anew.
+//!
+//! A `text` result is a pointer, and the executor may keep it until the query ends. So it points at a
+//! `Forms` that lives until no query can be running (`xact::nothing_is_running`), or is a copy.
+
+use std::ptr::addr_of_mut;
+
+use pgrx::{pg_sys, prelude::*};
+
+/// A tenant id in the forms that columns hold, laid out as PostgreSQL's datums.
+pub struct Forms {
+    /// A `text` datum with a four-byte header; `u32` for its alignment.
+    text: Box<[u32]>,
+    uuid: Option<[u8; 16]>,
+    bigint: Option<i64>,
+}
+
+impl Forms {
+    pub fn new(id: &str, uuid: Option<[u8; 16]>, bigint: Option<i64>) -> Forms {
+        let size = size_of::<u32>() + id.len();
+        let mut text = vec![0u32; size.div_ceil(size_of::<u32>())].into_boxed_slice();
+        // SAFETY: the buffer has `size` bytes or more: a four-byte header, then the id.
+        unsafe {
+            let start = text.as_mut_ptr();
+            pgrx::varlena::set_varsize_4b(start.cast(), size as i32);
+            std::ptr::copy_nonoverlapping(id.as_ptr(), start.add(1).cast(), id.len());
+        }
+        Forms { text, uuid, bigint }
+    }
+}
+
+/// What the accessors return until they are told to forget it.
+struct Current {
+    /// Null where it has to be resolved first.
+    text: *const u32,
+    uuid: *const [u8; 16],
+    bigint: Option<i64>,
+}
+
+const UNRESOLVED: Current = Current { text: std::ptr::null(), uuid: std::ptr::null(), bigint: None };
+static mut CURRENT: Current = UNRESOLVED;
+
+/// What resolving gave: the tenant's forms, and whether they live until the transaction ends.
+pub enum Resolved {
+    /// The forms stay where they are until nothing is running.
+    Kept(*const Forms),
+    /// The forms may move before that, so each call returns a copy.
+    Passing(*const Forms),
+    /// No tenant, and `tenancy.missing_tenant = 'empty'`.
+    None,
+}
+
+/// Which form a caller asked for; the resolver raises where the tenant has none.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub enum Form {
+    Text,
+    Uuid,
+    Bigint,
+}
+
+type Resolver = fn(Form) -> Resolved;
+
+fn no_resolver(_: Form) -> Resolved {
+    Resolved::None
+}
+
+static mut RESOLVER: Resolver = no_resolver;
+
+/// Sets the function that resolves the current tenant; it raises an error where there is none to be had.
+pub fn init(resolver: Resolver) {
+    // SAFETY: a backend is single-threaded, and this runs once, when the library is loaded.
+    unsafe { RESOLVER = resolver }
+}
+
+/// Makes the next call resolve the tenant anew. Safe anywhere: no allocation, no error.
+pub fn forget() {
+    // SAFETY: a backend is single-threaded, and no reference to CURRENT outlives a statement of this file.
+    unsafe { *addr_of_mut!(CURRENT) = UNRESOLVED }
+}
+
+/// Resolves, remembers what may be remembered, and returns the datum, or none for SQL NULL.
+#[pg_guard]
+unsafe extern "C-unwind" fn resolve(form: Form, is_null: *mut bool) -> pg_sys::Datum {
+    // SAFETY: RESOLVER is only written at load; the pointers it returns are to live `Forms` (see `Resolved`).
+    unsafe {
+        let resolver = RESOLVER;
+        let (forms, kept) = match resolver(form) {
+            Resolved::Kept(forms) => (&*forms, true),
+            Resolved::Passing(forms) => (&*forms, false),
+            Resolved::None => {
+                *is_null = true;
+                return pg_sys::Datum::from(0);
+            }
+        };
+        *is_null = false;
+        if kept {
+            *addr_of_mut!(CURRENT) = Current {
+                text: forms.text.as_ptr(),
+                uuid: forms.uuid.as_ref().map_or(std::ptr::null(), |uuid| uuid),
+                bigint: forms.bigint,
+            };
+        }
+        let copy = |from: *const u8, size: usize| {
+            let to = pg_sys::palloc(size).cast::<u8>();
+            std::ptr::copy_nonoverlapping(from, to, size);
+            pg_sys::Datum::from(to)
+        };
+        match (form, forms.uuid.as_ref(), forms.bigint) {
+            (Form::Text, _, _) if kept => pg_sys::Datum::from(forms.text.as_ptr()),
+            (Form::Text, _, _) => copy(forms.text.as_ptr().cast(), size_of_val(&*forms.text)),
+            (Form::Uuid, Some(uuid), _) if kept => pg_sys::Datum::from(uuid.as_ptr()),
+            (Form::Uuid, Some(uuid), _) => copy(uuid.as_ptr(), uuid.len()),
+            (Form::Bigint, _, Some(bigint)) => pg_sys::Datum::from(bigint),
+            // The resolver raises before this; NULL shows no row and lets no write through.
+            (Form::Uuid, None, _) | (Form::Bigint, _, None) => {
+                *is_null = true;
+                pg_sys::Datum::from(0)
+            }
+        }
+    }
+}
+
+macro_rules! accessor {
+    ($name:ident, $info:ident, $form:expr, $fast:expr) => {
+        // SAFETY (of the name): no other library exports a symbol with the prefix `tenancy_`.
+        /// Called by PostgreSQL with a valid call frame; it takes no arguments.
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C-unwind" fn $name(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+            // SAFETY: PostgreSQL passes a valid `fcinfo`; CURRENT is backend-local and read by value.
+            unsafe {
+                let fast: fn(&Current) -> Option<pg_sys::Datum> = $fast;
+                if let Some(datum) = fast(&*addr_of_mut!(CURRENT)) {
+                    return datum;
+                }
+                resolve($form, &mut (*fcinfo).isnull)
+            }
+        }
+
+        // SAFETY (of the name): as above; PostgreSQL looks it up beside the function.
+        /// Tells PostgreSQL that the function uses the version-1 calling convention.
+        #[unsafe(no_mangle)]
+        pub extern "C" fn $info() -> &'static pg_sys::Pg_finfo_record {
+            static V1: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
+            &V1
+        }
+    };
+}
+
+accessor!(tenancy_current_tenant, pg_finfo_tenancy_current_tenant, Form::Text, |current| {
+    (!current.text.is_null()).then(|| pg_sys::Datum::from(current.text))
+});
+accessor!(tenancy_current_tenant_uuid, pg_finfo_tenancy_current_tenant_uuid, Form::Uuid, |current| {
+    (!current.uuid.is_null()).then(|| pg_sys::Datum::from(current.uuid))
+});
+accessor!(tenancy_current_tenant_bigint, pg_finfo_tenancy_current_tenant_bigint, Form::Bigint, |current| {
+    current.bigint.map(pg_sys::Datum::from)
+});

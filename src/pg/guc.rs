@@ -1,0 +1,276 @@
+//! Parameters whose values are judged: check and assign hooks.
+//!
+//! PostgreSQL's rules (`src/backend/utils/misc/README`): a check hook may run outside a transaction and must
+//! return false rather than raise; an assign hook must not fail and also runs at rollback, with the `extra`
+//! that the check hook made. So nothing here reads the registry: that waits for the first use.
+
+use std::{
+    ffi::{CStr, CString, c_char, c_int, c_void},
+    ptr::addr_of_mut,
+};
+
+use pgrx::{
+    guc::{GucContext, GucEnum, GucFlags, GucRegistry, GucSetting},
+    pg_sys,
+    prelude::*,
+};
+
+/// Where a value comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Source {
+    /// No value was given.
+    Default,
+    /// Configuration file, command line, `ALTER DATABASE … SET`.
+    Server,
+    /// `ALTER ROLE … SET`.
+    Role,
+    /// A start-up option of the connection.
+    Client,
+    /// `SET`, `SET LOCAL`, `set_config`, a function's SET clause.
+    Session,
+}
+
+/// A value of `tenancy.tenant_id` as its hooks keep it; plain bytes, because PostgreSQL copies and frees it.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Assigned {
+    pub id: crate::tenant::TenantId,
+    pub source: Source,
+    /// The transaction in which the value was given, see `xact::number`.
+    pub transaction: u64,
+}
+
+/// Why a value is refused, in the words that the client sees.
+pub struct Refusal {
+    pub sqlstate: PgSqlErrorCode,
+    pub message: String,
+    pub detail: String,
+    pub hint: &'static str,
+}
+
+/// Judges a value that is not empty. The second argument is false where the value is only tried
+/// (`ALTER ROLE … SET`, `CREATE FUNCTION … SET`).
+pub type Check = fn(&[u8], Source, bool) -> Result<Assigned, Refusal>;
+/// Is told of each new value.
+pub type Assign = fn(Option<&Assigned>);
+
+fn no_assign(_: Option<&Assigned>) {}
+
+static mut CHECK: Option<Check> = None;
+static mut ASSIGN: Assign = no_assign;
+static mut ASSIGNED: Option<Assigned> = None;
+
+/// Registers the judges of `tenancy.tenant_id`. Called before it is defined.
+pub fn init(check: Check, assign: Assign) {
+    // SAFETY: a backend is single-threaded; this runs once, when the library is loaded.
+    unsafe {
+        CHECK = Some(check);
+        ASSIGN = assign;
+    }
+}
+
+/// The value of `tenancy.tenant_id`, or none where it is empty.
+pub fn assigned() -> Option<Assigned> {
+    // SAFETY: a copy of backend-local plain data.
+    unsafe { *addr_of_mut!(ASSIGNED) }
+}
+
+/// Defines a text parameter judged as a tenant id. With `is_context`, it is `tenancy.tenant_id` itself.
+pub fn define_tenant_id(
+    name: &'static CStr,
+    short: &'static CStr,
+    long: &'static CStr,
+    setting: &'static GucSetting<Option<CString>>,
+    flags: GucFlags,
+    is_context: bool,
+) {
+    // SAFETY: the hooks have the signatures PostgreSQL asks for and raise no error.
+    unsafe {
+        GucRegistry::define_string_guc_with_hooks(
+            name,
+            short,
+            long,
+            setting,
+            GucContext::Suset,
+            flags,
+            Some(if is_context { check_context } else { check_tenant_id }),
+            if is_context { Some(assign_context) } else { Some(assign_text) },
+            None,
+        );
+    }
+}
+
+/// Defines an enum parameter on which the current tenant depends.
+pub fn define_enum<T: GucEnum>(
+    name: &'static CStr,
+    short: &'static CStr,
+    long: &'static CStr,
+    setting: &'static GucSetting<T>,
+    context: GucContext,
+) {
+    // SAFETY: the hook has the signature PostgreSQL asks for and raises no error.
+    unsafe {
+        GucRegistry::define_enum_guc_with_hooks(
+            name,
+            short,
+            long,
+            setting,
+            context,
+            GucFlags::default(),
+            None,
+            Some(assign_enum),
+            None,
+        );
+    }
+}
+
+/// Makes `SET tenancy.<unknown>` an error.
+pub fn reserve_prefix(prefix: &'static CStr) {
+    // SAFETY: a static C string; called after every parameter is defined.
+    unsafe { pg_sys::MarkGUCPrefixReserved(prefix.as_ptr()) }
+}
+
+/// Whether a session gave the parameter a value, before the library was loaded and in an earlier transaction.
+///
+/// Read before the parameter is defined: until then the value stands in a placeholder, and a placeholder
+/// without a stack entry was not changed by the transaction that is running.
+pub fn is_left_over(name: &CStr) -> bool {
+    // SAFETY: walks PostgreSQL's own table of parameters, whose entries live as long as the backend.
+    unsafe {
+        let Some(variable) = find(name) else { return false };
+        (*variable).source == pg_sys::GucSource::PGC_S_SESSION && (*variable).stack.is_null()
+    }
+}
+
+#[cfg(feature = "pg15")]
+unsafe fn find(name: &CStr) -> Option<*mut pg_sys::config_generic> {
+    // SAFETY: the table has as many entries as PostgreSQL says, each with a name.
+    unsafe {
+        let variables = pg_sys::get_guc_variables();
+        let count = usize::try_from(pg_sys::GetNumConfigOptions()).unwrap_or(0);
+        (0..count).map(|i| *variables.add(i)).find(|v| CStr::from_ptr((**v).name) == name)
+    }
+}
+
+#[cfg(not(feature = "pg15"))]
+unsafe fn find(name: &CStr) -> Option<*mut pg_sys::config_generic> {
+    // SAFETY: a lookup that neither creates nor raises, level below ERROR.
+    let found = unsafe { pg_sys::find_option(name.as_ptr(), false, true, pg_sys::DEBUG1 as c_int) };
+    (!found.is_null()).then_some(found)
+}
+
+fn source_of(source: pg_sys::GucSource::Type) -> Source {
+    use pg_sys::GucSource::*;
+    match source {
+        PGC_S_DEFAULT | PGC_S_DYNAMIC_DEFAULT => Source::Default,
+        PGC_S_USER | PGC_S_DATABASE_USER => Source::Role,
+        PGC_S_CLIENT => Source::Client,
+        PGC_S_OVERRIDE | PGC_S_INTERACTIVE | PGC_S_TEST | PGC_S_SESSION => Source::Session,
+        _ => Source::Server,
+    }
+}
+
+/// Memory for `extra`, which PostgreSQL frees: with `free` up to 15, with `guc_free` since 16.
+#[cfg(feature = "pg15")]
+unsafe fn allocate(size: usize) -> *mut c_void {
+    unsafe extern "C" {
+        fn malloc(size: usize) -> *mut c_void;
+    }
+    // SAFETY: any size may be asked for; the result is checked for null.
+    unsafe { malloc(size) }
+}
+
+#[cfg(not(feature = "pg15"))]
+unsafe fn allocate(size: usize) -> *mut c_void {
+    // SAFETY: any size may be asked for; below ERROR it returns null rather than raise.
+    unsafe { pg_sys::guc_malloc(pg_sys::LOG as c_int, size) }
+}
+
+unsafe fn refuse(refusal: &Refusal) -> bool {
+    let text = |text: &str| {
+        let text = CString::new(text).unwrap_or_default();
+        // SAFETY: PostgreSQL's own place for these texts (`GUC_check_errmsg`), reset when the error is out.
+        unsafe { pg_sys::MemoryContextStrdup(pg_sys::ErrorContext, text.as_ptr()) }
+    };
+    // SAFETY: these are the variables that PostgreSQL reads after a check hook has returned false.
+    unsafe {
+        pg_sys::GUC_check_errcode(refusal.sqlstate as c_int);
+        pg_sys::GUC_check_errmsg_string = text(&refusal.message);
+        pg_sys::GUC_check_errdetail_string = text(&refusal.detail);
+        pg_sys::GUC_check_errhint_string = text(refusal.hint);
+    }
+    false
+}
+
+/// Judges a value; keeps the judgement in `extra`, if that is wanted.
+unsafe fn check(
+    value: *mut *mut c_char,
+    extra: *mut *mut c_void,
+    source: pg_sys::GucSource::Type,
+    is_context: bool,
+) -> bool {
+    // SAFETY: PostgreSQL passes valid pointers; the value is null or a C string.
+    unsafe {
+        let text = if (*value).is_null() { c"" } else { CStr::from_ptr(*value) }.to_bytes();
+        let Some(check) = CHECK else { return false };
+        if text.is_empty() {
+            return true;
+        }
+        let takes_effect = is_context && source != pg_sys::GucSource::PGC_S_TEST;
+        match check(text, source_of(source), takes_effect) {
+            Err(refusal) => refuse(&refusal),
+            Ok(assigned) if is_context => {
+                let memory = allocate(size_of::<Assigned>());
+                if memory.is_null() {
+                    return false;
+                }
+                memory.cast::<Assigned>().write(assigned);
+                *extra = memory;
+                true
+            }
+            Ok(_) => true,
+        }
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn check_context(
+    value: *mut *mut c_char,
+    extra: *mut *mut c_void,
+    source: pg_sys::GucSource::Type,
+) -> bool {
+    // SAFETY: PostgreSQL's arguments, passed on.
+    unsafe { check(value, extra, source, true) }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn check_tenant_id(
+    value: *mut *mut c_char,
+    extra: *mut *mut c_void,
+    source: pg_sys::GucSource::Type,
+) -> bool {
+    // SAFETY: PostgreSQL's arguments, passed on.
+    unsafe { check(value, extra, source, false) }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn assign_context(_value: *const c_char, extra: *mut c_void) {
+    // SAFETY: `extra` is null or what `check` wrote; it is copied, because PostgreSQL frees it.
+    unsafe {
+        let value = extra.cast::<Assigned>().as_ref().copied();
+        *addr_of_mut!(ASSIGNED) = value;
+        super::accessor::forget();
+        ASSIGN(value.as_ref());
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn assign_text(_value: *const c_char, _extra: *mut c_void) {
+    super::accessor::forget();
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn assign_enum(_value: c_int, _extra: *mut c_void) {
+    super::accessor::forget();
+}

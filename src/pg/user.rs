@@ -1,0 +1,51 @@
+//! Whose rights are in force.
+
+use std::ffi::c_int;
+
+use pgrx::pg_sys;
+
+/// Whether the current role owns the relation, by itself, through a role it inherits, or as a superuser.
+pub fn owns_relation(relation: pg_sys::Oid) -> bool {
+    // SAFETY: called inside a transaction; raises where the relation does not exist.
+    unsafe {
+        let role = pg_sys::GetUserId();
+        #[cfg(feature = "pg15")]
+        return pg_sys::pg_class_ownercheck(relation, role);
+        #[cfg(not(feature = "pg15"))]
+        return pg_sys::object_ownercheck(pg_sys::RelationRelationId, relation, role);
+    }
+}
+
+/// The rights of the relation's owner, until dropped.
+pub struct AsOwner {
+    role: pg_sys::Oid,
+    security_context: c_int,
+}
+
+impl AsOwner {
+    /// Switches to the owner of a relation of this extension. An error on the way restores the role as well:
+    /// PostgreSQL does so when it aborts the (sub)transaction.
+    pub fn of(relation: pg_sys::Oid) -> AsOwner {
+        let mut role = pg_sys::InvalidOid;
+        let mut security_context = 0;
+        // SAFETY: called inside a transaction; the pointers are to live variables.
+        unsafe {
+            let table = pg_sys::relation_open(relation, pg_sys::AccessShareLock as i32);
+            let owner = (*(*table).rd_rel).relowner;
+            pg_sys::relation_close(table, pg_sys::NoLock as i32);
+            pg_sys::GetUserIdAndSecContext(&mut role, &mut security_context);
+            pg_sys::SetUserIdAndSecContext(
+                owner,
+                security_context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as c_int,
+            );
+        }
+        AsOwner { role, security_context }
+    }
+}
+
+impl Drop for AsOwner {
+    fn drop(&mut self) {
+        // SAFETY: restores what `of` read; cannot fail.
+        unsafe { pg_sys::SetUserIdAndSecContext(self.role, self.security_context) }
+    }
+}

@@ -1,0 +1,209 @@
+//! Does this tenant exist, and is it active?
+//!
+//! Guarantees: the answer is never older than the last invalidation that this backend has received; a change
+//! to `_tenancy.tenants` sends one to every backend. A tenant that was not found is not remembered.
+//! Costs one index lookup per tenant and backend, whatever the number of tenants.
+//!
+//! Reads `_tenancy.tenants` directly (`pg::scan`), so columns 1 and 2 are `id` and `status`; a test checks it.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+
+use pgrx::{JsonB, PgRelation, prelude::*};
+
+use crate::error::Error;
+use crate::pg::{self, accessor::Forms};
+use crate::tenant::TenantId;
+
+/// Entries kept per backend. A pooled backend meets many tenants; past this it starts afresh when idle.
+const CACHED: usize = 1024;
+const STATUS_COLUMN: i32 = 2;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    Active,
+    Suspended,
+    Archived,
+}
+
+impl Status {
+    fn parse(text: &str) -> Option<Status> {
+        match text {
+            "active" => Some(Status::Active),
+            "suspended" => Some(Status::Suspended),
+            "archived" => Some(Status::Archived),
+            _ => None,
+        }
+    }
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Status::Active => "active",
+            Status::Suspended => "suspended",
+            Status::Archived => "archived",
+        }
+    }
+}
+
+/// A tenant's forms, boxed so that they stay where they are, and its status if that is known to be current.
+struct Entry {
+    forms: Box<Forms>,
+    checked: Option<(u64, Status)>,
+}
+
+#[derive(Clone, Copy)]
+struct Relations {
+    table: pgrx::pg_sys::Oid,
+    key: pgrx::pg_sys::Oid,
+}
+
+thread_local! {
+    static TENANTS: RefCell<HashMap<Box<str>, Entry>> = RefCell::new(HashMap::new());
+    /// Holds a tenant that found the cache full, until the next one.
+    static OVERFLOW: RefCell<Option<Box<Forms>>> = const { RefCell::new(None) };
+    static RELATIONS: Cell<Option<Relations>> = const { Cell::new(None) };
+    /// Entries checked under an older generation are read again.
+    static GENERATION: Cell<u64> = const { Cell::new(1) };
+}
+
+pub fn init() {
+    pg::inval::init(|changed| {
+        let ours = RELATIONS.get().is_none_or(|known| changed.is_none_or(|oid| oid == known.table));
+        if ours {
+            GENERATION.set(GENERATION.get() + 1);
+            RELATIONS.set(None);
+            pg::accessor::forget();
+        }
+    });
+}
+
+/// Drops the cache where it has grown and no query can hold a pointer into it. Called at transaction end.
+pub fn trim() {
+    let grown = TENANTS.with_borrow(|tenants| tenants.len() >= CACHED);
+    if grown && pg::xact::nothing_is_running() {
+        TENANTS.with_borrow_mut(HashMap::clear);
+        OVERFLOW.set(None);
+    }
+}
+
+fn relations() -> Option<Relations> {
+    RELATIONS.get().or_else(|| {
+        let table = pg::scan::relation(c"_tenancy", c"tenants")?;
+        let key = pg::scan::relation(c"_tenancy", c"tenants_pkey")?;
+        let found = Relations { table, key };
+        RELATIONS.set(Some(found));
+        Some(found)
+    })
+}
+
+fn read_status(id: &TenantId) -> Result<Status, Error> {
+    let relations = relations().ok_or(Error::NotInstalled)?;
+    pg::scan::text_by_key(relations.table, relations.key, id.as_str(), STATUS_COLUMN)
+        .and_then(|status| Status::parse(&status))
+        .ok_or(Error::NotFound(*id))
+}
+
+fn forms(id: &TenantId) -> Box<Forms> {
+    Box::new(Forms::new(id.as_str(), id.uuid(), id.bigint()))
+}
+
+/// Returns the tenant's status, from the cache where it is current.
+pub fn status(id: &TenantId) -> Result<Status, Error> {
+    let cached = TENANTS.with_borrow(|tenants| tenants.get(id.as_str()).and_then(|entry| entry.checked));
+    if let Some((generation, status)) = cached
+        && generation == GENERATION.get()
+    {
+        return Ok(status);
+    }
+    // Before the read: what arrives during it makes this answer outdated at once.
+    let generation = GENERATION.get();
+    let status = read_status(id)?;
+    TENANTS.with_borrow_mut(|tenants| {
+        if let Some(entry) = tenants.get_mut(id.as_str()) {
+            entry.checked = Some((generation, status));
+        } else if tenants.len() < CACHED {
+            let entry = Entry { forms: forms(id), checked: Some((generation, status)) };
+            tenants.insert(id.as_str().into(), entry);
+        }
+    });
+    Ok(status)
+}
+
+/// Returns the forms of a tenant whose status was asked for before.
+pub fn resolved(id: &TenantId) -> pg::accessor::Resolved {
+    let kept = TENANTS.with_borrow(|tenants| {
+        tenants.get(id.as_str()).map(|entry| std::ptr::from_ref(entry.forms.as_ref()))
+    });
+    match kept {
+        Some(forms) => pg::accessor::Resolved::Kept(forms),
+        None => OVERFLOW.with_borrow_mut(|place| {
+            pg::accessor::Resolved::Passing(std::ptr::from_ref(place.insert(forms(id)).as_ref()))
+        }),
+    }
+}
+
+/// Returns a tenant id in its one spelling: a UUID in lower case, any other id unchanged.
+/// Raises 22023 (`TENANT_ID_INVALID`) where the text is not a tenant id. Immutable. PUBLIC may call it.
+#[pg_extern(schema = "tenancy", immutable, strict, parallel_safe)]
+pub fn normalize_tenant_id(tenant_id: &str) -> String {
+    match TenantId::parse(tenant_id.as_bytes()) {
+        Ok(id) => id.as_str().to_owned(),
+        Err(malformed) => Error::IdInvalid(malformed).raise(),
+    }
+}
+
+/// Trigger on `_tenancy.tenants`: tells every backend, at commit, that a tenant changed.
+#[pg_trigger(sql = false)]
+pub fn tenants_changed<'a>(
+    trigger: &'a PgTrigger<'a>,
+) -> Result<Option<PgHeapTuple<'a, impl WhoAllocated>>, PgTriggerError> {
+    pg::inval::announce(trigger.relid()?);
+    Ok(trigger.old())
+}
+
+/// Records that a table is protected, and what `protect` changed on it. The caller must own the table.
+/// Raises 42501 (`RELATION_NOT_OWNED`). Volatile. For `tenancy.protect`, with the rights of its caller.
+#[pg_extern(schema = "_tenancy", volatile)]
+pub fn save_protection(
+    relation: PgRelation,
+    kind: &str,
+    tenant_column: Option<&str>,
+    options: JsonB,
+    undo: JsonB,
+) -> Result<(), pgrx::spi::Error> {
+    write_protection(
+        relation.oid(),
+        "INSERT INTO _tenancy.protected (relation, kind, tenant_column, options, undo) VALUES ($1, $2, $3, $4, $5)
+         ON CONFLICT (relation) DO UPDATE SET kind = $2, tenant_column = $3, options = $4, undo = $5",
+        &[relation.oid().into(), kind.into(), tenant_column.into(), options.into(), undo.into()],
+    )
+}
+
+/// Records that a table is no longer protected. The caller must own the table.
+/// Raises 42501 (`RELATION_NOT_OWNED`). Volatile. For `tenancy.unprotect`, with the rights of its caller.
+#[pg_extern(schema = "_tenancy", volatile)]
+pub fn forget_protection(relation: PgRelation) -> Result<(), pgrx::spi::Error> {
+    write_protection(
+        relation.oid(),
+        "DELETE FROM _tenancy.protected WHERE relation = $1",
+        &[relation.oid().into()],
+    )
+}
+
+fn write_protection(
+    relation: pgrx::pg_sys::Oid,
+    command: &str,
+    arguments: &[pgrx::datum::DatumWithOid],
+) -> Result<(), pgrx::spi::Error> {
+    if !pg::user::owns_relation(relation) {
+        crate::error::raise(
+            "RELATION_NOT_OWNED",
+            "must be owner of the table",
+            JsonB(serde_json::json!({})),
+            None,
+        );
+    }
+    let Some(relations) = relations() else { Error::NotInstalled.raise() };
+    let _owner = pg::user::AsOwner::of(relations.table);
+    Spi::run_with_args(command, arguments)
+}

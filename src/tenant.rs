@@ -1,0 +1,150 @@
+//! What a tenant id is.
+//!
+//! Guarantees: an id has exactly one spelling (`TenantId::parse` returns it), so two registered tenants can
+//! never meet in a `uuid` or `bigint` column. Does not know whether the tenant exists: see `registry`.
+//! Pure: no PostgreSQL call, so that it is tested and fuzzed without a server.
+//!
+//! `sql/schema/20_tenants.sql` repeats the two forms as generated columns; a test compares both.
+
+/// The most bytes an id may have. Room for a domain-like name, small enough to sit in fixed buffers.
+pub const MAX_LEN: usize = 128;
+
+/// A well-formed tenant id in its one spelling.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct TenantId {
+    len: u8,
+    bytes: [u8; MAX_LEN],
+}
+
+/// Why a text is not a tenant id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Malformed {
+    Empty,
+    TooLong,
+    Character,
+}
+
+impl Malformed {
+    pub fn reason(self) -> &'static str {
+        match self {
+            Malformed::Empty => "it is empty",
+            Malformed::TooLong => "it is longer than 128 characters",
+            Malformed::Character => "it has a character other than letters, digits and . _ : @ + -",
+        }
+    }
+}
+
+impl TenantId {
+    /// Returns the id in its one spelling: a UUID in lower case, anything else as it stands.
+    pub fn parse(text: &[u8]) -> Result<TenantId, Malformed> {
+        match text.len() {
+            0 => return Err(Malformed::Empty),
+            n if n > MAX_LEN => return Err(Malformed::TooLong),
+            _ => {}
+        }
+        let allowed = |b: &u8| b.is_ascii_alphanumeric() || b"._:@+-".contains(b);
+        if !text.iter().all(allowed) {
+            return Err(Malformed::Character);
+        }
+        let mut bytes = [0; MAX_LEN];
+        for (to, from) in bytes.iter_mut().zip(text) {
+            *to = *from;
+        }
+        let mut id = TenantId { len: text.len() as u8, bytes };
+        if uuid_of(text).is_some() {
+            id.bytes.make_ascii_lowercase();
+        }
+        Ok(id)
+    }
+
+    pub fn as_str(&self) -> &str {
+        // Only ASCII gets past `parse`, so the fallback is unreachable; it fails closed: "" is never registered.
+        std::str::from_utf8(&self.bytes[..usize::from(self.len)]).unwrap_or("")
+    }
+
+    /// The id as a `uuid` column holds it; none unless it is written 8-4-4-4-12.
+    pub fn uuid(&self) -> Option<[u8; 16]> {
+        uuid_of(self.as_str().as_bytes())
+    }
+
+    /// The id as a `bigint` column holds it; none unless it is that number's usual spelling, so `007` is not `7`.
+    pub fn bigint(&self) -> Option<i64> {
+        let number: i64 = self.as_str().parse().ok()?;
+        (number.to_string() == self.as_str()).then_some(number)
+    }
+}
+
+fn uuid_of(text: &[u8]) -> Option<[u8; 16]> {
+    if text.len() != 36 || [8, 13, 18, 23].iter().any(|&i| text.get(i) != Some(&b'-')) {
+        return None;
+    }
+    let mut digits = text.iter().enumerate().filter(|(i, _)| ![8, 13, 18, 23].contains(i)).map(|(_, b)| *b);
+    let mut out = [0u8; 16];
+    for byte in &mut out {
+        let high = char::from(digits.next()?).to_digit(16)?;
+        let low = char::from(digits.next()?).to_digit(16)?;
+        *byte = (high * 16 + low) as u8;
+    }
+    Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn parse(text: &str) -> TenantId {
+        TenantId::parse(text.as_bytes()).expect("well-formed")
+    }
+
+    #[test]
+    fn refuses_what_could_confuse() {
+        assert_eq!(TenantId::parse(b"").err(), Some(Malformed::Empty));
+        assert_eq!(TenantId::parse(&[b'a'; 129]).err(), Some(Malformed::TooLong));
+        for bad in ["a b", "*", "a,b", "a'b", "a\"b", "a\nb", "a\0b", "ä", "{a}", "a/b", "%", "а"] {
+            assert_eq!(TenantId::parse(bad.as_bytes()).err(), Some(Malformed::Character), "{bad}");
+        }
+        assert_eq!(parse(&"a".repeat(128)).as_str().len(), 128);
+    }
+
+    #[test]
+    fn one_spelling_per_uuid_and_number() {
+        let upper = "A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11";
+        assert_eq!(parse(upper).as_str(), upper.to_lowercase());
+        assert!(parse(upper) == parse(&upper.to_lowercase()));
+        assert!(parse("a0eebc999c0b4ef8bb6d6bb9bd380a11").uuid().is_none());
+        assert_eq!(parse("-9223372036854775808").bigint(), Some(i64::MIN));
+        for not in ["007", "+7", "-0", "7.0", "9223372036854775808", "a", "-"] {
+            assert_eq!(parse(not).bigint(), None, "{not}");
+        }
+        assert!(parse("Acme") != parse("acme"));
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics_and_parsing_is_idempotent(text in "\\PC{0,140}") {
+            if let Ok(id) = TenantId::parse(text.as_bytes()) {
+                prop_assert!(TenantId::parse(id.as_str().as_bytes()) == Ok(id));
+                let _ = (id.uuid(), id.bigint());
+            }
+        }
+
+        #[test]
+        fn numbers_round_trip(number: i64) {
+            prop_assert_eq!(parse(&number.to_string()).bigint(), Some(number));
+        }
+
+        #[test]
+        fn uuids_round_trip(number: u128) {
+            let hex = format!("{number:032X}");
+            let text = format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]);
+            prop_assert_eq!(parse(&text).uuid(), Some(number.to_be_bytes()));
+        }
+
+        #[test]
+        fn two_ids_share_no_form(a in "[0-9+-]{1,4}", b in "[0-9+-]{1,4}") {
+            let (a, b) = (parse(&a), parse(&b));
+            prop_assert!(a == b || a.bigint().is_none() || a.bigint() != b.bigint());
+        }
+    }
+}
