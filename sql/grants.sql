@@ -21,7 +21,7 @@ GRANT EXECUTE ON FUNCTION
     _tenancy.unsafe_grants(regclass), _tenancy.has_leading_index(regclass, name), _tenancy.unregistered(text[]),
     _tenancy.drift(regclass, text, name, jsonb, jsonb), _tenancy.is_protected(regclass), _tenancy.protection(regclass),
     _tenancy.check_relation(regclass), _tenancy.check_column(regclass, name), _tenancy.check_rows(regclass, name, boolean),
-    _tenancy.apply(regclass, boolean, text, name, jsonb, jsonb),
+    _tenancy.apply(regclass, text, name, jsonb, boolean, jsonb),
     _tenancy.save_protection(regclass, text, text, jsonb, jsonb), _tenancy.forget_protection(regclass),
     _tenancy.deny_system_write(), _tenancy.deny_audit_change()
     TO PUBLIC;

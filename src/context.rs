@@ -178,7 +178,8 @@ pub fn deny_write() -> bool {
 /// `tenancy.seal = 'transaction'`. Errors: those of `current_tenant()`. Volatile. PUBLIC may call it.
 #[pg_extern(schema = "tenancy", volatile)]
 pub fn seal() {
-    let _: TenantId = required();
+    // To the tenant it is called in, which need not be the first that the transaction has been in.
+    FIRST.set(Some(required()));
     SEALED.set(true);
 }
 

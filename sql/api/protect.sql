@@ -109,7 +109,9 @@ BEGIN
     FROM (SELECT a.id, a.n AS rows, row_number() OVER (ORDER BY a.n DESC, a.id) AS place
           FROM unnest(ids, counts) AS a(id, n) WHERE a.id = ANY (unknown)) AS o;
     PERFORM _tenancy.raise('ROWS_WITHOUT_TENANT',
-        format('table %s has %s rows that belong to no registered tenant', relation, null_rows + unknown_rows),
+        format('table %s has %s to no registered tenant', relation,
+            CASE null_rows + unknown_rows WHEN 1 THEN '1 row that belongs'
+                ELSE null_rows + unknown_rows || ' rows that belong' END),
         jsonb_build_object('relation', relation::text, 'column', tenant_column, 'null_rows', null_rows,
             'unregistered_tenants', cardinality(unknown), 'unregistered', worst),
         CASE WHEN null_rows > 0
@@ -123,7 +125,8 @@ COMMENT ON FUNCTION _tenancy.check_rows(regclass, name, boolean) IS
 
 -- Brings one relation to the state of its kind; returns what it did, and what to put back.
 CREATE FUNCTION _tenancy.apply(
-    relation regclass, is_root boolean, kind text, tenant_column name, options jsonb, INOUT undo jsonb, OUT done text[])
+    relation regclass, kind text, tenant_column name, options jsonb, inherits_default boolean,
+    INOUT undo jsonb, OUT done text[])
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -139,9 +142,17 @@ BEGIN
     -- The first protection knows what there was before; a later one only adds what it had to do again.
     undo := coalesce(undo, jsonb_build_object(
         'row_security', class.relrowsecurity, 'forced', class.relforcerowsecurity,
-        'not_null', false, 'default', false, 'index', NULL, 'reference', false, 'revoked', '[]'::jsonb,
+        'not_null', false, 'own_not_null', false, 'index', NULL, 'reference', false, 'revoked', '[]'::jsonb,
+        -- A partition that was made after its parent was protected has its default from there.
+        'default', inherits_default AND EXISTS (
+            SELECT FROM pg_attrdef d JOIN pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum
+            WHERE d.adrelid = relation AND a.attname = tenant_column
+              AND strpos(pg_get_expr(d.adbin, d.adrelid), _tenancy.column_default(relation, tenant_column)) > 0),
         'access', coalesce((options ->> 'access_policy')::boolean,
             NOT EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = relation AND p.polpermissive))));
+    IF options ->> 'access_policy' IS NOT NULL THEN
+        undo := undo || jsonb_build_object('access', (options ->> 'access_policy')::boolean);
+    END IF;
 
     IF kind IN ('tenant', 'audit') AND EXISTS (
         SELECT FROM pg_attribute a WHERE a.attrelid = relation AND a.attname = tenant_column AND NOT a.attnotnull) THEN
@@ -229,7 +240,7 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION _tenancy.apply(regclass, boolean, text, name, jsonb, jsonb) IS
+COMMENT ON FUNCTION _tenancy.apply(regclass, text, name, jsonb, boolean, jsonb) IS
 'brings one relation to the state of its kind; returns what it did, and what unprotect puts back';
 
 CREATE FUNCTION tenancy.protect(
@@ -246,8 +257,10 @@ DECLARE
                                         'access_policy', protect.access_policy);
     -- NOT NULL recurses to children, so what each had before is noted before any is touched.
     nullable regclass[];
+    saved_kind text;
+    saved_column name;
+    root_undo jsonb;
     done text[] := '{}';
-    saved record;
     item record;
     step record;
 BEGIN
@@ -276,10 +289,12 @@ BEGIN
         PERFORM _tenancy.check_column(protect.relation, the_column);
     END IF;
 
-    SELECT p.kind, p.tenant_column INTO saved FROM _tenancy.protection(protect.relation) p;
-    IF FOUND AND (saved.kind, saved.tenant_column) IS DISTINCT FROM (protect.kind, the_column) THEN
+    SELECT p.kind, p.tenant_column, p.undo INTO saved_kind, saved_column, root_undo FROM _tenancy.protection(protect.relation) p;
+    IF FOUND AND (saved_kind, saved_column) IS DISTINCT FROM (protect.kind, the_column) THEN
         PERFORM tenancy.unprotect(protect.relation);
+        root_undo := NULL;
     END IF;
+    root_undo := coalesce(root_undo, '{"default": false, "not_null": false}');
 
     IF protect.kind <> 'system' THEN
         IF NOT row_security_active(protect.relation) THEN
@@ -300,9 +315,14 @@ BEGIN
         FROM _tenancy.tree(protect.relation) t LEFT JOIN LATERAL _tenancy.protection(t.relation) p ON true
         ORDER BY t.depth, t.relation::text
     LOOP
-        SELECT * INTO step FROM _tenancy.apply(item.relation, item.depth = 0, protect.kind, the_column, options, item.undo);
-        IF protect.kind IN ('tenant', 'audit') AND item.relation = ANY (nullable) THEN
-            step.undo := step.undo || '{"not_null": true}';
+        SELECT * INTO step FROM _tenancy.apply(item.relation, protect.kind, the_column, options,
+                                               (root_undo ->> 'default')::boolean, item.undo);
+        IF protect.kind IN ('tenant', 'audit') THEN
+            IF item.relation = ANY (nullable) THEN
+                step.undo := step.undo || '{"not_null": true}';
+            ELSIF item.undo IS NULL AND NOT (root_undo ->> 'not_null')::boolean THEN
+                step.undo := step.undo || '{"own_not_null": true}';
+            END IF;
         END IF;
         PERFORM _tenancy.save_protection(item.relation, protect.kind, the_column::text, options, step.undo);
         done := done || ARRAY(SELECT CASE WHEN item.depth = 0 THEN d ELSE item.relation || ': ' || d END FROM unnest(step.done) d);
@@ -360,7 +380,7 @@ BEGIN
     -- Children that had NOT NULL of their own: dropping the parent's takes theirs along.
     was_not_null := ARRAY(
         SELECT t.relation FROM _tenancy.tree(unprotect.relation) t
-        JOIN LATERAL _tenancy.protection(t.relation) p ON NOT (p.undo ->> 'not_null')::boolean
+        JOIN LATERAL _tenancy.protection(t.relation) p ON (p.undo ->> 'own_not_null')::boolean
         JOIN pg_attribute a ON a.attrelid = t.relation AND a.attname = p.tenant_column AND a.attnotnull);
 
     FOR item IN
@@ -397,10 +417,12 @@ BEGIN
                     EXECUTE format('ALTER TABLE %s ALTER COLUMN %I DROP NOT NULL', item.relation, item.tenant_column);
                 END IF;
             END IF;
+            -- A role that is gone cannot be granted anything. Nothing is taken as it stands: the owner of the table could
+            -- have saved other words.
             FOR lost IN SELECT * FROM jsonb_to_recordset(item.undo -> 'revoked')
-                        AS r(grantee text, privilege text, grantable boolean, "column" name) LOOP
-                -- A role that is gone cannot be granted anything.
-                CONTINUE WHEN lost.grantee <> 'PUBLIC' AND to_regrole(lost.grantee) IS NULL;
+                        AS r(grantee text, privilege text, grantable boolean, "column" name)
+                        WHERE r.privilege IN ('TRUNCATE', 'REFERENCES', 'TRIGGER')
+                          AND (r.grantee = 'PUBLIC' OR r.grantee IN (SELECT quote_ident(rolname) FROM pg_roles)) LOOP
                 EXECUTE format('GRANT %s%s ON %s TO %s%s', lost.privilege, ' (' || quote_ident(lost."column") || ')',
                     item.relation, lost.grantee, CASE WHEN lost.grantable THEN ' WITH GRANT OPTION' END);
             END LOOP;

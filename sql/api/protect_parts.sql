@@ -60,7 +60,7 @@ AS $$
         ('{tenant,audit}'::text[], 'tenancy_isolation'::name, false, 'ALL',
             isolation, format('(%s OR tenancy.deny_write())', isolation)),
         ('{shared}', 'tenancy_isolation', false, 'SELECT',
-            format('((%I IS NULL) OR %s)', tenant_column, isolation), NULL),
+            '((' || quote_ident(tenant_column) || ' IS NULL) OR ' || isolation || ')', NULL),
         ('{shared}', 'tenancy_insert', false, 'INSERT',
             NULL, format('(%s OR tenancy.deny_write())', isolation)),
         ('{shared}', 'tenancy_update', false, 'UPDATE',
