@@ -15,7 +15,7 @@ use crate::guc::{self, MissingTenant, Mode, Seal, SessionContext};
 use crate::pg::{
     self,
     accessor::{Form, Resolved},
-    guc::{Assigned, Refusal, Source},
+    guc::{Assigned, Before, Refusal, Source},
 };
 use crate::registry::{self, Status};
 use crate::tenant::TenantId;
@@ -28,6 +28,8 @@ thread_local! {
     static FIRST: Cell<Option<TenantId>> = const { Cell::new(None) };
     /// `tenancy.seal()` was called in this transaction.
     static SEALED: Cell<bool> = const { Cell::new(false) };
+    /// The library was loaded in this transaction, after it had set a tenant: maybe not for the first time.
+    static UNSEALABLE: Cell<bool> = const { Cell::new(false) };
     /// While the library is loaded late: what `SET` left in the parameter is from an earlier transaction.
     static LEFT_OVER: Cell<bool> = const { Cell::new(false) };
 }
@@ -38,6 +40,7 @@ pub fn init() {
     pg::xact::init(|| {
         FIRST.set(None);
         SEALED.set(false);
+        UNSEALABLE.set(false);
         pg::accessor::forget();
         registry::trim();
     });
@@ -59,7 +62,9 @@ pub fn init() {
             }
         },
     });
-    LEFT_OVER.set(pg::guc::is_left_over(c"tenancy.tenant_id"));
+    let before = pg::guc::before_definition(c"tenancy.tenant_id");
+    LEFT_OVER.set(before == Before::LeftOver);
+    UNSEALABLE.set(before == Before::Changed);
 }
 
 /// To be called when the parameters are defined, and what a session had set before has been judged.
@@ -129,6 +134,9 @@ fn confirmed() -> Result<Option<TenantId>, Error> {
         return Err(Error::ContextStale(id));
     }
     let Some(id) = named()? else { return Ok(None) };
+    if UNSEALABLE.get() && is_sealed() {
+        return Err(Error::Unsealable(id));
+    }
     match FIRST.get() {
         Some(first) if first != id && is_sealed() => return Err(Error::Sealed(first)),
         _ => {}

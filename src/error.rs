@@ -96,6 +96,8 @@ pub enum Error {
     ContextStale(TenantId),
     /// The transaction is sealed to another tenant.
     Sealed(TenantId),
+    /// `tenancy.seal` is on, but the library was loaded after the transaction had set a tenant.
+    Unsealable(TenantId),
     /// A row that is not of the context's tenant was to be written.
     WriteAcrossTenants(TenantId),
     NotFound(TenantId),
@@ -132,6 +134,12 @@ impl Error {
                 format!("transaction is sealed to tenant \"{}\"", id.as_str()),
                 json!({"tenant_id": id.as_str(), "sealed": true}),
                 "Use one transaction for each tenant.",
+            ),
+            Error::Unsealable(id) => (
+                "TENANT_ACCESS_DENIED",
+                "transaction set a tenant before it could be sealed".to_owned(),
+                json!({"tenant_id": id.as_str(), "sealed": false}),
+                "tenancy.seal needs the library from the start of a connection: add tenancy to shared_preload_libraries or session_preload_libraries.",
             ),
             Error::WriteAcrossTenants(id) => (
                 "TENANT_ACCESS_DENIED",
@@ -263,6 +271,7 @@ mod tests {
             Error::ContextMissing,
             Error::ContextStale(id),
             Error::Sealed(id),
+            Error::Unsealable(id),
             Error::WriteAcrossTenants(id),
             Error::NotFound(id),
             Error::NotActive(id, "suspended"),

@@ -131,15 +131,28 @@ pub fn reserve_prefix(prefix: &'static CStr) {
     unsafe { pg_sys::MarkGUCPrefixReserved(prefix.as_ptr()) }
 }
 
-/// Whether a session gave the parameter a value, before the library was loaded and in an earlier transaction.
-///
-/// Read before the parameter is defined: until then the value stands in a placeholder, and a placeholder
-/// without a stack entry was not changed by the transaction that is running.
-pub fn is_left_over(name: &CStr) -> bool {
-    // SAFETY: walks PostgreSQL's own table of parameters, whose entries live as long as the backend.
+/// What a session did to a parameter before the library was loaded.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Before {
+    /// Nothing: the value is the default, or comes from the server, the role or the connection.
+    Untouched,
+    /// `SET` in an earlier transaction left a value.
+    LeftOver,
+    /// The transaction that is running changed it, once or more often.
+    Changed,
+}
+
+/// Tells what a session did to a parameter that is not defined yet: until it is, its value stands in a
+/// placeholder, which has a stack entry where the transaction that is running changed it.
+pub fn before_definition(name: &CStr) -> Before {
+    // SAFETY: looks into PostgreSQL's own table of parameters, whose entries live as long as the backend.
     unsafe {
-        let Some(variable) = find(name) else { return false };
-        (*variable).source == pg_sys::GucSource::PGC_S_SESSION && (*variable).stack.is_null()
+        match find(name) {
+            Some(variable) if (*variable).source == pg_sys::GucSource::PGC_S_SESSION => {
+                if (*variable).stack.is_null() { Before::LeftOver } else { Before::Changed }
+            }
+            _ => Before::Untouched,
+        }
     }
 }
 

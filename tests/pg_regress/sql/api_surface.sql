@@ -6,7 +6,8 @@ SELECT n.nspname || '.' || p.proname || '(' || pg_get_function_arguments(p.oid) 
        CASE WHEN has_function_privilege('regress_outsider', p.oid, 'EXECUTE') THEN 'public' ELSE '' END AS acl
 FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace JOIN pg_language l ON l.oid = p.prolang
 WHERE n.nspname IN ('tenancy', '_tenancy') ORDER BY 1;
-SELECT c.oid::regclass AS relation, c.relkind, c.relacl
+SELECT c.oid::regclass AS relation, c.relkind,
+       replace(c.relacl::text, 'Dxtm', 'Dxt') AS acl              -- MAINTAIN is new in PostgreSQL 17
 FROM pg_class c WHERE c.relnamespace IN ('tenancy'::regnamespace, '_tenancy'::regnamespace) AND c.relkind IN ('r', 'v') ORDER BY 1;
 SELECT name, context, vartype, boot_val, enumvals, short_desc FROM pg_settings WHERE name LIKE 'tenancy.%' ORDER BY name;
 -- Nothing without a comment; every SECURITY DEFINER with a pinned search_path.

@@ -7,7 +7,7 @@ GRANT REFERENCES (id), SELECT ON plain TO PUBLIC;
 -- Kind tenant, on an empty table. It says what it did; a second call has nothing to do.
 SELECT tenancy.protect('plain');
 \d plain
-\dp plain
+SELECT unnest(relacl)::text ~ '[Dxt].*/' AS unsafe, count(*) FROM pg_class WHERE oid = 'plain'::regclass GROUP BY 1 ORDER BY 1;   -- the owner's only
 SELECT tenancy.protect('plain');
 SELECT relation, kind, tenant_column, row_security, forced, policies, drift FROM tenancy.protected_tables;
 

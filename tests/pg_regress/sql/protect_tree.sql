@@ -66,7 +66,8 @@ SELECT tenancy.unprotect('event_2025');                        -- SHOULD FAIL: n
 SELECT tenancy.unprotect('event');
 SELECT c.relname, c.relrowsecurity, c.relforcerowsecurity, a.attnotnull, a.atthasdef,
        (SELECT count(*) FROM pg_policy p WHERE p.polrelid = c.oid) AS policies,
-       (SELECT count(*) FROM pg_index i WHERE i.indrelid = c.oid) AS indexes, c.relacl
+       (SELECT count(*) FROM pg_index i WHERE i.indrelid = c.oid) AS indexes,
+       replace(replace(c.relacl::text, 'Dxtm', 'Dxt'), 'arwdm', 'arwd') AS acl
 FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'tenant_id'
 WHERE c.relname LIKE 'event%' ORDER BY 1;
 SELECT count(*) FROM _tenancy.protected;

@@ -5,9 +5,9 @@ CREATE FUNCTION pg_temp.state(t regclass) RETURNS text LANGUAGE sql AS $$
         (SELECT pg_get_expr(d.adbin, d.adrelid) FROM pg_attrdef d WHERE d.adrelid = t AND d.adnum = a.attnum),
         (SELECT string_agg(i.indexrelid::regclass::text, ',' ORDER BY 1) FROM pg_index i WHERE i.indrelid = t),
         (SELECT string_agg(p.polname, ',' ORDER BY 1) FROM pg_policy p WHERE p.polrelid = t),
-        (SELECT string_agg(k.conname, ',' ORDER BY 1) FROM pg_constraint k WHERE k.conrelid = t),
+        (SELECT string_agg(k.conname, ',' ORDER BY 1) FROM pg_constraint k WHERE k.conrelid = t AND k.contype <> 'n'),
         (SELECT string_agg(g.tgname, ',' ORDER BY 1) FROM pg_trigger g WHERE g.tgrelid = t AND NOT g.tgisinternal),
-        (SELECT string_agg(x::text, ',' ORDER BY x::text) FROM unnest(c.relacl) x), a.attacl::text)
+        (SELECT string_agg(replace(replace(x::text, 'Dxtm', 'Dxt'), 'arwdm', 'arwd'), ',' ORDER BY x::text) FROM unnest(c.relacl) x), a.attacl::text)
     FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'tenant_id' WHERE c.oid = t
 $$;
 -- Nothing of its own; everything of its own.
