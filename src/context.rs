@@ -45,13 +45,8 @@ pub fn init() {
         registry::trim();
     });
     pg::hook::init(pg::hook::Questions {
-        parallel: |reads_under| {
-            if let Some(stale) = stale()
-                && reads_under(c"tenancy_isolation")
-            {
-                Error::ContextStale(stale).raise()
-            }
-        },
+        // A worker knows neither the seal of its leader's transaction nor in which one the tenant was set.
+        parallel: || confirm().is_ok(),
         // Without a tenant, an INSERT fails by its policy; UPDATE and DELETE would find no row and say nothing.
         write: |writes_under| {
             if guc::missing_tenant() == MissingTenant::Empty
@@ -123,13 +118,12 @@ fn named() -> Result<Option<TenantId>, Error> {
 fn stale() -> Option<TenantId> {
     let assigned = pg::guc::assigned()?;
     let earlier = assigned.source == Source::Session && assigned.transaction != pg::xact::number();
-    // A worker cannot tell; its leader asked before it started the worker (`pg::hook`).
     let refused = earlier && guc::session_context() == SessionContext::Refuse && !pg::in_parallel_worker();
     refused.then_some(assigned.id)
 }
 
 /// The tenant that the current statement runs for: named, not refused, sealed to no other, registered, active.
-fn confirmed() -> Result<Option<TenantId>, Error> {
+fn confirm() -> Result<Option<TenantId>, Error> {
     if let Some(id) = stale() {
         return Err(Error::ContextStale(id));
     }
@@ -145,10 +139,16 @@ fn confirmed() -> Result<Option<TenantId>, Error> {
         Status::Active => {}
         other => return Err(Error::NotActive(id, other.as_str())),
     }
-    if FIRST.get().is_none() {
-        FIRST.set(Some(id));
-    }
     Ok(Some(id))
+}
+
+/// The same, for its use: used is as good as set where a transaction is sealed.
+fn confirmed() -> Result<Option<TenantId>, Error> {
+    let id = confirm()?;
+    if id.is_some() && FIRST.get().is_none() {
+        FIRST.set(id);
+    }
+    Ok(id)
 }
 
 fn resolve(form: Form) -> Resolved {
@@ -205,7 +205,7 @@ pub fn context() -> JsonB {
         Some(Source::Client) => "client",
         Some(Source::Session) => "session",
     };
-    let error = match confirmed() {
+    let error = match confirm() {
         Err(error) => Some(error.code()),
         Ok(None) => Some(Error::ContextMissing.code()),
         Ok(Some(_)) => None,

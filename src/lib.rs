@@ -21,6 +21,8 @@ mod guc;
 mod pg;
 mod registry;
 mod tenant;
+#[cfg(any(test, feature = "pg_test"))]
+mod tests;
 
 pgrx::pg_module_magic!(name, version);
 

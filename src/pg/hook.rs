@@ -21,14 +21,16 @@ mod raw {
     }
 }
 
-/// What is asked before a statement starts. Both may raise. The closures tell whether the statement reads, or
-/// writes, a table with the policy of that name that applies to the current role.
+/// Tells whether the statement writes to a table with the policy of that name that applies to the current role.
+pub type WritesUnder<'a> = &'a dyn Fn(&CStr) -> bool;
+
+/// What is asked before a statement starts.
 #[derive(Clone, Copy)]
 pub struct Questions {
-    /// The statement may use parallel workers.
-    pub parallel: fn(&dyn Fn(&CStr) -> bool),
-    /// The statement writes.
-    pub write: fn(&dyn Fn(&CStr) -> bool),
+    /// May parallel workers run it? If not, its leader runs all of it. Must not raise.
+    pub parallel: fn() -> bool,
+    /// May it write? Raises if not.
+    pub write: fn(WritesUnder),
 }
 
 static mut PREVIOUS: pg_sys::ExecutorStart_hook_type = None;
@@ -53,7 +55,7 @@ unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, flags:
         let plan = (*query).plannedstmt;
         if ((*plan).parallelModeNeeded || !(*plan).resultRelations.is_null()) && !super::in_parallel_worker()
         {
-            ask(plan);
+            ask(query);
         }
         match PREVIOUS {
             Some(previous) => previous(query, flags),
@@ -63,16 +65,21 @@ unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, flags:
 }
 
 #[pg_guard]
-unsafe extern "C-unwind" fn ask(plan: *mut pg_sys::PlannedStmt) {
-    // SAFETY: a valid plan, whose `resultRelations` count the entries of `rtable` from one; QUESTIONS is only
-    // written at load.
+unsafe extern "C-unwind" fn ask(query: *mut pg_sys::QueryDesc) {
+    // SAFETY: a valid query, whose plan's `resultRelations` count the entries of `rtable` from one; QUESTIONS is
+    // only written at load. The plan may be a cached one, so it is not changed: the query is given a copy of its
+    // top node, in the memory context that the query itself was made in.
     unsafe {
         let Some(questions) = QUESTIONS else { return };
-        let tables = entries((*plan).rtable);
-        if (*plan).parallelModeNeeded {
-            (questions.parallel)(&|policy| tables.iter().any(|cell| is_under(cell.ptr_value.cast(), policy)));
+        let plan = (*query).plannedstmt;
+        if (*plan).parallelModeNeeded && !(questions.parallel)() {
+            let copy = pg_sys::palloc(size_of::<pg_sys::PlannedStmt>()).cast::<pg_sys::PlannedStmt>();
+            std::ptr::copy_nonoverlapping(plan, copy, 1);
+            (*copy).parallelModeNeeded = false;
+            (*query).plannedstmt = copy;
         }
         if !(*plan).resultRelations.is_null() {
+            let tables = entries((*plan).rtable);
             (questions.write)(&|policy| {
                 entries((*plan).resultRelations).iter().any(|cell| {
                     let table = tables.get(cell.int_value as usize - 1);

@@ -87,3 +87,32 @@ SELECT tenancy.current_tenant();
 SET LOCAL tenancy.tenant_id = 'beta';                          -- SHOULD FAIL
 ROLLBACK;
 RESET ROLE;
+
+-- Parallel workers do not know of the seal, so the leader does not hand them what it would refuse.
+CREATE TABLE big (tenant_id text, n integer);
+INSERT INTO big SELECT CASE WHEN i % 10 = 0 THEN 'beta' ELSE 'acme' END, i FROM generate_series(1, 20000) i;
+GRANT SELECT ON big TO regress_app;
+SET client_min_messages = warning;
+SELECT tenancy.protect('big', create_index => false);
+RESET client_min_messages;
+ANALYZE big;
+SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0;
+SET parallel_leader_participation = off;
+SET plan_cache_mode = force_generic_plan;
+SET tenancy.tenant_id = 'beta';
+SET ROLE regress_app;
+PREPARE p AS SELECT count(*) FROM big;
+EXECUTE p;
+RESET ROLE;
+BEGIN;
+SET LOCAL tenancy.seal = 'transaction';
+SET LOCAL ROLE regress_app;
+SAVEPOINT s;
+SET LOCAL tenancy.tenant_id = 'acme';
+EXECUTE p;
+ROLLBACK TO s;
+SHOW tenancy.tenant_id;
+EXECUTE p;                                                     -- SHOULD FAIL
+ROLLBACK;
+RESET ALL;
+DROP TABLE big;
