@@ -16,6 +16,7 @@ use crate::pg::{
     self,
     accessor::{Form, Resolved},
     guc::{Assigned, Before, Refusal, Source},
+    setter::Request,
 };
 use crate::registry::{self, Status};
 use crate::tenant::TenantId;
@@ -37,6 +38,7 @@ thread_local! {
 pub fn init() {
     pg::guc::init(check, assign);
     pg::accessor::init(resolve);
+    pg::setter::init(requested);
     pg::xact::init(|| {
         FIRST.set(None);
         SEALED.set(false);
@@ -172,6 +174,17 @@ fn required() -> TenantId {
         Ok(Some(id)) => id,
         Ok(None) => Error::ContextMissing.raise(),
         Err(error) => error.raise(),
+    }
+}
+
+/// What `set_tenant` is to set; raises where the arguments are not good.
+fn requested(tenant_id: Option<&str>, is_local: Option<bool>) -> Request {
+    let Some(is_local) = is_local else { Error::NullArgument("is_local").raise() };
+    // Not what clear_tenant() does: a variable that was never filled should not lead out of the tenant.
+    let Some(text) = tenant_id else { Error::NullArgument("tenant_id").raise() };
+    match TenantId::parse(text.as_bytes()) {
+        Ok(id) => Request { value: id.as_c_str(), is_local },
+        Err(malformed) => Error::IdInvalid(malformed).raise(),
     }
 }
 

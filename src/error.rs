@@ -5,9 +5,10 @@
 //! A message never shows an id or data of another tenant than the caller's own.
 //! PostgreSQL's own SQLSTATEs only: pgrx cannot carry others.
 
-use pgrx::{JsonB, PgSqlErrorCode as S, pg_sys::panic::ErrorReport, prelude::*};
+use pgrx::{JsonB, PgSqlErrorCode as S, prelude::*};
 use serde_json::{Map, Value, json};
 
+use crate::pg::ErrorReport;
 use crate::tenant::{Malformed, TenantId};
 
 /// An entry of the catalogue: code, SQLSTATE, HTTP status for a layer above, when it is raised.
@@ -105,6 +106,8 @@ pub enum Error {
     IdInvalid(Malformed),
     /// The tenant's id has no form of the type that a table holds.
     NoForm(TenantId, &'static str),
+    /// An argument that must not be null.
+    NullArgument(&'static str),
     NotInstalled,
 }
 
@@ -170,6 +173,18 @@ impl Error {
                 format!("tenant id \"{}\" is not a {form}", id.as_str()),
                 json!({"tenant_id": id.as_str(), "type": form}),
                 "The table's tenant column and the tenant's id must be of the same form.",
+            ),
+            Error::NullArgument("tenant_id") => (
+                "TENANT_ID_INVALID",
+                "tenant id must not be null".to_owned(),
+                json!({}),
+                "To leave the tenant: SELECT tenancy.clear_tenant();",
+            ),
+            Error::NullArgument(name) => (
+                "PARAMETER_INVALID",
+                format!("{name} must not be null"),
+                json!({"argument": name}),
+                "Leave it out to use its default.",
             ),
             Error::NotInstalled => (
                 "EXTENSION_NOT_INSTALLED",
@@ -277,6 +292,8 @@ mod tests {
             Error::NotActive(id, "suspended"),
             Error::IdInvalid(Malformed::Character),
             Error::NoForm(id, "uuid"),
+            Error::NullArgument("tenant_id"),
+            Error::NullArgument("is_local"),
             Error::NotInstalled,
         ];
         for error in all {

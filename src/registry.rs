@@ -53,8 +53,8 @@ struct Entry {
 
 #[derive(Clone, Copy)]
 struct Relations {
-    table: pgrx::pg_sys::Oid,
-    key: pgrx::pg_sys::Oid,
+    table: pg::Oid,
+    key: pg::Oid,
 }
 
 thread_local! {
@@ -191,7 +191,7 @@ pub fn forget_protection(relation: PgRelation) -> Result<(), pgrx::spi::Error> {
 }
 
 fn write_protection(
-    relation: pgrx::pg_sys::Oid,
+    relation: pg::Oid,
     command: &str,
     arguments: &[pgrx::datum::DatumWithOid],
 ) -> Result<(), pgrx::spi::Error> {

@@ -62,6 +62,13 @@ impl TenantId {
         std::str::from_utf8(&self.bytes[..usize::from(self.len)]).unwrap_or("")
     }
 
+    /// The id followed by a NUL at least.
+    pub fn as_c_str(&self) -> [u8; MAX_LEN + 1] {
+        let mut text = [0; MAX_LEN + 1];
+        text[..MAX_LEN].copy_from_slice(&self.bytes);
+        text
+    }
+
     /// The id as a `uuid` column holds it; none unless it is written 8-4-4-4-12.
     pub fn uuid(&self) -> Option<[u8; 16]> {
         uuid_of(self.as_str().as_bytes())

@@ -1,6 +1,9 @@
 //! What is easier to drive from inside a backend: the accessors and their cache. Claims about isolation are in
 //! `tests/`, where a client connects as an ordinary role.
 
+// A panic is how a test fails; with the feature pg_test, the compiler takes this for production code.
+#![allow(clippy::panic)]
+
 use pgrx::prelude::*;
 
 #[pg_schema]

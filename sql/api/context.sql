@@ -51,34 +51,17 @@ COMMENT ON FUNCTION _tenancy.raise(text, text, jsonb, text) IS
 hint. Volatile. For the functions of the extension.';
 
 CREATE FUNCTION tenancy.set_tenant(tenant_id text, is_local boolean DEFAULT true) RETURNS text
-    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-    IF set_tenant.is_local IS NULL THEN
-        PERFORM _tenancy.raise('PARAMETER_INVALID', 'is_local must not be null');
-    END IF;
-    -- normalize_tenant_id is strict: NULL is no tenant id either, and clear_tenant() says what is meant.
-    IF set_tenant.tenant_id IS NULL THEN
-        PERFORM _tenancy.raise('TENANT_ID_INVALID', 'tenant id must not be null', '{}',
-                               'To leave the tenant: SELECT tenancy.clear_tenant();');
-    END IF;
-    PERFORM set_config('tenancy.tenant_id', tenancy.normalize_tenant_id(set_tenant.tenant_id), set_tenant.is_local);
-    RETURN tenancy.current_tenant();
-END
-$$;
+    LANGUAGE c VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'tenancy_set_tenant';
 COMMENT ON FUNCTION tenancy.set_tenant(text, boolean) IS
 'Sets the tenant: for the transaction (is_local, the default) as SET LOCAL does, or for the session as SET does.
-Confirms it at once and returns its id. Errors: 22023 TENANT_ID_INVALID, those of current_tenant(), and 42501 where the
-role was not granted SET ON PARAMETER tenancy.tenant_id. Volatile. PUBLIC may call it, with the rights of the caller.';
+Confirms it at once and returns its id. Errors: 22023 TENANT_ID_INVALID, PARAMETER_INVALID, those of current_tenant(), and
+42501 where the role was not granted SET ON PARAMETER tenancy.tenant_id. Volatile. PUBLIC may call it, with the rights of the
+caller.';
 
 CREATE FUNCTION tenancy.clear_tenant() RETURNS void
-    LANGUAGE sql VOLATILE PARALLEL UNSAFE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT set_config('tenancy.tenant_id', '', false);
-    SELECT;
-$$;
+    LANGUAGE c VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'tenancy_clear_tenant';
 COMMENT ON FUNCTION tenancy.clear_tenant() IS
 'Leaves the tenant, for the transaction and for the session. Error: 42501 where the role was not granted SET ON
 PARAMETER tenancy.tenant_id. Volatile. PUBLIC may call it, with the rights of the caller.';

@@ -141,13 +141,7 @@ macro_rules! accessor {
             }
         }
 
-        // SAFETY (of the name): as above; PostgreSQL looks it up beside the function.
-        /// Tells PostgreSQL that the function uses the version-1 calling convention.
-        #[unsafe(no_mangle)]
-        pub extern "C" fn $info() -> &'static pg_sys::Pg_finfo_record {
-            static V1: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
-            &V1
-        }
+        super::version_1!($info);
     };
 }
 

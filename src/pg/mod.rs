@@ -2,15 +2,32 @@
 //!
 //! What leaves this module is plain data. Each file begins with the PostgreSQL rules that shaped it.
 
+/// Tells PostgreSQL that the function of that name uses the version-1 calling convention.
+macro_rules! version_1 {
+    ($info:ident) => {
+        // SAFETY (of the name): PostgreSQL looks it up beside the function; no other library exports it.
+        #[doc(hidden)]
+        #[unsafe(no_mangle)]
+        pub extern "C" fn $info() -> &'static pgrx::pg_sys::Pg_finfo_record {
+            static V1: pgrx::pg_sys::Pg_finfo_record = pgrx::pg_sys::Pg_finfo_record { api_version: 1 };
+            &V1
+        }
+    };
+}
+use version_1;
+
 pub mod accessor;
 pub mod guc;
 pub mod hook;
 pub mod inval;
 pub mod scan;
+pub mod setter;
 pub mod user;
 pub mod xact;
 
 use pgrx::{PgSqlErrorCode, pg_sys};
+
+pub use pgrx::pg_sys::{Oid, panic::ErrorReport};
 
 /// The five characters of a SQLSTATE.
 pub fn sqlstate_text(state: PgSqlErrorCode) -> String {
