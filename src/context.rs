@@ -16,6 +16,7 @@ use crate::pg::{
     self,
     accessor::{Form, Resolved},
     guc::{Assigned, Before, Refusal, Source},
+    hook::Statement,
     setter::Request,
 };
 use crate::registry::{self, Status};
@@ -46,19 +47,7 @@ pub fn init() {
         pg::accessor::forget();
         registry::trim();
     });
-    pg::hook::init(pg::hook::Questions {
-        // A worker knows neither the seal of its leader's transaction nor in which one the tenant was set.
-        parallel: || confirm().is_ok(),
-        // Without a tenant, an INSERT fails by its policy; UPDATE and DELETE would find no row and say nothing.
-        write: |writes_under| {
-            if guc::missing_tenant() == MissingTenant::Empty
-                && matches!(named(), Ok(None))
-                && writes_under(c"tenancy_isolation")
-            {
-                Error::ContextMissing.raise()
-            }
-        },
-    });
+    pg::hook::init(judge);
     let before = pg::guc::before_definition(c"tenancy.tenant_id");
     LEFT_OVER.set(before == Before::LeftOver);
     UNSEALABLE.set(before == Before::Changed);
@@ -151,6 +140,33 @@ fn confirmed() -> Result<Option<TenantId>, Error> {
         FIRST.set(id);
     }
     Ok(id)
+}
+
+/// Judges a statement that is about to run. A policy raises its error where it is evaluated, which is not always: a
+/// table may be empty, an index may be asked no more (a FETCH), an UPDATE may find no row. This raises it always.
+/// Returns whether parallel workers may run the statement: they know neither the seal of their leader's transaction
+/// nor in which one the tenant was set, so the leader runs alone what it would refuse.
+fn judge(statement: &Statement) -> bool {
+    const OURS: &std::ffi::CStr = c"tenancy_isolation";
+    match confirm() {
+        Ok(Some(_)) => true,
+        Ok(None) => {
+            let refused = match guc::missing_tenant() {
+                MissingTenant::Error => statement.touches(OURS),
+                MissingTenant::Empty => statement.writes(OURS),
+            };
+            if refused {
+                Error::ContextMissing.raise()
+            }
+            true
+        }
+        Err(error) => {
+            if statement.touches(OURS) {
+                error.raise()
+            }
+            false
+        }
+    }
 }
 
 fn resolve(form: Form) -> Resolved {

@@ -83,6 +83,12 @@ pub fn forget() {
     unsafe { *addr_of_mut!(CURRENT) = UNRESOLVED }
 }
 
+/// Whether the current tenant is known, so that nothing has to be asked.
+pub fn is_resolved() -> bool {
+    // SAFETY: reads a pointer of backend-local state.
+    unsafe { !(*addr_of_mut!(CURRENT)).text.is_null() }
+}
+
 /// Resolves, remembers what may be remembered, and returns the datum, or none for SQL NULL.
 #[pg_guard]
 unsafe extern "C-unwind" fn resolve(form: Form, is_null: *mut bool) -> pg_sys::Datum {

@@ -3,6 +3,8 @@
 //! A guarded Rust frame around a statement would strip an application's error of its constraint name,
 //! position and context. So the entry is unguarded, owns only plain values (a longjmp through it skips
 //! nothing), and calls PostgreSQL's own functions by raw declarations.
+//!
+//! It runs before each run of a query, which is each FETCH of a cursor as well as each statement.
 
 use std::ffi::{CStr, c_char, c_int};
 
@@ -11,7 +13,19 @@ use pgrx::{pg_sys, prelude::*};
 mod raw {
     use super::*;
     unsafe extern "C-unwind" {
-        pub fn standard_ExecutorStart(query: *mut pg_sys::QueryDesc, flags: c_int);
+        #[cfg(not(feature = "pg18"))]
+        pub fn standard_ExecutorRun(
+            query: *mut pg_sys::QueryDesc,
+            direction: pg_sys::ScanDirection::Type,
+            count: u64,
+            once: bool,
+        );
+        #[cfg(feature = "pg18")]
+        pub fn standard_ExecutorRun(
+            query: *mut pg_sys::QueryDesc,
+            direction: pg_sys::ScanDirection::Type,
+            count: u64,
+        );
         pub fn AcceptInvalidationMessages();
         pub fn get_relation_policy_oid(
             relation: pg_sys::Oid,
@@ -21,71 +35,144 @@ mod raw {
     }
 }
 
-/// Tells whether the statement writes to a table with the policy of that name that applies to the current role.
-pub type WritesUnder<'a> = &'a dyn Fn(&CStr) -> bool;
-
-/// What is asked before a statement starts.
-#[derive(Clone, Copy)]
-pub struct Questions {
-    /// May parallel workers run it? If not, its leader runs all of it. Must not raise.
-    pub parallel: fn() -> bool,
-    /// May it write? Raises if not.
-    pub write: fn(WritesUnder),
+/// A statement that is about to run.
+pub struct Statement {
+    plan: *const pg_sys::PlannedStmt,
 }
 
-static mut PREVIOUS: pg_sys::ExecutorStart_hook_type = None;
-static mut QUESTIONS: Option<Questions> = None;
+/// Judges a statement that runs while the current tenant is not known. Raises where it must not run; returns
+/// whether parallel workers may run it.
+type Judge = fn(&Statement) -> bool;
+
+static mut PREVIOUS: pg_sys::ExecutorRun_hook_type = None;
+static mut JUDGE: Option<Judge> = None;
 
 /// Installs the hook.
-pub fn init(questions: Questions) {
+pub fn init(judge: Judge) {
     // SAFETY: a backend is single-threaded; this runs once, when the library is loaded.
     unsafe {
-        QUESTIONS = Some(questions);
-        PREVIOUS = pg_sys::ExecutorStart_hook;
-        pg_sys::ExecutorStart_hook = Some(executor_start);
+        JUDGE = Some(judge);
+        PREVIOUS = pg_sys::ExecutorRun_hook;
+        pg_sys::ExecutorRun_hook = Some(executor_run);
     }
 }
 
-/// At the start of each statement, absorbs the news of other backends: PostgreSQL does so only where it takes
-/// a new lock, and a suspended tenant must be out at its next statement even inside a long transaction.
-unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, flags: c_int) {
-    // SAFETY: PostgreSQL passes a valid query; this frame holds only pointers and integers.
+/// Absorbs the news of other backends: PostgreSQL does so only where it takes a new lock, and a suspended tenant
+/// must be out at its next statement even inside a long transaction. Then asks, if there is anything to ask.
+unsafe fn before_run(query: *mut pg_sys::QueryDesc) {
+    // SAFETY: PostgreSQL passes a valid query; these frames hold only pointers and integers.
     unsafe {
         raw::AcceptInvalidationMessages();
-        let plan = (*query).plannedstmt;
-        if ((*plan).parallelModeNeeded || !(*plan).resultRelations.is_null()) && !super::in_parallel_worker()
-        {
+        if !super::accessor::is_resolved() && !super::in_parallel_worker() {
             ask(query);
         }
+    }
+}
+
+#[cfg(not(feature = "pg18"))]
+unsafe extern "C-unwind" fn executor_run(
+    query: *mut pg_sys::QueryDesc,
+    direction: pg_sys::ScanDirection::Type,
+    count: u64,
+    once: bool,
+) {
+    // SAFETY: PostgreSQL's own arguments, passed on.
+    unsafe {
+        before_run(query);
         match PREVIOUS {
-            Some(previous) => previous(query, flags),
-            None => raw::standard_ExecutorStart(query, flags),
+            Some(previous) => previous(query, direction, count, once),
+            None => raw::standard_ExecutorRun(query, direction, count, once),
+        }
+    }
+}
+
+#[cfg(feature = "pg18")]
+unsafe extern "C-unwind" fn executor_run(
+    query: *mut pg_sys::QueryDesc,
+    direction: pg_sys::ScanDirection::Type,
+    count: u64,
+) {
+    // SAFETY: PostgreSQL's own arguments, passed on.
+    unsafe {
+        before_run(query);
+        match PREVIOUS {
+            Some(previous) => previous(query, direction, count),
+            None => raw::standard_ExecutorRun(query, direction, count),
         }
     }
 }
 
 #[pg_guard]
 unsafe extern "C-unwind" fn ask(query: *mut pg_sys::QueryDesc) {
-    // SAFETY: a valid query, whose plan's `resultRelations` count the entries of `rtable` from one; QUESTIONS is
-    // only written at load. The plan may be a cached one, so it is not changed: the query is given a copy of its
-    // top node, in the memory context that the query itself was made in.
+    // SAFETY: a valid query; JUDGE is only written at load. The plan may be a cached one, so it is not changed: the
+    // query is given a copy of its top node, in the memory context of its execution, which lives as long as it.
     unsafe {
-        let Some(questions) = QUESTIONS else { return };
+        let Some(judge) = JUDGE else { return };
         let plan = (*query).plannedstmt;
-        if (*plan).parallelModeNeeded && !(questions.parallel)() {
-            let copy = pg_sys::palloc(size_of::<pg_sys::PlannedStmt>()).cast::<pg_sys::PlannedStmt>();
+        let may_be_parallel = judge(&Statement { plan });
+        if (*plan).parallelModeNeeded && !may_be_parallel {
+            let size = size_of::<pg_sys::PlannedStmt>();
+            let copy = pg_sys::MemoryContextAlloc((*(*query).estate).es_query_cxt, size);
+            let copy = copy.cast::<pg_sys::PlannedStmt>();
             std::ptr::copy_nonoverlapping(plan, copy, 1);
             (*copy).parallelModeNeeded = false;
             (*query).plannedstmt = copy;
         }
-        if !(*plan).resultRelations.is_null() {
-            let tables = entries((*plan).rtable);
-            (questions.write)(&|policy| {
-                entries((*plan).resultRelations).iter().any(|cell| {
-                    let table = tables.get(cell.int_value as usize - 1);
-                    table.is_some_and(|cell| is_under(cell.ptr_value.cast(), policy))
-                })
-            });
+    }
+}
+
+impl Statement {
+    /// Whether it reads or writes a table with a policy of that name that applies.
+    pub fn touches(&self, policy: &CStr) -> bool {
+        // SAFETY: `self.plan` is a valid plan, of which `rtable` is a list of range table entries.
+        unsafe {
+            let tables = entries((*self.plan).rtable);
+            tables.iter().any(|cell| self.is_under(cell.ptr_value.cast(), policy))
+        }
+    }
+
+    /// Whether it writes to a table with a policy of that name that applies.
+    pub fn writes(&self, policy: &CStr) -> bool {
+        // SAFETY: as above; `resultRelations` counts the entries of `rtable` from one.
+        unsafe {
+            let tables = entries((*self.plan).rtable);
+            entries((*self.plan).resultRelations).iter().any(|cell| {
+                let table = tables.get(cell.int_value as usize - 1);
+                table.is_some_and(|cell| self.is_under(cell.ptr_value.cast(), policy))
+            })
+        }
+    }
+
+    /// Whether the entry is a table with a policy of that name that applies to the role it is accessed as.
+    unsafe fn is_under(&self, entry: *const pg_sys::RangeTblEntry, policy: &CStr) -> bool {
+        // SAFETY: a valid entry. The lookup is declared raw, so the guard is put around it here; no value that
+        // needs dropping is alive meanwhile.
+        unsafe {
+            (*entry).rtekind == pg_sys::RTEKind::RTE_RELATION
+                && pg_sys::check_enable_rls((*entry).relid, self.accessed_as(entry), true)
+                    == pg_sys::CheckEnableRlsResult::RLS_ENABLED as c_int
+                && pg_sys::ffi::pg_guard_ffi_boundary(|| {
+                    raw::get_relation_policy_oid((*entry).relid, policy.as_ptr(), true)
+                }) != pg_sys::InvalidOid
+        }
+    }
+
+    /// The role that a view names for its tables; none for the current role.
+    #[cfg(feature = "pg15")]
+    unsafe fn accessed_as(&self, entry: *const pg_sys::RangeTblEntry) -> pg_sys::Oid {
+        // SAFETY: a valid entry.
+        unsafe { (*entry).checkAsUser }
+    }
+
+    #[cfg(not(feature = "pg15"))]
+    unsafe fn accessed_as(&self, entry: *const pg_sys::RangeTblEntry) -> pg_sys::Oid {
+        // SAFETY: a valid entry, whose `perminfoindex` is zero or counts the entries of `permInfos` from one.
+        unsafe {
+            let index = (*entry).perminfoindex as usize;
+            let infos = entries((*self.plan).permInfos);
+            index.checked_sub(1).and_then(|i| infos.get(i)).map_or(pg_sys::InvalidOid, |cell| {
+                (*cell.ptr_value.cast::<pg_sys::RTEPermissionInfo>()).checkAsUser
+            })
         }
     }
 }
@@ -95,19 +182,5 @@ unsafe fn entries<'a>(list: *mut pg_sys::List) -> &'a [pg_sys::ListCell] {
     // SAFETY: a list is null or has `length` cells.
     unsafe {
         list.as_ref().map_or(&[], |list| std::slice::from_raw_parts(list.elements, list.length as usize))
-    }
-}
-
-/// Whether the entry is a table with a policy of that name that applies to the current role.
-unsafe fn is_under(entry: *mut pg_sys::RangeTblEntry, policy: &CStr) -> bool {
-    // SAFETY: a valid entry. The lookup is declared raw, so the guard is put around it here; no value that needs
-    // dropping is alive meanwhile.
-    unsafe {
-        (*entry).rtekind == pg_sys::RTEKind::RTE_RELATION
-            && pg_sys::check_enable_rls((*entry).relid, pg_sys::InvalidOid, true)
-                == pg_sys::CheckEnableRlsResult::RLS_ENABLED as c_int
-            && pg_sys::ffi::pg_guard_ffi_boundary(|| {
-                raw::get_relation_policy_oid((*entry).relid, policy.as_ptr(), true)
-            }) != pg_sys::InvalidOid
     }
 }

@@ -99,6 +99,43 @@ UPDATE note SET body = 'x';                                    -- SHOULD FAIL
 EXPLAIN (COSTS OFF) SELECT * FROM note WHERE id = 1;           -- SHOULD FAIL
 RESET ROLE;
 
+-- Not even where no row would be looked at: a generic plan asks nothing while it is planned, and an empty table nothing
+-- while it is read.
+CREATE TABLE empty (id integer PRIMARY KEY, tenant_id text);
+CREATE TABLE for_all (id integer PRIMARY KEY, tenant_id text);
+INSERT INTO for_all VALUES (1, NULL);
+GRANT SELECT, UPDATE ON empty, for_all TO regress_app;
+SET client_min_messages = warning;
+SELECT tenancy.protect('empty'), tenancy.protect('for_all', 'shared');
+RESET client_min_messages;
+SET plan_cache_mode = force_generic_plan;
+SET ROLE regress_app;
+PREPARE e AS SELECT * FROM empty;
+PREPARE u AS UPDATE empty SET id = 1 WHERE id = 2;
+PREPARE f AS SELECT id FROM for_all WHERE id = 1;
+BEGIN; SET LOCAL tenancy.tenant_id = 'acme'; EXECUTE e; EXECUTE u; EXECUTE f; COMMIT;
+EXECUTE e;                                                     -- SHOULD FAIL
+EXECUTE u;                                                     -- SHOULD FAIL
+EXECUTE f;                                                     -- SHOULD FAIL
+BEGIN; SET LOCAL tenancy.tenant_id = 'gone'; EXECUTE e;        -- SHOULD FAIL
+ROLLBACK;
+RESET plan_cache_mode;
+-- Nor by what a cursor has left, once the tenant is out.
+BEGIN;
+SET LOCAL tenancy.tenant_id = 'acme';
+DECLARE c CURSOR FOR SELECT id FROM note ORDER BY id;
+FETCH 1 FROM c;
+SAVEPOINT s;
+RESET ROLE;
+UPDATE _tenancy.tenants SET status = 'suspended' WHERE id = 'acme';
+SET LOCAL ROLE regress_app;
+FETCH 1 FROM c;                                                -- SHOULD FAIL
+ROLLBACK TO s;
+FETCH 1 FROM c;                                                -- SHOULD FAIL: a cursor that failed is gone
+ROLLBACK;
+RESET ROLE;
+DROP TABLE empty, for_all;
+
 -- A superuser is no tenant: policies do not apply, and no tenant is asked for.
 SELECT count(*) FROM note;
 UPDATE note SET body = body;
