@@ -226,9 +226,7 @@ fn detail_text(code: &str, detail: &Value) -> String {
     Value::Object(object).to_string()
 }
 
-/// Raises without the CONTEXT of the extension's own PL/pgSQL: message, DETAIL and HINT say it all.
 fn report(code: &str, message: String, detail: &Value, hint: Option<String>) -> ! {
-    crate::pg::forget_error_context();
     let mut error =
         ErrorReport::new(sqlstate(code), message, "tenancy").set_detail(detail_text(code, detail));
     if let Some(hint) = hint {
@@ -249,6 +247,8 @@ pub fn raise(
     detail: default!(JsonB, "'{}'"),
     hint: default!(Option<&str>, "NULL"),
 ) {
+    // The lines of the extension's own PL/pgSQL would say nothing to its user; message, DETAIL and HINT say it all.
+    crate::pg::forget_error_context();
     if !CATALOGUE.iter().any(|entry| entry.0 == code) {
         report("INTERNAL_ERROR", format!("unknown error code \"{code}\""), &json!({}), None);
     }

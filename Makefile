@@ -1,0 +1,43 @@
+# `make help` lists the targets.
+
+SHELL := /bin/bash
+TOOLS := tests/tools
+MAJORS ?= 15 18
+PG_CONFIG ?= pg_config
+
+.PHONY: all help demo test test-15 test-16 test-17 test-18 install bench lint check-16 check-17 clean
+
+all: ## build the extension for PostgreSQL 15, in a private PostgreSQL of its own
+	@$(TOOLS)/setup.sh 15
+	@$(TOOLS)/install.sh 15
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9 -]+:.*## / { printf "make %-31s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## the tour: 336,776 flights of 16 airlines, one table, each airline its own rows (KEEP=1 keeps the server)
+	@demo/run.sh
+
+test: ## every test on PostgreSQL 15 and 18; installs what it needs
+	@$(TOOLS)/test-all.sh $(MAJORS)
+
+test-15 test-16 test-17 test-18: test-%: ## every test on one major, for example: make test-18
+	@$(TOOLS)/test-all.sh $*
+
+install: ## build and install into the PostgreSQL that PG_CONFIG names (default: pg_config on the PATH)
+	@$(TOOLS)/install.sh "$(PG_CONFIG)"
+
+bench: ## the measurements behind the README's claims
+	@$(TOOLS)/setup.sh 15
+	@$(TOOLS)/install.sh 15
+	@tests/bench/run.sh
+
+lint: ## formatting, clippy on 15 and 18, shellcheck, the rules of the code base
+	@$(TOOLS)/setup.sh 15 18
+	@$(TOOLS)/lint.sh
+
+check-16 check-17: check-%: ## does it compile for that major?
+	@$(TOOLS)/setup.sh $*
+	@$(TOOLS)/check.sh $*
+
+clean: ## remove what was built here; the cache of downloads stays
+	cargo clean
