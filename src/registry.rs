@@ -148,7 +148,11 @@ pub fn resolved(id: &TenantId) -> pg::accessor::Resolved {
 pub fn normalize_tenant_id(tenant_id: &str) -> String {
     match TenantId::parse(tenant_id.as_bytes()) {
         Ok(id) => id.as_str().to_owned(),
-        Err(malformed) => Error::IdInvalid(malformed).raise(),
+        Err(malformed) => {
+            // Our own PL/pgSQL calls it: its lines would say nothing to its user.
+            pg::forget_error_context();
+            Error::IdInvalid(malformed).raise()
+        }
     }
 }
 
