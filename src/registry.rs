@@ -168,6 +168,7 @@ pub fn tenants_changed<'a>(
 /// Records that a table is protected, and what `protect` changed on it. The caller must own the table.
 /// Raises 42501 (`RELATION_NOT_OWNED`). Volatile. For `tenancy.protect`, with the rights of its caller.
 #[pg_extern(schema = "_tenancy", volatile)]
+#[search_path(pg_catalog, pg_temp)]
 pub fn save_protection(
     relation: PgRelation,
     kind: &str,
@@ -186,14 +187,17 @@ pub fn save_protection(
 /// Records that a table is no longer protected. The caller must own the table.
 /// Raises 42501 (`RELATION_NOT_OWNED`). Volatile. For `tenancy.unprotect`, with the rights of its caller.
 #[pg_extern(schema = "_tenancy", volatile)]
+#[search_path(pg_catalog, pg_temp)]
 pub fn forget_protection(relation: PgRelation) -> Result<(), pgrx::spi::Error> {
     write_protection(
         relation.oid(),
-        "DELETE FROM _tenancy.protected WHERE relation = $1",
+        "DELETE FROM _tenancy.protected WHERE relation OPERATOR(pg_catalog.=) $1",
         &[relation.oid().into()],
     )
 }
 
+/// Runs a command with the rights of the extension's owner, so what it calls must not be the caller's to choose: the
+/// functions above pin their search_path, and the commands name their operators.
 fn write_protection(
     relation: pg::Oid,
     command: &str,

@@ -36,7 +36,8 @@ impl AsOwner {
             pg_sys::GetUserIdAndSecContext(&mut role, &mut security_context);
             pg_sys::SetUserIdAndSecContext(
                 owner,
-                security_context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as c_int,
+                security_context
+                    | (pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_RESTRICTED_OPERATION) as c_int,
             );
         }
         AsOwner { role, security_context }
