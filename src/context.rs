@@ -32,11 +32,17 @@ thread_local! {
     static SEALED: Cell<bool> = const { Cell::new(false) };
     /// The library was loaded in this transaction, after it had set a tenant: maybe not for the first time.
     static UNSEALABLE: Cell<bool> = const { Cell::new(false) };
+    /// A start-up option that the role may not give has taken the place of what the role or the database sets.
+    static OVERRIDDEN: Cell<bool> = const { Cell::new(false) };
     /// While the library is loaded late: what `SET` left in the parameter is from an earlier transaction.
     static LEFT_OVER: Cell<bool> = const { Cell::new(false) };
 }
 
-pub fn init() {
+/// The parameters that the connection's start-up packet names, as they were before the library was loaded.
+pub struct Named([bool; guc::PRIVILEGED.len()]);
+
+/// To be called before the parameters are defined.
+pub fn init() -> Named {
     pg::guc::init(check, assign);
     pg::accessor::init(resolve);
     pg::setter::init(requested);
@@ -51,11 +57,14 @@ pub fn init() {
     let before = pg::guc::before_definition(c"tenancy.tenant_id");
     LEFT_OVER.set(before == Before::LeftOver);
     UNSEALABLE.set(before == Before::Changed);
+    Named(guc::PRIVILEGED.map(pg::guc::is_from_client))
 }
 
 /// To be called when the parameters are defined, and what a session had set before has been judged.
-pub fn ready() {
+pub fn ready(named: Named) {
     LEFT_OVER.set(false);
+    let refused = |(name, given): (&std::ffi::CStr, bool)| given && !pg::guc::is_from_client(name);
+    OVERRIDDEN.set(guc::PRIVILEGED.into_iter().zip(named.0).any(refused));
 }
 
 /// Whether the transaction may run for no tenant but its first.
@@ -115,6 +124,9 @@ fn stale() -> Option<TenantId> {
 
 /// The tenant that the current statement runs for: named, not refused, sealed to no other, registered, active.
 fn confirm() -> Result<Option<TenantId>, Error> {
+    if OVERRIDDEN.get() {
+        return Err(Error::Overridden);
+    }
     if let Some(id) = stale() {
         return Err(Error::ContextStale(id));
     }
@@ -148,6 +160,10 @@ fn confirmed() -> Result<Option<TenantId>, Error> {
 /// nor in which one the tenant was set, so the leader runs alone what it would refuse.
 fn judge(statement: &Statement) -> bool {
     const OURS: &std::ffi::CStr = c"tenancy_isolation";
+    // What a cursor has evaluated was evaluated for the tenant of its first FETCH.
+    if statement.began_for_another() && statement.touches(OURS) {
+        Error::CursorOfAnother.raise()
+    }
     match confirm() {
         Ok(Some(_)) => true,
         Ok(None) => {

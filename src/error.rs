@@ -99,6 +99,10 @@ pub enum Error {
     Sealed(TenantId),
     /// `tenancy.seal` is on, but the library was loaded after the transaction had set a tenant.
     Unsealable(TenantId),
+    /// The start-up packet named a parameter that the role may not set, before the library could refuse it.
+    Overridden,
+    /// A cursor goes on after the transaction went to another tenant.
+    CursorOfAnother,
     /// A row that is not of the context's tenant was to be written.
     WriteAcrossTenants(TenantId),
     NotFound(TenantId),
@@ -143,6 +147,18 @@ impl Error {
                 "transaction set a tenant before it could be sealed".to_owned(),
                 json!({"tenant_id": id.as_str(), "sealed": false}),
                 "tenancy.seal needs the library from the start of a connection: add tenancy to shared_preload_libraries or session_preload_libraries.",
+            ),
+            Error::Overridden => (
+                "TENANT_ACCESS_DENIED",
+                "connection was started with a tenancy parameter that its role must not set".to_owned(),
+                json!({}),
+                "Connect without it, or have the role granted SET on the parameter.",
+            ),
+            Error::CursorOfAnother => (
+                "TENANT_ACCESS_DENIED",
+                "cursor was opened for another tenant".to_owned(),
+                json!({}),
+                "Open it again for the current tenant.",
             ),
             Error::WriteAcrossTenants(id) => (
                 "TENANT_ACCESS_DENIED",
@@ -287,6 +303,8 @@ mod tests {
             Error::ContextStale(id),
             Error::Sealed(id),
             Error::Unsealable(id),
+            Error::Overridden,
+            Error::CursorOfAnother,
             Error::WriteAcrossTenants(id),
             Error::NotFound(id),
             Error::NotActive(id, "suspended"),

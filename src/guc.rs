@@ -3,7 +3,7 @@
 //! What could widen access is superuser-set (`PGC_SUSET`), so that trust is a `GRANT SET ON PARAMETER` and
 //! PostgreSQL itself refuses everybody else. Alphabetical.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 
 use pgrx::PostgresGucEnum;
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
@@ -54,6 +54,16 @@ static SEAL: GucSetting<Seal> = GucSetting::<Seal>::new(Seal::Off);
 static SESSION_CONTEXT: GucSetting<SessionContext> = GucSetting::<SessionContext>::new(SessionContext::Allow);
 static TENANT_ID: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static USER_ID: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+
+/// Every parameter that asks for a privilege.
+pub const PRIVILEGED: [&CStr; 6] = [
+    c"tenancy.default_tenant",
+    c"tenancy.mode",
+    c"tenancy.seal",
+    c"tenancy.session_context",
+    c"tenancy.tenant_id",
+    c"tenancy.user_id",
+];
 
 pub fn init() {
     pg::guc::define_tenant_id(

@@ -63,9 +63,9 @@ extension_sql_file!("../sql/grants.sql", name = "grants", finalize);
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
     registry::init();
-    context::init();
+    let named = context::init();
     guc::init();
-    context::ready();
+    context::ready(named);
 }
 
 #[cfg(test)]

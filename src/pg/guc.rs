@@ -156,6 +156,15 @@ pub fn before_definition(name: &CStr) -> Before {
     }
 }
 
+/// Whether the parameter's value was given by the start-up packet of the connection.
+///
+/// Before a parameter is defined, anybody may give it so, in place of the role's or the database's own value. When it
+/// is defined, PostgreSQL refuses what the role may not set, and falls back to the default: the other value is lost.
+pub fn is_from_client(name: &CStr) -> bool {
+    // SAFETY: as in `before_definition`.
+    unsafe { find(name).is_some_and(|variable| (*variable).source == pg_sys::GucSource::PGC_S_CLIENT) }
+}
+
 #[cfg(feature = "pg15")]
 unsafe fn find(name: &CStr) -> Option<*mut pg_sys::config_generic> {
     // SAFETY: the table has as many entries as PostgreSQL says, each with a name.

@@ -10,6 +10,8 @@ use std::ffi::{CStr, c_char, c_int};
 
 use pgrx::{pg_sys, prelude::*};
 
+use crate::tenant::TenantId;
+
 mod raw {
     use super::*;
     unsafe extern "C-unwind" {
@@ -38,9 +40,10 @@ mod raw {
 /// A statement that is about to run.
 pub struct Statement {
     plan: *const pg_sys::PlannedStmt,
+    began_for_another: bool,
 }
 
-/// Judges a statement that runs while the current tenant is not known. Raises where it must not run; returns
+/// Judges a statement that runs while the current tenant is not known, or in parts. Raises where it must not run; returns
 /// whether parallel workers may run it.
 type Judge = fn(&Statement) -> bool;
 
@@ -59,12 +62,13 @@ pub fn init(judge: Judge) {
 
 /// Absorbs the news of other backends: PostgreSQL does so only where it takes a new lock, and a suspended tenant
 /// must be out at its next statement even inside a long transaction. Then asks, if there is anything to ask.
-unsafe fn before_run(query: *mut pg_sys::QueryDesc) {
+unsafe fn before_run(query: *mut pg_sys::QueryDesc, count: u64) {
     // SAFETY: PostgreSQL passes a valid query; these frames hold only pointers and integers.
     unsafe {
         raw::AcceptInvalidationMessages();
-        if !super::accessor::is_resolved() && !super::in_parallel_worker() {
-            ask(query);
+        let in_parts = count != 0 || (*query).already_executed;
+        if (in_parts || !super::accessor::is_resolved()) && !super::in_parallel_worker() {
+            ask(query, in_parts);
         }
     }
 }
@@ -78,7 +82,7 @@ unsafe extern "C-unwind" fn executor_run(
 ) {
     // SAFETY: PostgreSQL's own arguments, passed on.
     unsafe {
-        before_run(query);
+        before_run(query, count);
         match PREVIOUS {
             Some(previous) => previous(query, direction, count, once),
             None => raw::standard_ExecutorRun(query, direction, count, once),
@@ -94,7 +98,7 @@ unsafe extern "C-unwind" fn executor_run(
 ) {
     // SAFETY: PostgreSQL's own arguments, passed on.
     unsafe {
-        before_run(query);
+        before_run(query, count);
         match PREVIOUS {
             Some(previous) => previous(query, direction, count),
             None => raw::standard_ExecutorRun(query, direction, count),
@@ -103,16 +107,18 @@ unsafe extern "C-unwind" fn executor_run(
 }
 
 #[pg_guard]
-unsafe extern "C-unwind" fn ask(query: *mut pg_sys::QueryDesc) {
+unsafe extern "C-unwind" fn ask(query: *mut pg_sys::QueryDesc, in_parts: bool) {
     // SAFETY: a valid query; JUDGE is only written at load. The plan may be a cached one, so it is not changed: the
     // query is given a copy of its top node, in the memory context of its execution, which lives as long as it.
     unsafe {
         let Some(judge) = JUDGE else { return };
         let plan = (*query).plannedstmt;
-        let may_be_parallel = judge(&Statement { plan });
+        let context = (*(*query).estate).es_query_cxt;
+        let may_be_parallel =
+            judge(&Statement { plan, began_for_another: began_for_another(context, in_parts) });
         if (*plan).parallelModeNeeded && !may_be_parallel {
             let size = size_of::<pg_sys::PlannedStmt>();
-            let copy = pg_sys::MemoryContextAlloc((*(*query).estate).es_query_cxt, size);
+            let copy = pg_sys::MemoryContextAlloc(context, size);
             let copy = copy.cast::<pg_sys::PlannedStmt>();
             std::ptr::copy_nonoverlapping(plan, copy, 1);
             (*copy).parallelModeNeeded = false;
@@ -121,7 +127,46 @@ unsafe extern "C-unwind" fn ask(query: *mut pg_sys::QueryDesc) {
     }
 }
 
+/// What the first part of a run leaves for the next: a callback on the memory of the execution, which does nothing
+/// but live as long as it.
+#[repr(C)]
+struct Began {
+    callback: pg_sys::MemoryContextCallback,
+    tenant: Option<TenantId>,
+}
+
+unsafe extern "C-unwind" fn ended(_began: *mut std::ffi::c_void) {}
+
+/// Whether an earlier part of this run was for another tenant. Notes the tenant at the first part.
+unsafe fn began_for_another(context: pg_sys::MemoryContext, in_parts: bool) -> bool {
+    let tenant = super::guc::assigned().map(|assigned| assigned.id);
+    let ours = ended as *const () as usize;
+    // SAFETY: walks PostgreSQL's list of callbacks on a live memory context; those with our function are `Began`,
+    // of which the callback is the first field.
+    unsafe {
+        let mut callback = (*context).reset_cbs;
+        while let Some(found) = callback.as_ref() {
+            if found.func.is_some_and(|function| function as *const () as usize == ours) {
+                return (*callback.cast::<Began>()).tenant != tenant;
+            }
+            callback = found.next;
+        }
+        if in_parts {
+            let began = pg_sys::MemoryContextAllocZero(context, size_of::<Began>()).cast::<Began>();
+            (*began).callback.func = Some(ended);
+            std::ptr::addr_of_mut!((*began).tenant).write(tenant);
+            pg_sys::MemoryContextRegisterResetCallback(context, began.cast());
+        }
+    }
+    false
+}
+
 impl Statement {
+    /// Whether it goes on with a run that an earlier part began for another tenant.
+    pub fn began_for_another(&self) -> bool {
+        self.began_for_another
+    }
+
     /// Whether it reads or writes a table with a policy of that name that applies.
     pub fn touches(&self, policy: &CStr) -> bool {
         // SAFETY: `self.plan` is a valid plan, of which `rtable` is a list of range table entries.

@@ -133,6 +133,32 @@ FETCH 1 FROM c;                                                -- SHOULD FAIL
 ROLLBACK TO s;
 FETCH 1 FROM c;                                                -- SHOULD FAIL: a cursor that failed is gone
 ROLLBACK;
+SET ROLE regress_app;
+-- A cursor belongs to the tenant that it was opened for: one that evaluates the policy row by row would go on with another's.
+BEGIN;
+SET LOCAL enable_indexscan = off;
+SET LOCAL enable_bitmapscan = off;
+SET LOCAL tenancy.tenant_id = 'acme';
+DECLARE c SCROLL CURSOR FOR SELECT id, tenant_id FROM note;
+DECLARE d CURSOR FOR SELECT count(*) FROM generate_series(1, 3);
+FETCH 1 FROM c;
+SAVEPOINT s;
+SET LOCAL tenancy.tenant_id = 'beta';
+SELECT count(*) FROM note;
+FETCH ALL FROM c;                                              -- SHOULD FAIL
+ROLLBACK;
+BEGIN;
+SET LOCAL tenancy.tenant_id = 'acme';
+DECLARE c CURSOR FOR SELECT id, tenant_id FROM note ORDER BY id;
+DECLARE d CURSOR FOR SELECT count(*) FROM generate_series(1, 3);
+FETCH 1 FROM c;
+FETCH 0 FROM d;
+SAVEPOINT s;
+SET LOCAL tenancy.tenant_id = 'beta';
+FETCH 1 FROM d;                                                -- touches no protected table
+ROLLBACK TO s;
+FETCH 1 FROM c;                                                -- acme again
+COMMIT;
 RESET ROLE;
 DROP TABLE empty, for_all;
 

@@ -1,0 +1,341 @@
+"""Not preloaded: the library arrives with the first use in a session, and isolation does not depend on when."""
+
+import os
+
+import psycopg
+import pytest
+from support import APP, GUEST, MAJOR, Database, items, refused, server_of, server_tool, set_local, set_session
+from support import sqlstate, value
+
+NAME = f"it-late-{os.getpid()}"
+ACME, GLOBEX = ["a1", "a2", "a3"], ["g1", "g2"]
+
+
+@pytest.fixture(scope="module")
+def server():
+    """A server of its own, in place of the one that the other files share."""
+    server = server_of(server_tool("start", str(MAJOR), NAME, "--no-preload"))
+    try:
+        server.create_roles()
+        yield server
+    finally:
+        server_tool("stop", NAME)
+
+
+def loaded(connection):
+    """Whether the library has been loaded: then the parameter has a description."""
+    described = "SELECT count(*) FROM pg_settings WHERE name = 'tenancy.tenant_id' AND short_desc <> ''"
+    return value(connection, described) == 1
+
+
+def test_create_extension_says_what_preloading_adds(server):
+    database = Database(server, "it_notice", extension=False)
+    notices = []
+
+    def note(notice):  # its fields are gone when the handler returns
+        notices.append(
+            (notice.severity_nonlocalized, notice.message_primary, notice.message_detail, notice.message_hint)
+        )
+
+    try:
+        with database.connect("postgres") as dba:
+            dba.add_notice_handler(note)
+            dba.execute("CREATE EXTENSION tenancy")
+    finally:
+        database.drop()
+    ((severity, message, detail, hint),) = notices
+    assert severity == "NOTICE"
+    assert "shared_preload_libraries" in message
+    assert detail
+    assert "session_preload_libraries" in hint
+
+
+def test_set_before_the_library_is_loaded(app):
+    assert not loaded(app)
+    app.execute("SET tenancy.tenant_id = 'acme'")
+    assert not loaded(app)
+    assert items(app) == ACME
+    assert loaded(app)
+    set_session(app, "globex")
+    assert items(app) == GLOBEX
+
+
+def test_set_local_before_the_library_is_loaded(app):
+    with app.transaction():
+        app.execute("SET LOCAL tenancy.tenant_id = 'acme'")
+        assert not loaded(app)
+        assert items(app) == ACME
+    with refused("TENANT_CONTEXT_MISSING"):
+        items(app)
+    for tenant, rows in (("globex", GLOBEX), ("acme", ACME)):
+        with app.transaction():
+            set_local(app, tenant)
+            assert items(app) == rows
+
+
+def test_savepoint_across_the_load(app):
+    with app.transaction():
+        app.execute("SET LOCAL tenancy.tenant_id = 'acme'")
+        app.execute("SAVEPOINT s")
+        app.execute("SET LOCAL tenancy.tenant_id = 'globex'")
+        assert items(app) == GLOBEX
+        app.execute("ROLLBACK TO SAVEPOINT s")
+        assert items(app) == ACME
+
+
+def test_set_by_a_role_without_the_privilege_has_no_effect(connect):
+    for attempt in ("SET tenancy.tenant_id = 'acme'", "SELECT set_config('tenancy.tenant_id', 'acme', false)"):
+        guest = connect(GUEST)
+        assert not loaded(guest)
+        try:
+            guest.execute(attempt)
+        except psycopg.errors.InsufficientPrivilege:
+            pass  # may be refused at once, too
+        with refused("TENANT_CONTEXT_MISSING"):
+            items(guest)
+        with refused("TENANT_CONTEXT_MISSING"):
+            guest.execute("INSERT INTO orders (item) VALUES ('x')")
+        with sqlstate("42501"):
+            guest.execute(attempt)
+
+
+def test_set_local_by_a_role_without_the_privilege_has_no_effect(connect):
+    guest = connect(GUEST)
+    guest.execute("BEGIN")
+    try:
+        guest.execute("SET LOCAL tenancy.tenant_id = 'acme'")
+    except psycopg.errors.InsufficientPrivilege:
+        guest.execute("ROLLBACK")
+        guest.execute("BEGIN")
+    with refused("TENANT_CONTEXT_MISSING"):
+        items(guest)
+    guest.execute("ROLLBACK")
+    with refused("TENANT_CONTEXT_MISSING"):
+        items(guest)
+
+
+def test_parameters_that_only_a_superuser_sets(connect):
+    # Each of these would widen what a guest sees.
+    for parameter, setting in (("mode", "single"), ("default_tenant", "acme"), ("tenant_id", "acme")):
+        guest = connect(GUEST)
+        for name, chosen in ((parameter, setting), ("default_tenant", "acme")):
+            try:
+                guest.execute(f"SET tenancy.{name} = '{chosen}'")
+            except psycopg.errors.InsufficientPrivilege:
+                pass
+        with refused("TENANT_CONTEXT_MISSING"):
+            items(guest)
+
+
+def test_sealed_role(connect, make_role):
+    # What a transaction set before the load cannot be known, so nothing of it is accepted.
+    role = make_role("it_sealed", may_set=True, seal="transaction")
+    for before in ("SET LOCAL tenancy.tenant_id = 'acme'", "SET LOCAL tenancy.seal = 'off'"):
+        sealed = connect(role)
+        sealed.execute("BEGIN")
+        try:
+            with sealed.transaction():
+                sealed.execute(before)
+        except psycopg.errors.InsufficientPrivilege:
+            pass
+        sealed.execute("SAVEPOINT s")
+        sealed.execute("SET LOCAL tenancy.tenant_id = 'globex'")
+        with refused("TENANT_ACCESS_DENIED") as caught:
+            items(sealed)
+        assert caught.error.diag.message_hint
+        sealed.execute("ROLLBACK")
+        for tenant, other, rows in (("acme", "globex", ACME), ("globex", "acme", GLOBEX)):
+            with sealed.transaction():
+                set_local(sealed, tenant)
+                assert items(sealed) == rows
+                with refused("TENANT_ACCESS_DENIED"), sealed.transaction():
+                    set_local(sealed, other)
+                    items(sealed)
+                assert items(sealed) == rows
+
+
+def test_start_up_option(connect):
+    app = connect(APP, settings={"tenancy.tenant_id": "acme"})
+    assert items(app) == ACME
+    try:
+        guest = connect(GUEST, settings={"tenancy.tenant_id": "acme"})
+    except psycopg.OperationalError:
+        return  # refused at once is as good
+    with refused("TENANT_CONTEXT_MISSING"):
+        items(guest)
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        ["SET tenancy.seal = 'off'", "SET tenancy.session_context = 'allow'"],
+        ["BEGIN", "SET LOCAL tenancy.seal = 'off'", "SET LOCAL tenancy.session_context = 'allow'"],
+        ["BEGIN", "SAVEPOINT s", "SET tenancy.seal = 'off'", "RELEASE s", "SET tenancy.session_context = 'allow'"],
+        ["RESET tenancy.seal", "SET tenancy.session_context TO DEFAULT"],
+        ["SET tenancy.seal = 'nonsense'"],
+        ["ALTER ROLE CURRENT_USER SET tenancy.seal = 'off'"],
+        ["ALTER ROLE CURRENT_USER RESET ALL"],
+        ["DISCARD ALL"],
+    ],
+    ids=lambda statements: statements[-1],
+)
+def test_nothing_before_the_load_takes_off_what_a_role_was_given(connect, make_role, statements):
+    role = make_role("it_strict", may_set=True, seal="transaction", session_context="refuse")
+    strict = connect(role)
+    for statement in statements:
+        try:
+            strict.execute(statement)
+        except psycopg.errors.InsufficientPrivilege:
+            pass
+    settings = "SELECT current_setting('tenancy.seal'), current_setting('tenancy.session_context')"
+    assert not loaded(strict)
+    strict.execute("SELECT tenancy.normalize_tenant_id('x')")
+    assert strict.execute(settings).fetchall() == [("transaction", "refuse")]
+    strict.execute("ROLLBACK")
+    assert strict.execute(settings).fetchall() == [("transaction", "refuse")]
+    other = connect(role)
+    other.execute("SELECT tenancy.normalize_tenant_id('x')")
+    assert other.execute(settings).fetchall() == [("transaction", "refuse")]
+
+
+def connected(connect, role, **settings):
+    """A connection with start-up options, or none where the server refuses them at once, which is as good."""
+    try:
+        return connect(role, settings=settings)
+    except psycopg.OperationalError as error:
+        assert "permission denied to set parameter" in str(error)
+        return None
+
+
+def test_start_up_option_does_not_unseal(connect, make_role):
+    sealed = connected(connect, make_role("it_sealed", may_set=True, seal="transaction"), **{"tenancy.seal": "off"})
+    if sealed is None:
+        return
+    for _ in range(2):  # the library is loaded in the first transaction, and there from the start in the second
+        with pytest.raises(psycopg.errors.InsufficientPrivilege), sealed.transaction():
+            set_local(sealed, "acme")
+            items(sealed)
+            set_local(sealed, "globex")
+            items(sealed)
+
+
+def test_start_up_option_does_not_allow_what_is_refused(connect, make_role):
+    role = make_role("it_refuse", may_set=True, session_context="refuse")
+    app = connected(connect, role, **{"tenancy.session_context": "allow"})
+    if app is None:
+        return
+    for _ in range(2):
+        app.execute("SET tenancy.tenant_id = 'acme'")
+        with pytest.raises(psycopg.Error):
+            items(app)
+
+
+def test_start_up_option_does_not_unbind(connect, make_role):
+    bound = connected(connect, make_role("it_bound", tenant_id="acme"), **{"tenancy.tenant_id": "globex"})
+    if bound is None:
+        return
+    try:
+        assert items(bound) == ACME
+    except psycopg.Error as error:
+        assert error.sqlstate == "55000"
+
+
+def test_malformed_value_before_the_load(app):
+    app.execute("SET tenancy.tenant_id = 'a/b'")
+    with pytest.raises(psycopg.Error) as info:
+        items(app)
+    assert info.value.sqlstate in ("55000", "22023")
+
+
+def test_bound_role(connect, make_role):
+    bound = connect(make_role("it_bound", tenant_id="acme"))
+    assert items(bound) == ACME
+    with sqlstate("42501"):
+        bound.execute("SET tenancy.tenant_id = 'globex'")
+    bound.execute("DISCARD ALL")
+    assert items(bound) == ACME
+
+
+def test_bound_role_that_sets_before_the_load(connect, make_role):
+    bound = connect(make_role("it_bound", tenant_id="acme"))
+    try:
+        bound.execute("SET tenancy.tenant_id = 'globex'")
+    except psycopg.errors.InsufficientPrivilege:
+        pass
+    try:
+        seen = items(bound)
+    except psycopg.Error as error:
+        assert error.sqlstate == "55000"
+    else:
+        assert seen == ACME
+
+
+class TestSessionContextRefuse:
+    @pytest.fixture
+    def role(self, make_role):
+        return make_role("it_refuse", may_set=True, session_context="refuse")
+
+    def test_plain_set_that_was_left_over_at_the_load(self, connect, role):
+        app = connect(role)
+        app.execute("SET tenancy.tenant_id = 'acme'")
+        assert not loaded(app)
+        with refused("TENANT_CONTEXT_MISSING"):
+            items(app)
+        with app.transaction():
+            set_local(app, "globex")
+            assert items(app) == GLOBEX
+        with refused("TENANT_CONTEXT_MISSING"):
+            items(app)
+
+    def test_what_goes_on_working(self, connect, role):
+        app = connect(role)
+        with app.transaction():
+            app.execute("SET LOCAL tenancy.tenant_id = 'acme'")
+            assert not loaded(app)
+            assert items(app) == ACME
+        app = connect(role)
+        with app.transaction():
+            app.execute("SET tenancy.tenant_id = 'acme'")
+            assert items(app) == ACME
+        with refused("TENANT_CONTEXT_MISSING"):
+            items(app)
+        app = connect(role, settings={"tenancy.tenant_id": "acme"})
+        assert items(app) == ACME
+
+
+def test_suspension(db, app, dba):
+    tenant = db.new_tenant("one")
+    set_session(app, tenant)
+    assert items(app) == ["one"]
+    dba.execute("SELECT tenancy.suspend_tenant(%s)", [tenant])
+    with refused("TENANT_SUSPENDED"):
+        items(app)
+    dba.execute("SELECT tenancy.resume_tenant(%s)", [tenant])
+    assert items(app) == ["one"]
+
+
+def test_suspension_in_a_session_that_loads_later(db, app, connect):
+    tenant = db.new_tenant("one")
+    app.execute(f"SET tenancy.tenant_id = '{tenant}'")
+    assert not loaded(app)
+    db.run(f"SELECT tenancy.suspend_tenant('{tenant}')")
+    with refused("TENANT_SUSPENDED"):
+        items(app)
+
+
+def test_session_preload_libraries(db, connect):
+    # What the hint of CREATE EXTENSION offers: the library from the first statement on, without a restart.
+    db.run(f"ALTER DATABASE {db.name} SET session_preload_libraries = 'tenancy'")
+    try:
+        app = connect()
+        assert loaded(app)
+        with sqlstate("42602"):
+            app.execute("SET tenancy.tennant_id = 'acme'")
+        with sqlstate("42501"):
+            connect(GUEST).execute("SET tenancy.tenant_id = 'acme'")
+        with app.transaction():
+            set_local(app, "acme")
+            assert items(app) == ACME
+        assert items(connect(settings={"tenancy.tenant_id": "globex"})) == GLOBEX
+    finally:
+        db.run(f"ALTER DATABASE {db.name} RESET session_preload_libraries")
