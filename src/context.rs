@@ -7,7 +7,7 @@
 
 use std::cell::Cell;
 
-use pgrx::{JsonB, prelude::*};
+use pgrx::{AllocatedByPostgres, JsonB, prelude::*};
 use serde_json::json;
 
 use crate::error::Error;
@@ -15,7 +15,7 @@ use crate::guc::{self, MissingTenant, Mode, Seal, SessionContext};
 use crate::pg::{
     self,
     accessor::{Form, Resolved},
-    guc::{Assigned, Before, Refusal, Source},
+    guc::{Assigned, Refusal, Source},
     hook::Statement,
     setter::Request,
 };
@@ -30,7 +30,7 @@ thread_local! {
     static FIRST: Cell<Option<TenantId>> = const { Cell::new(None) };
     /// `tenancy.seal()` was called in this transaction.
     static SEALED: Cell<bool> = const { Cell::new(false) };
-    /// The library was loaded in this transaction, after it had set a tenant: maybe not for the first time.
+    /// The library was loaded in this transaction, which may have been in any tenant before.
     static UNSEALABLE: Cell<bool> = const { Cell::new(false) };
     /// A start-up option that the role may not give has taken the place of what the role or the database sets.
     static OVERRIDDEN: Cell<bool> = const { Cell::new(false) };
@@ -54,9 +54,8 @@ pub fn init() -> Named {
         registry::trim();
     });
     pg::hook::init(judge);
-    let before = pg::guc::before_definition(c"tenancy.tenant_id");
-    LEFT_OVER.set(before == Before::LeftOver);
-    UNSEALABLE.set(before == Before::Changed);
+    LEFT_OVER.set(pg::guc::is_left_over(c"tenancy.tenant_id"));
+    UNSEALABLE.set(pg::xact::in_transaction());
     Named(guc::PRIVILEGED.map(pg::guc::is_from_client))
 }
 
@@ -103,7 +102,7 @@ fn assign(value: Option<&Assigned>) {
 }
 
 /// The tenant that the parameters name, confirmed by nobody.
-fn named() -> Result<Option<TenantId>, Error> {
+fn named() -> Result<Option<TenantId>, Error<'static>> {
     match pg::guc::assigned() {
         Some(assigned) => Ok(Some(assigned.id)),
         None if guc::mode() == Mode::Single => match guc::default_tenant() {
@@ -123,7 +122,7 @@ fn stale() -> Option<TenantId> {
 }
 
 /// The tenant that the current statement runs for: named, not refused, sealed to no other, registered, active.
-fn confirm() -> Result<Option<TenantId>, Error> {
+fn confirm() -> Result<Option<TenantId>, Error<'static>> {
     if OVERRIDDEN.get() {
         return Err(Error::Overridden);
     }
@@ -131,7 +130,7 @@ fn confirm() -> Result<Option<TenantId>, Error> {
         return Err(Error::ContextStale(id));
     }
     let Some(id) = named()? else { return Ok(None) };
-    if UNSEALABLE.get() && is_sealed() {
+    if UNSEALABLE.get() && guc::seal() == Seal::Transaction {
         return Err(Error::Unsealable(id));
     }
     match FIRST.get() {
@@ -146,7 +145,7 @@ fn confirm() -> Result<Option<TenantId>, Error> {
 }
 
 /// The same, for its use: used is as good as set where a transaction is sealed.
-fn confirmed() -> Result<Option<TenantId>, Error> {
+fn confirmed() -> Result<Option<TenantId>, Error<'static>> {
     let id = confirm()?;
     if id.is_some() && FIRST.get().is_none() {
         FIRST.set(id);
@@ -266,18 +265,32 @@ pub fn context() -> JsonB {
     }))
 }
 
+/// Raises 42501 (`TENANT_ACCESS_DENIED`) where a tenant is set: what a tenant runs must not reach the registry or the
+/// protection, whatever was granted. `what` is called so. Stable. For the functions of the extension.
+#[pg_extern(schema = "_tenancy", stable, parallel_restricted)]
+pub fn refuse_in_context(what: &str) {
+    if let Some(id) = set_by_parameter() {
+        crate::pg::forget_error_context();
+        Error::InContext(id, what).raise()
+    }
+}
+
+/// The tenant that `tenancy.tenant_id` names. A single-tenant deployment's default is not set: its administrator and
+/// its application may be one.
+fn set_by_parameter() -> Option<TenantId> {
+    if OVERRIDDEN.get() {
+        Error::Overridden.raise()
+    }
+    pg::guc::assigned().map(|assigned| assigned.id)
+}
+
 /// Trigger on tables of kind `system`: raises 42501 (`TENANT_ACCESS_DENIED`) where a tenant is set.
 #[pg_trigger(sql = false)]
 pub fn deny_system_write<'a>(
     trigger: &'a PgTrigger<'a>,
 ) -> Result<Option<PgHeapTuple<'a, impl WhoAllocated>>, PgTriggerError> {
-    if let Some(assigned) = pg::guc::assigned() {
-        crate::error::raise(
-            "TENANT_ACCESS_DENIED",
-            &format!("system table {} cannot be changed in the context of a tenant", trigger.table_name()?),
-            JsonB(json!({"tenant_id": assigned.id.as_str(), "kind": "system"})),
-            Some("Change it in a session without a tenant: RESET tenancy.tenant_id;"),
-        );
+    if let Some(id) = set_by_parameter() {
+        Error::SystemTable(id, &trigger.table_name()?).raise()
     }
     Ok(trigger.old())
 }
@@ -286,12 +299,6 @@ pub fn deny_system_write<'a>(
 #[pg_trigger(sql = false)]
 pub fn deny_audit_change<'a>(
     trigger: &'a PgTrigger<'a>,
-) -> Result<Option<PgHeapTuple<'a, impl WhoAllocated>>, PgTriggerError> {
-    crate::error::raise(
-        "TENANT_ACCESS_DENIED",
-        &format!("rows of audit table {} cannot be changed", trigger.table_name()?),
-        JsonB(json!({"kind": "audit"})),
-        Some("An audit table takes INSERT and SELECT only."),
-    );
-    Ok(trigger.old())
+) -> Result<Option<PgHeapTuple<'a, AllocatedByPostgres>>, PgTriggerError> {
+    Error::AuditTable(&trigger.table_name()?).raise()
 }

@@ -90,14 +90,14 @@ fn sqlstate(code: &str) -> S {
 /// The errors that Rust raises; what PL/pgSQL raises is worded where it happens.
 #[must_use = "an error that is not raised fails open"]
 #[derive(Clone, Copy)]
-pub enum Error {
+pub enum Error<'a> {
     /// No tenant is set.
     ContextMissing,
     /// `tenancy.session_context = 'refuse'`, and the context was set in an earlier transaction.
     ContextStale(TenantId),
     /// The transaction is sealed to another tenant.
     Sealed(TenantId),
-    /// `tenancy.seal` is on, but the library was loaded after the transaction had set a tenant.
+    /// `tenancy.seal` is on, but the library was loaded after the transaction had begun.
     Unsealable(TenantId),
     /// The start-up packet named a parameter that the role may not set, before the library could refuse it.
     Overridden,
@@ -110,6 +110,12 @@ pub enum Error {
     IdInvalid(Malformed),
     /// The tenant's id has no form of the type that a table holds.
     NoForm(TenantId, &'static str),
+    /// A function that changes the registry or the protection, called for a tenant.
+    InContext(TenantId, &'a str),
+    /// A change of a table of kind `system`, for a tenant.
+    SystemTable(TenantId, &'a str),
+    /// A change of a table of kind `audit`.
+    AuditTable(&'a str),
     /// An argument that must not be null.
     NullArgument(&'static str),
     NotInstalled,
@@ -124,7 +130,7 @@ struct Wording {
 
 const SET_LINE: &str = "Set the tenant in the transaction that uses it: BEGIN; SET LOCAL tenancy.tenant_id = '<tenant>'; ... COMMIT;";
 
-impl Error {
+impl Error<'_> {
     fn wording(&self) -> Wording {
         let (code, message, detail, hint) = match self {
             Error::ContextMissing => {
@@ -144,7 +150,7 @@ impl Error {
             ),
             Error::Unsealable(id) => (
                 "TENANT_ACCESS_DENIED",
-                "transaction set a tenant before it could be sealed".to_owned(),
+                "transaction began before it could be sealed".to_owned(),
                 json!({"tenant_id": id.as_str(), "sealed": false}),
                 "tenancy.seal needs the library from the start of a connection: add tenancy to shared_preload_libraries or session_preload_libraries.",
             ),
@@ -189,6 +195,24 @@ impl Error {
                 format!("tenant id \"{}\" is not a {form}", id.as_str()),
                 json!({"tenant_id": id.as_str(), "type": form}),
                 "The table's tenant column and the tenant's id must be of the same form.",
+            ),
+            Error::InContext(id, what) => (
+                "TENANT_ACCESS_DENIED",
+                format!("{what} cannot be called in the context of a tenant"),
+                json!({"tenant_id": id.as_str()}),
+                "Call it in a session without a tenant: RESET tenancy.tenant_id;",
+            ),
+            Error::SystemTable(id, table) => (
+                "TENANT_ACCESS_DENIED",
+                format!("system table {table} cannot be changed in the context of a tenant"),
+                json!({"tenant_id": id.as_str(), "kind": "system"}),
+                "Change it in a session without a tenant: RESET tenancy.tenant_id;",
+            ),
+            Error::AuditTable(table) => (
+                "TENANT_ACCESS_DENIED",
+                format!("rows of audit table {table} cannot be changed"),
+                json!({"kind": "audit"}),
+                "An audit table takes INSERT and SELECT only.",
             ),
             Error::NullArgument("tenant_id") => (
                 "TENANT_ID_INVALID",
@@ -310,6 +334,9 @@ mod tests {
             Error::NotActive(id, "suspended"),
             Error::IdInvalid(Malformed::Character),
             Error::NoForm(id, "uuid"),
+            Error::InContext(id, "protect"),
+            Error::SystemTable(id, "airports"),
+            Error::AuditTable("journal"),
             Error::NullArgument("tenant_id"),
             Error::NullArgument("is_local"),
             Error::NotInstalled,

@@ -44,6 +44,7 @@ extension_sql_file!(
         context::deny_write,
         context::context,
         context::seal,
+        context::refuse_in_context,
         error::raise,
         error::error_codes,
         registry::normalize_tenant_id

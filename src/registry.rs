@@ -12,7 +12,10 @@ use std::collections::HashMap;
 use pgrx::{JsonB, PgRelation, prelude::*};
 
 use crate::error::Error;
-use crate::pg::{self, accessor::Forms};
+use crate::pg::{
+    self,
+    accessor::{Forms, Resolved},
+};
 use crate::tenant::TenantId;
 
 /// Entries kept per backend. A pooled backend meets many tenants; past this it starts afresh when idle.
@@ -60,7 +63,7 @@ struct Relations {
 thread_local! {
     static TENANTS: RefCell<HashMap<Box<str>, Entry>> = RefCell::new(HashMap::new());
     /// Holds a tenant that found the cache full, until the next one.
-    static OVERFLOW: RefCell<Option<Box<Forms>>> = const { RefCell::new(None) };
+    static OVERFLOW: RefCell<Option<(TenantId, Entry)>> = const { RefCell::new(None) };
     static RELATIONS: Cell<Option<Relations>> = const { Cell::new(None) };
     /// Entries checked under an older generation are read again.
     static GENERATION: Cell<u64> = const { Cell::new(1) };
@@ -96,21 +99,27 @@ fn relations() -> Option<Relations> {
     })
 }
 
-fn read_status(id: &TenantId) -> Result<Status, Error> {
+fn read_status(id: &TenantId) -> Result<Status, Error<'static>> {
     let relations = relations().ok_or(Error::NotInstalled)?;
     pg::scan::text_by_key(relations.table, relations.key, id.as_str(), STATUS_COLUMN)
         .and_then(|status| Status::parse(&status))
         .ok_or(Error::NotFound(*id))
 }
 
-fn forms(id: &TenantId) -> Box<Forms> {
-    Box::new(Forms::new(id.as_str(), id.uuid(), id.bigint()))
+/// Calls `with` on the tenant's place in the cache, if it has one.
+fn cached<T>(id: &TenantId, with: impl FnOnce(&mut Entry) -> T) -> Option<(T, bool)> {
+    TENANTS.with_borrow_mut(|tenants| match tenants.get_mut(id.as_str()) {
+        Some(entry) => Some((with(entry), true)),
+        None => OVERFLOW.with_borrow_mut(|place| match place {
+            Some((held, entry)) if held == id => Some((with(entry), false)),
+            _ => None,
+        }),
+    })
 }
 
 /// Returns the tenant's status, from the cache where it is current.
-pub fn status(id: &TenantId) -> Result<Status, Error> {
-    let cached = TENANTS.with_borrow(|tenants| tenants.get(id.as_str()).and_then(|entry| entry.checked));
-    if let Some((generation, status)) = cached
+pub fn status(id: &TenantId) -> Result<Status, Error<'static>> {
+    if let Some((Some((generation, status)), _)) = cached(id, |entry| entry.checked)
         && generation == GENERATION.get()
     {
         return Ok(status);
@@ -118,27 +127,28 @@ pub fn status(id: &TenantId) -> Result<Status, Error> {
     // Before the read: what arrives during it makes this answer outdated at once.
     let generation = GENERATION.get();
     let status = read_status(id)?;
-    TENANTS.with_borrow_mut(|tenants| {
-        if let Some(entry) = tenants.get_mut(id.as_str()) {
-            entry.checked = Some((generation, status));
-        } else if tenants.len() < CACHED {
-            let entry = Entry { forms: forms(id), checked: Some((generation, status)) };
-            tenants.insert(id.as_str().into(), entry);
-        }
-    });
+    let checked = Some((generation, status));
+    if cached(id, |entry| entry.checked = checked).is_none() {
+        let forms = Box::new(Forms::new(id.as_str(), id.uuid(), id.bigint()));
+        let entry = Entry { forms, checked };
+        TENANTS.with_borrow_mut(|tenants| {
+            if tenants.len() < CACHED {
+                tenants.insert(id.as_str().into(), entry);
+            } else {
+                OVERFLOW.set(Some((*id, entry)));
+            }
+        });
+    }
     Ok(status)
 }
 
 /// Returns the forms of a tenant whose status was asked for before.
-pub fn resolved(id: &TenantId) -> pg::accessor::Resolved {
-    let kept = TENANTS.with_borrow(|tenants| {
-        tenants.get(id.as_str()).map(|entry| std::ptr::from_ref(entry.forms.as_ref()))
-    });
-    match kept {
-        Some(forms) => pg::accessor::Resolved::Kept(forms),
-        None => OVERFLOW.with_borrow_mut(|place| {
-            pg::accessor::Resolved::Passing(std::ptr::from_ref(place.insert(forms(id)).as_ref()))
-        }),
+pub fn resolved(id: &TenantId) -> Resolved {
+    match cached(id, |entry| std::ptr::from_ref(entry.forms.as_ref())) {
+        Some((forms, true)) => Resolved::Kept(forms),
+        Some((forms, false)) => Resolved::Passing(forms),
+        // `status` has just put it there; NULL shows no row.
+        None => Resolved::None,
     }
 }
 
@@ -166,7 +176,8 @@ pub fn tenants_changed<'a>(
 }
 
 /// Records that a table is protected, and what `protect` changed on it. The caller must own the table.
-/// Raises 42501 (`RELATION_NOT_OWNED`). Volatile. For `tenancy.protect`, with the rights of its caller.
+/// Raises 42501 (`RELATION_NOT_OWNED`, `TENANT_ACCESS_DENIED` in the context of a tenant), 42809
+/// (`RELATION_NOT_SUPPORTED`). Volatile. For `tenancy.protect`, with the rights of its caller.
 #[pg_extern(schema = "_tenancy", volatile)]
 #[search_path(pg_catalog, pg_temp)]
 pub fn save_protection(
@@ -203,13 +214,15 @@ fn write_protection(
     command: &str,
     arguments: &[pgrx::datum::DatumWithOid],
 ) -> Result<(), pgrx::spi::Error> {
+    let refuse = |code, message| crate::error::raise(code, message, JsonB(serde_json::json!({})), None);
+    if let Some(assigned) = pg::guc::assigned() {
+        Error::InContext(assigned.id, "protect").raise()
+    }
+    if !pg::scan::is_permanent_table(relation) {
+        refuse("RELATION_NOT_SUPPORTED", "not a permanent table");
+    }
     if !pg::user::owns_relation(relation) {
-        crate::error::raise(
-            "RELATION_NOT_OWNED",
-            "must be owner of the table",
-            JsonB(serde_json::json!({})),
-            None,
-        );
+        refuse("RELATION_NOT_OWNED", "must be owner of the table");
     }
     let Some(relations) = relations() else { Error::NotInstalled.raise() };
     let _owner = pg::user::AsOwner::of(relations.table);

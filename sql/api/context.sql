@@ -46,6 +46,10 @@ COMMENT ON FUNCTION tenancy.error_codes() IS
 'Returns the catalogue of errors: the code in DETAIL, its SQLSTATE, the status that an HTTP layer answers with, and
 when it is raised. Immutable. PUBLIC may call it.';
 
+COMMENT ON FUNCTION _tenancy.refuse_in_context(text) IS
+'Raises 42501 TENANT_ACCESS_DENIED where a tenant is set: what a tenant runs must not reach the registry or the protection,
+whatever was granted. Stable. For the functions of the extension.';
+
 COMMENT ON FUNCTION _tenancy.raise(text, text, jsonb, text) IS
 'Raises an error of the catalogue: code (which decides the SQLSTATE), message, the fields of DETAIL besides the code,
 hint. Volatile. For the functions of the extension.';

@@ -10,7 +10,7 @@ DECLARE
     item record;
 BEGIN
     FOR item IN
-        SELECT t.relation, t.depth, c.relkind, c.relispartition, n.nspname,
+        SELECT t.relation, t.depth, c.relkind, c.relpersistence, n.nspname,
                pg_has_role(c.relowner, 'USAGE') AS owned,
                (SELECT i.inhparent::regclass FROM pg_inherits i WHERE i.inhrelid = c.oid ORDER BY i.inhseqno LIMIT 1) AS parent
         FROM _tenancy.tree(check_relation.relation) t
@@ -29,6 +29,9 @@ BEGIN
         ELSIF item.nspname IN ('_tenancy', 'tenancy', 'pg_catalog', 'information_schema', 'pg_toast') THEN
             PERFORM _tenancy.raise('RELATION_NOT_SUPPORTED', format('%s is a table of the system', item.relation),
                 jsonb_build_object('relation', item.relation::text));
+        ELSIF item.relpersistence = 't' THEN
+            PERFORM _tenancy.raise('RELATION_NOT_SUPPORTED', format('%s is a temporary table', item.relation),
+                jsonb_build_object('relation', item.relation::text), 'No other session reaches a temporary table.');
         ELSIF NOT item.owned THEN
             PERFORM _tenancy.raise('RELATION_NOT_OWNED', format('must be owner of table %s', item.relation),
                 jsonb_build_object('relation', item.relation::text),
@@ -142,14 +145,15 @@ BEGIN
     -- The first protection knows what there was before; a later one only adds what it had to do again.
     undo := coalesce(undo, jsonb_build_object(
         'row_security', class.relrowsecurity, 'forced', class.relforcerowsecurity,
-        'not_null', false, 'own_not_null', false, 'index', NULL, 'reference', false, 'revoked', '[]'::jsonb,
+        'not_null', false, 'own_not_null', false, 'index', NULL, 'own_index', NULL, 'reference', false, 'revoked', '[]'::jsonb,
         -- A partition that was made after its parent was protected has its default from there.
         'default', inherits_default AND EXISTS (
             SELECT FROM pg_attrdef d JOIN pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum
             WHERE d.adrelid = relation AND a.attname = tenant_column
               AND strpos(pg_get_expr(d.adbin, d.adrelid), _tenancy.column_default(relation, tenant_column)) > 0),
         'access', coalesce((options ->> 'access_policy')::boolean,
-            NOT EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = relation AND p.polpermissive))));
+            NOT EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = relation AND p.polpermissive
+                        AND p.polname <> 'tenancy_access'))));
     IF options ->> 'access_policy' IS NOT NULL THEN
         undo := undo || jsonb_build_object('access', (options ->> 'access_policy')::boolean);
     END IF;
@@ -181,6 +185,10 @@ BEGIN
     IF (options ->> 'reference')::boolean AND kind <> 'system' AND NOT EXISTS (
         SELECT FROM pg_constraint k
         WHERE k.conrelid = relation AND k.contype = 'f' AND k.confrelid = '_tenancy.tenants'::regclass) THEN
+        IF NOT has_table_privilege('_tenancy.tenants', 'REFERENCES') THEN
+            PERFORM _tenancy.raise('RELATION_NOT_OWNED', 'must be granted REFERENCES on the registry', '{}',
+                format('GRANT REFERENCES ON _tenancy.tenants TO %I;', current_user));
+        END IF;
         EXECUTE format('ALTER TABLE %s ADD CONSTRAINT tenancy_reference FOREIGN KEY (%I) REFERENCES _tenancy.tenants (%I)',
             relation, tenant_column,
             CASE _tenancy.column_default(relation, tenant_column)
@@ -257,6 +265,9 @@ DECLARE
                                         'access_policy', protect.access_policy);
     -- NOT NULL recurses to children, so what each had before is noted before any is touched.
     nullable regclass[];
+    -- An index of a partition's own that fits is attached to the parent's new one, and would go with it.
+    own_indexes oid[];
+    own_index name;
     saved_kind text;
     saved_column name;
     root_undo jsonb;
@@ -310,6 +321,8 @@ BEGIN
 
     nullable := ARRAY(SELECT t.relation FROM _tenancy.tree(protect.relation) t
                       JOIN pg_attribute a ON a.attrelid = t.relation AND a.attname = the_column AND NOT a.attnotnull);
+    own_indexes := ARRAY(SELECT i.indexrelid FROM _tenancy.tree(protect.relation) t JOIN pg_index i ON i.indrelid = t.relation
+                         WHERE NOT EXISTS (SELECT FROM pg_inherits h WHERE h.inhrelid = i.indexrelid));
     FOR item IN
         SELECT t.relation, t.depth, p.undo
         FROM _tenancy.tree(protect.relation) t LEFT JOIN LATERAL _tenancy.protection(t.relation) p ON true
@@ -323,6 +336,12 @@ BEGIN
             ELSIF item.undo IS NULL AND NOT (root_undo ->> 'not_null')::boolean THEN
                 step.undo := step.undo || '{"own_not_null": true}';
             END IF;
+        END IF;
+        SELECT c.relname INTO own_index
+        FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_inherits h ON h.inhrelid = i.indexrelid
+        WHERE i.indrelid = item.relation AND i.indexrelid = ANY (own_indexes);
+        IF own_index IS NOT NULL THEN
+            step.undo := step.undo || jsonb_build_object('own_index', own_index);
         END IF;
         PERFORM _tenancy.save_protection(item.relation, protect.kind, the_column::text, options, step.undo);
         done := done || ARRAY(SELECT CASE WHEN item.depth = 0 THEN d ELSE item.relation || ': ' || d END FROM unnest(step.done) d);
@@ -365,7 +384,6 @@ DECLARE
     was_not_null regclass[];
     item record;
     lost record;
-    schema name;
 BEGIN
     PERFORM _tenancy.refuse_in_context('unprotect');
     IF unprotect.relation IS NULL THEN
@@ -384,10 +402,9 @@ BEGIN
         JOIN pg_attribute a ON a.attrelid = t.relation AND a.attname = p.tenant_column AND a.attnotnull);
 
     FOR item IN
-        SELECT t.relation, t.depth, p.kind, p.tenant_column, p.undo, n.nspname
+        SELECT t.relation, t.depth, p.kind, p.tenant_column, p.undo
         FROM _tenancy.tree(unprotect.relation) t
         JOIN LATERAL _tenancy.protection(t.relation) p ON true
-        JOIN pg_class c ON c.oid = t.relation JOIN pg_namespace n ON n.oid = c.relnamespace
         ORDER BY t.depth, t.relation::text
     LOOP
         FOR lost IN SELECT p.name FROM _tenancy.present_policies(item.relation) p LOOP
@@ -406,9 +423,10 @@ BEGIN
             IF (item.undo ->> 'reference')::boolean THEN
                 EXECUTE format('ALTER TABLE %s DROP CONSTRAINT IF EXISTS tenancy_reference', item.relation);
             END IF;
-            IF item.undo ->> 'index' IS NOT NULL THEN
-                EXECUTE format('DROP INDEX IF EXISTS %I.%I', item.nspname, item.undo ->> 'index');
-            END IF;
+            FOR lost IN SELECT i.indexrelid::regclass AS index FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+                        WHERE i.indrelid = item.relation AND c.relname = item.undo ->> 'index' LOOP
+                EXECUTE format('DROP INDEX %s', lost.index);
+            END LOOP;
             IF EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = item.relation AND a.attname = item.tenant_column) THEN
                 IF (item.undo ->> 'default')::boolean THEN
                     EXECUTE format('ALTER TABLE ONLY %s ALTER COLUMN %I DROP DEFAULT', item.relation, item.tenant_column);
@@ -426,6 +444,9 @@ BEGIN
                 EXECUTE format('GRANT %s%s ON %s TO %s%s', lost.privilege, ' (' || quote_ident(lost."column") || ')',
                     item.relation, lost.grantee, CASE WHEN lost.grantable THEN ' WITH GRANT OPTION' END);
             END LOOP;
+        END IF;
+        IF item.undo ->> 'own_index' IS NOT NULL AND NOT _tenancy.has_leading_index(item.relation, item.tenant_column) THEN
+            EXECUTE format('CREATE INDEX %I ON %s (%I)', item.undo ->> 'own_index', item.relation, item.tenant_column);
         END IF;
         PERFORM _tenancy.forget_protection(item.relation);
         IF item.relation = ANY (was_not_null) AND item.depth > 0 THEN

@@ -49,7 +49,8 @@ $$;
 COMMENT ON FUNCTION _tenancy.column_default(regclass, name) IS 'the default of a tenant column';
 
 -- The policies of each kind, always TO PUBLIC. A restrictive policy can only narrow what others allow, so a policy that
--- a user adds later opens nothing. The library knows a protected table by its policy tenancy_isolation (src/context.rs).
+-- a user adds later opens nothing. tenancy_access repeats the condition (PostgreSQL evaluates equal ones once): with USING (true) it would
+-- outlive DROP EXTENSION ... CASCADE, and be all that is left. The library knows a protected table by its policy tenancy_isolation (src/context.rs).
 CREATE FUNCTION _tenancy.policies(kind text, isolation text, tenant_column name)
     RETURNS TABLE (name name, permissive boolean, command text, using_expr text, check_expr text)
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -67,13 +68,15 @@ AS $$
             isolation, format('(%s OR tenancy.deny_write())', isolation)),
         ('{shared}', 'tenancy_delete', false, 'DELETE',
             isolation, NULL),
-        ('{tenant,audit,shared}', 'tenancy_access', true, 'ALL', 'true', 'true')
+        ('{tenant,audit}', 'tenancy_access', true, 'ALL', isolation, 'true'),
+        ('{shared}', 'tenancy_access', true, 'ALL',
+            '((' || quote_ident(tenant_column) || ' IS NULL) OR ' || isolation || ')', 'true')
     ) AS p(kinds, name, permissive, command, using_expr, check_expr)
     WHERE policies.kind = ANY (p.kinds)
 $$;
 COMMENT ON FUNCTION _tenancy.policies(text, text, name) IS 'the policies of a kind of protected table';
 
--- The policies that a table has under our prefix, in the same form; altered is true for one TO a role.
+-- The policies that a table has under our names, in the same form; altered is true for one TO a role.
 CREATE FUNCTION _tenancy.present_policies(relation regclass)
     RETURNS TABLE (name name, permissive boolean, command text, using_expr text, check_expr text, altered boolean)
     LANGUAGE sql STABLE PARALLEL SAFE
@@ -84,7 +87,8 @@ AS $$
            pg_get_expr(p.polqual, p.polrelid), pg_get_expr(p.polwithcheck, p.polrelid),
            p.polroles <> '{0}'
     FROM pg_policy p
-    WHERE p.polrelid = relation AND p.polname LIKE 'tenancy\_%'
+    WHERE p.polrelid = relation
+      AND p.polname IN ('tenancy_isolation', 'tenancy_insert', 'tenancy_update', 'tenancy_delete', 'tenancy_access')
 $$;
 COMMENT ON FUNCTION _tenancy.present_policies(regclass) IS 'the policies of ours that a table has';
 
@@ -133,7 +137,8 @@ AS $$
 $$;
 COMMENT ON FUNCTION _tenancy.has_leading_index(regclass, name) IS 'whether an index leads with the tenant column';
 
--- Which of these ids are not registered. It answers for tables that the caller may protect only, so never to a tenant.
+-- Which of these ids are not registered. Never answers in the context of a tenant; a role without one can learn from it, as
+-- from protect itself, whether an id is registered.
 CREATE FUNCTION _tenancy.unregistered(ids text[]) RETURNS text[]
     LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
@@ -257,7 +262,7 @@ CREATE VIEW tenancy.protected_tables AS
            _tenancy.drift(p.relation, p.kind, p.tenant_column, p.options, p.undo) AS drift,
            p.protected_at
     FROM _tenancy.protected p
-    LEFT JOIN pg_catalog.pg_class c ON c.oid = p.relation;
+    LEFT JOIN pg_catalog.pg_class c ON c.oid = p.relation::oid;
 COMMENT ON VIEW tenancy.protected_tables IS
 'The protected tables: kind, tenant column, state of row-level security, our policies, and drift: what differs from the
 protection, empty where nothing does. Call tenancy.protect again to mend it. PUBLIC may read it.';
@@ -273,6 +278,6 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION _tenancy.forget_dropped() IS 'event trigger: a table that is dropped takes its protection with it';
+-- Any command can drop a table on the way: a type of its rows, a function of its partition key.
 CREATE EVENT TRIGGER tenancy_forget_dropped ON sql_drop
-    WHEN TAG IN ('DROP TABLE', 'DROP SCHEMA', 'DROP OWNED', 'DROP EXTENSION', 'ALTER TABLE')
     EXECUTE FUNCTION _tenancy.forget_dropped();

@@ -12,11 +12,15 @@ CREATE FUNCTION _tenancy.tenants_changed() RETURNS trigger
     LANGUAGE c VOLATILE
     AS 'MODULE_PATHNAME', 'tenants_changed_wrapper';
 COMMENT ON FUNCTION _tenancy.tenants_changed() IS 'trigger: tells every backend, at commit, that a tenant changed';
+-- For each row, because logical replication fires no others; always, because a cache that is not told is an open door.
+-- On INSERT as well: a tenant whose registration is rolled back must be forgotten.
 CREATE TRIGGER tenancy_changed
-    AFTER UPDATE OR DELETE OR TRUNCATE ON _tenancy.tenants
+    AFTER INSERT OR UPDATE OR DELETE ON _tenancy.tenants
+    FOR EACH ROW EXECUTE FUNCTION _tenancy.tenants_changed();
+CREATE TRIGGER tenancy_truncated
+    AFTER TRUNCATE ON _tenancy.tenants
     FOR EACH STATEMENT EXECUTE FUNCTION _tenancy.tenants_changed();
--- Also while a replication role is in force: a cache that is not told is an open door.
-ALTER TABLE _tenancy.tenants ENABLE ALWAYS TRIGGER tenancy_changed;
+ALTER TABLE _tenancy.tenants ENABLE ALWAYS TRIGGER tenancy_changed, ENABLE ALWAYS TRIGGER tenancy_truncated;
 
 -- Names that belong to the service itself, so no tenant has them as its subdomain.
 CREATE FUNCTION _tenancy.is_reserved_subdomain(subdomain text) RETURNS boolean
@@ -28,21 +32,6 @@ AS $$
         'mail', 'mx', 'ns', 'ns1', 'ns2', 'pop', 'root', 'smtp', 'sso', 'static', 'status', 'support', 'webmail', 'www'])
 $$;
 COMMENT ON FUNCTION _tenancy.is_reserved_subdomain(text) IS 'whether a subdomain belongs to the service itself';
-
--- What a tenant runs must not reach the registry or the protection, whatever was granted.
-CREATE FUNCTION _tenancy.refuse_in_context(what text) RETURNS void
-    LANGUAGE plpgsql STABLE PARALLEL SAFE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-    IF pg_catalog.current_setting('tenancy.tenant_id', true) <> '' THEN
-        PERFORM _tenancy.raise('TENANT_ACCESS_DENIED', format('%s cannot be called in the context of a tenant', what),
-            jsonb_build_object('tenant_id', current_setting('tenancy.tenant_id')),
-            'Call it in a session without a tenant: RESET tenancy.tenant_id;');
-    END IF;
-END
-$$;
-COMMENT ON FUNCTION _tenancy.refuse_in_context(text) IS 'raises 42501 TENANT_ACCESS_DENIED where a tenant is set';
 
 CREATE FUNCTION tenancy.create_tenant(
     id text, name text DEFAULT NULL, subdomain text DEFAULT NULL, plan text DEFAULT NULL, settings jsonb DEFAULT '{}')

@@ -22,7 +22,7 @@ CREATE TABLE _tenancy.tenants (
              THEN id::uuid END) STORED,
     id_bigint bigint GENERATED ALWAYS AS (
         CASE WHEN id ~ '^(0|-?[1-9][0-9]{0,18})$'
-             THEN CASE WHEN id::numeric BETWEEN -9223372036854775808 AND 9223372036854775807
+             THEN CASE WHEN id::numeric BETWEEN (-9223372036854775808)::numeric AND 9223372036854775807::numeric
                        THEN id::bigint END END) STORED,
     CONSTRAINT tenants_pkey PRIMARY KEY (id),
     CONSTRAINT tenants_subdomain_key UNIQUE (subdomain),

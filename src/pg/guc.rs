@@ -131,28 +131,14 @@ pub fn reserve_prefix(prefix: &'static CStr) {
     unsafe { pg_sys::MarkGUCPrefixReserved(prefix.as_ptr()) }
 }
 
-/// What a session did to a parameter before the library was loaded.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Before {
-    /// Nothing: the value is the default, or comes from the server, the role or the connection.
-    Untouched,
-    /// `SET` in an earlier transaction left a value.
-    LeftOver,
-    /// The transaction that is running changed it, once or more often.
-    Changed,
-}
-
-/// Tells what a session did to a parameter that is not defined yet: until it is, its value stands in a
-/// placeholder, which has a stack entry where the transaction that is running changed it.
-pub fn before_definition(name: &CStr) -> Before {
+/// Whether `SET` in an earlier transaction left a value in a parameter that is not defined yet: until it is, its value
+/// stands in a placeholder, which has a stack entry where the transaction that is running changed it.
+pub fn is_left_over(name: &CStr) -> bool {
     // SAFETY: looks into PostgreSQL's own table of parameters, whose entries live as long as the backend.
     unsafe {
-        match find(name) {
-            Some(variable) if (*variable).source == pg_sys::GucSource::PGC_S_SESSION => {
-                if (*variable).stack.is_null() { Before::LeftOver } else { Before::Changed }
-            }
-            _ => Before::Untouched,
-        }
+        find(name).is_some_and(|variable| {
+            (*variable).source == pg_sys::GucSource::PGC_S_SESSION && (*variable).stack.is_null()
+        })
     }
 }
 
@@ -161,7 +147,7 @@ pub fn before_definition(name: &CStr) -> Before {
 /// Before a parameter is defined, anybody may give it so, in place of the role's or the database's own value. When it
 /// is defined, PostgreSQL refuses what the role may not set, and falls back to the default: the other value is lost.
 pub fn is_from_client(name: &CStr) -> bool {
-    // SAFETY: as in `before_definition`.
+    // SAFETY: as in `is_left_over`.
     unsafe { find(name).is_some_and(|variable| (*variable).source == pg_sys::GucSource::PGC_S_CLIENT) }
 }
 

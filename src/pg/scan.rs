@@ -50,3 +50,11 @@ pub fn text_by_key(relation: pg_sys::Oid, index: pg_sys::Oid, key: &str, wanted:
         text
     }
 }
+
+/// Whether the relation is a table or partitioned table that is not temporary.
+pub fn is_permanent_table(relation: pg_sys::Oid) -> bool {
+    // SAFETY: called inside a transaction; both lookups return zero where there is no such relation.
+    let (kind, persistence) =
+        unsafe { (pg_sys::get_rel_relkind(relation) as u8, pg_sys::get_rel_persistence(relation) as u8) };
+    matches!(kind, b'r' | b'p') && persistence != b't'
+}

@@ -28,6 +28,12 @@ pub fn number() -> u64 {
     unsafe { NUMBER }
 }
 
+/// Whether a transaction is running.
+pub fn in_transaction() -> bool {
+    // SAFETY: reads backend-local state.
+    unsafe { pg_sys::IsTransactionState() }
+}
+
 /// Whether no query, cursor or procedure of this backend can hold a datum any more.
 ///
 /// True at the end of a transaction that no running portal (a procedure that commits) and no SPI caller

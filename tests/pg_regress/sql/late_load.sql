@@ -59,5 +59,17 @@ SET LOCAL tenancy.tenant_id = 'acme';
 SET LOCAL ROLE regress_app;
 SELECT body FROM late;
 COMMIT;
+\c - postgres
+SET tenancy.seal = 'transaction';
+BEGIN;
+SET LOCAL tenancy.tenant_id = 'acme';
+SAVEPOINT s;
+ROLLBACK TO s;
+RESET tenancy.tenant_id;
+SELECT tenancy.normalize_tenant_id('x') AS loaded;
+SET LOCAL tenancy.tenant_id = 'beta';                          -- SHOULD FAIL
+SET LOCAL ROLE regress_app;
+SELECT body FROM late;                                         -- SHOULD FAIL
+ROLLBACK;
 RESET tenancy.seal;
 DROP TABLE late;

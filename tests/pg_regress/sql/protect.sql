@@ -133,3 +133,12 @@ ROLLBACK;
 DROP TABLE plain, plane, journal, airport, stray, prepared, closed, referring;
 SELECT * FROM tenancy.protected_tables;
 SELECT count(*) FROM _tenancy.protected;
+
+-- A user's own objects with the prefix of ours are his.
+CREATE TABLE his (tenant_id text, open boolean);
+CREATE POLICY tenancy_mine ON his USING (open);
+SELECT tenancy.protect('his');
+SELECT polname FROM pg_policy WHERE polrelid = 'his'::regclass ORDER BY 1;
+SELECT tenancy.unprotect('his');
+SELECT polname FROM pg_policy WHERE polrelid = 'his'::regclass ORDER BY 1;
+DROP TABLE his;

@@ -114,3 +114,23 @@ INSERT INTO weather VALUES ('2025-01-01');                     -- SHOULD FAIL
 RESET tenancy.tenant_id;
 RESET ROLE;
 DROP TABLE base, derived, second, weather;
+
+-- An index of a partition's own, attached to the parent's by PostgreSQL, is there again afterwards.
+CREATE TABLE measure (tenant_id text, n integer) PARTITION BY LIST (n);
+CREATE TABLE measure_1 PARTITION OF measure FOR VALUES IN (1);
+CREATE TABLE measure_2 PARTITION OF measure FOR VALUES IN (2);
+CREATE INDEX measure_1_own ON measure_1 (tenant_id);
+SET client_min_messages = warning;
+SELECT tenancy.protect('measure');
+SELECT i.inhrelid::regclass AS index, i.inhparent::regclass AS parent FROM pg_inherits i
+WHERE i.inhparent = 'tenancy_measure_tenant'::regclass ORDER BY 1;
+SELECT tenancy.protect('measure');
+SELECT tenancy.unprotect('measure');
+SELECT indexrelid::regclass AS index, indrelid::regclass AS table FROM pg_index WHERE indrelid::regclass::text LIKE 'measure%' ORDER BY 1;
+-- A table that goes with something else takes its protection along, too.
+CREATE TYPE measured AS (tenant_id text, n integer);
+CREATE TABLE typed OF measured;
+SELECT tenancy.protect('typed');
+DROP TYPE measured CASCADE;
+SELECT count(*) FROM _tenancy.protected;
+DROP TABLE measure;

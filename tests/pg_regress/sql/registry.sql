@@ -68,3 +68,22 @@ REVOKE EXECUTE ON FUNCTION tenancy.suspend_tenant(text, text), tenancy.create_te
 
 -- The library reads these two columns by number.
 SELECT attnum, attname FROM pg_attribute WHERE attrelid = '_tenancy.tenants'::regclass AND attnum IN (1, 2) ORDER BY 1;
+
+-- A tenant whose registration was rolled back is forgotten.
+BEGIN;
+SELECT tenancy.create_tenant('ghost');
+SET LOCAL tenancy.tenant_id = 'ghost';
+SELECT tenancy.current_tenant();
+ROLLBACK;
+BEGIN;
+SET LOCAL tenancy.tenant_id = 'ghost';
+SELECT tenancy.current_tenant();                                       -- SHOULD FAIL
+ROLLBACK;
+BEGIN;
+SET LOCAL tenancy.tenant_id = 'ghost';
+SAVEPOINT s;
+INSERT INTO _tenancy.tenants (id) VALUES ('ghost');
+SELECT tenancy.current_tenant();
+ROLLBACK TO s;
+SELECT tenancy.current_tenant();                                       -- SHOULD FAIL
+ROLLBACK;

@@ -84,7 +84,10 @@ DROP TABLE bare, rich;
 SET ROLE regress_owner;
 CREATE TABLE trap (tenant_id text);
 SELECT tenancy.protect('trap');
-SELECT _tenancy.save_protection('trap', 'tenant', 'tenant_id', '{}', '{"revoked": [
+SELECT _tenancy.save_protection('trap', 'tenant', 'tenant_id',
+    '{"reference": false, "create_index": true, "access_policy": null}',
+    '{"row_security": false, "forced": false, "not_null": false, "own_not_null": false, "default": false, "reference": false,
+      "access": true, "index": null, "own_index": null, "revoked": [
     {"grantee": "regress_owner; ALTER ROLE regress_owner SUPERUSER", "privilege": "TRIGGER", "grantable": false},
     {"grantee": "PUBLIC", "privilege": "TRIGGER ON trap TO regress_owner; ALTER ROLE regress_owner SUPERUSER; GRANT TRIGGER"}]}');
 RESET ROLE;
