@@ -18,8 +18,9 @@ use crate::pg::{
 };
 use crate::tenant::TenantId;
 
-/// Entries kept per backend. A pooled backend meets many tenants; past this it starts afresh when idle.
-const CACHED: usize = 1024;
+/// Entries kept per backend, of about 200 bytes each: a pooled backend meets many tenants, and one that it has met costs no
+/// lookup. Past this it starts afresh when idle.
+const CACHED: usize = 16_384;
 const STATUS_COLUMN: i32 = 2;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
