@@ -227,13 +227,11 @@ BEGIN
     END IF;
 
     FOR item IN SELECT * FROM _tenancy.guard(kind) LOOP
-        IF NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = relation AND t.tgname = 'tenancy_guard' AND t.tgenabled = 'A'
-                       AND strpos(pg_get_triggerdef(t.oid), 'EXECUTE FUNCTION ' || item.function) > 0) THEN
-            EXECUTE format('CREATE OR REPLACE TRIGGER tenancy_guard BEFORE %s ON %s FOR EACH STATEMENT EXECUTE FUNCTION %s',
-                           item.events, relation, item.function);
-            EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER tenancy_guard', relation);
-            done := done || 'trigger tenancy_guard created'::text;
-        END IF;
+        CONTINUE WHEN _tenancy.is_guarded(relation, kind);
+        EXECUTE format('CREATE OR REPLACE TRIGGER tenancy_guard BEFORE %s ON %s FOR EACH STATEMENT EXECUTE FUNCTION %s()',
+                       item.events, relation, item.function);
+        EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER tenancy_guard', relation);
+        done := done || 'trigger tenancy_guard created'::text;
     END LOOP;
 
     IF kind <> 'system' THEN
@@ -257,7 +255,6 @@ CREATE FUNCTION tenancy.protect(
     RETURNS void
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
     SET search_path = pg_catalog, pg_temp
-    SET check_function_bodies = off
 AS $$
 DECLARE
     the_column name := CASE WHEN protect.kind <> 'system' THEN protect.tenant_column END;

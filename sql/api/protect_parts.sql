@@ -92,17 +92,30 @@ AS $$
 $$;
 COMMENT ON FUNCTION _tenancy.present_policies(regclass) IS 'the policies of ours that a table has';
 
--- The statement trigger of a kind: its events and its function.
-CREATE FUNCTION _tenancy.guard(kind text) RETURNS TABLE (events text, function text)
+-- The statement trigger of a kind: its events, its function, and how pg_trigger encodes it.
+CREATE FUNCTION _tenancy.guard(kind text) RETURNS TABLE (events text, function text, tgtype smallint)
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT g.events, g.function
-    FROM (VALUES ('system', 'INSERT OR UPDATE OR DELETE OR TRUNCATE', '_tenancy.deny_system_write()'),
-                 ('audit', 'UPDATE OR DELETE OR TRUNCATE', '_tenancy.deny_audit_change()')) AS g(kind, events, function)
+    -- 2 is BEFORE, 4 INSERT, 8 DELETE, 16 UPDATE, 32 TRUNCATE; each row would be 1.
+    SELECT g.events, g.function, g.tgtype::smallint
+    FROM (VALUES ('system', 'INSERT OR UPDATE OR DELETE OR TRUNCATE', '_tenancy.deny_system_write', 62),
+                 ('audit', 'UPDATE OR DELETE OR TRUNCATE', '_tenancy.deny_audit_change', 58)) AS g(kind, events, function, tgtype)
     WHERE g.kind = guard.kind
 $$;
 COMMENT ON FUNCTION _tenancy.guard(text) IS 'the statement trigger of a kind of protected table';
+
+-- Whether a table has the trigger that its kind asks for, as protect made it; true where the kind asks for none.
+CREATE FUNCTION _tenancy.is_guarded(relation regclass, kind text) RETURNS boolean
+    LANGUAGE sql STABLE PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT NOT EXISTS (SELECT FROM _tenancy.guard(kind) g WHERE NOT EXISTS (
+        SELECT FROM pg_trigger t
+        WHERE t.tgrelid = relation AND t.tgname = 'tenancy_guard' AND t.tgenabled = 'A' AND t.tgtype = g.tgtype
+          AND t.tgqual IS NULL AND t.tgattr = ''::int2vector AND t.tgfoid = g.function::regproc))
+$$;
+COMMENT ON FUNCTION _tenancy.is_guarded(regclass, text) IS 'whether a table has the trigger that its kind asks for';
 
 -- Privileges that go round policies: TRUNCATE empties the table for all tenants, REFERENCES and TRIGGER read its rows.
 CREATE FUNCTION _tenancy.unsafe_grants(relation regclass)
@@ -213,10 +226,8 @@ BEGIN
             differences := differences || format('%s is granted to %s', item.privilege, item.grantee);
         END LOOP;
     END IF;
-    IF EXISTS (SELECT FROM _tenancy.guard(kind) g WHERE NOT EXISTS (
-            SELECT FROM pg_trigger t WHERE t.tgrelid = relation AND t.tgname = 'tenancy_guard' AND t.tgenabled = 'A'
-              AND strpos(pg_get_triggerdef(t.oid), 'EXECUTE FUNCTION ' || g.function) > 0)) THEN
-        differences := differences || 'trigger tenancy_guard is missing or disabled'::text;
+    IF NOT _tenancy.is_guarded(relation, kind) THEN
+        differences := differences || 'trigger tenancy_guard is missing, disabled or altered'::text;
     END IF;
     FOR item IN
         SELECT i.inhrelid::regclass AS child FROM pg_inherits i

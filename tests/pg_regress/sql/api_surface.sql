@@ -1,4 +1,7 @@
 -- Everything that the extension installs: a difference here is a change of the API, and wants a review.
+-- One line for each, so that a difference is one line.
+\pset format unaligned
+\pset fieldsep ' | '
 SELECT n.nspname || '.' || p.proname || '(' || pg_get_function_arguments(p.oid) || ')' AS function,
        pg_get_function_result(p.oid) AS result, l.lanname AS language,
        p.provolatile AS vol, p.proparallel AS par, p.prosecdef AS definer, p.proleakproof AS leakproof,

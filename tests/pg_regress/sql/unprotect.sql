@@ -71,6 +71,11 @@ SELECT drift FROM tenancy.protected_tables WHERE relation = 'bare'::regclass;
 SELECT tenancy.protect('bare', 'audit');
 SELECT drift FROM tenancy.protected_tables WHERE relation = 'bare'::regclass;
 
+CREATE OR REPLACE TRIGGER tenancy_guard BEFORE TRUNCATE ON bare FOR EACH STATEMENT EXECUTE FUNCTION _tenancy.deny_audit_change();
+SELECT drift FROM tenancy.protected_tables WHERE relation = 'bare'::regclass;
+SELECT tenancy.protect('bare', 'audit');
+SELECT drift FROM tenancy.protected_tables WHERE relation = 'bare'::regclass;
+
 -- A grantee that is gone is no reason to fail.
 CREATE ROLE regress_leaving;
 SELECT tenancy.unprotect('bare');
