@@ -180,8 +180,10 @@ def test_dump_by_an_application_role(db):
     assert "row-level security" in refusal.stderr
     partial = dump("--enable-row-security", *in_tenant("acme"))
     assert partial.returncode == 0, partial.stderr
-    assert all(item in partial.stdout for item in ("a1", "a2", "a3"))
-    assert not any(item in partial.stdout for item in ("g1", "g2", "i1", "globex", "initech"))
+    # pg_dump brackets its script with \\restrict and a random key, in which anything can be found.
+    script = "\n".join(line for line in partial.stdout.splitlines() if "restrict" not in line)
+    assert all(item in script for item in ("a1", "a2", "a3"))
+    assert not any(item in script for item in ("g1", "g2", "i1", "globex", "initech"))
     without = dump("--enable-row-security", "-d", f"dbname={db.name}")
     assert without.returncode != 0
     assert "no tenant is set" in without.stderr
