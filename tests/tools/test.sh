@@ -100,7 +100,7 @@ integration() {
 client() {
   serve "client$major" --preload
   ${TENANCY_BUILD_LOCK:+flock "$TENANCY_BUILD_LOCK"} \
-    cargo test --release --manifest-path tests/client/Cargo.toml --target-dir target
+    cargo test --release --tests --manifest-path tests/client/Cargo.toml --target-dir target
 }
 
 # What a step cannot do without.
@@ -115,7 +115,7 @@ needs() {
   esac
 }
 
-summary=() failed=0
+summary=() failed=0 good=0
 for step in "${steps[@]}"; do
   for need in $(needs "$step"); do
     [ -e "$need" ] || { summary+=("MISSING  $step: there is no $need"); failed=1; continue 2; }
@@ -134,6 +134,7 @@ for step in "${steps[@]}"; do
   "$TOOLS/server.sh" stop-all
   if [ "$rc" = 0 ]; then
     summary+=("passed   $step ($((SECONDS - begun)) s)")
+    good=$((good + 1))
   else
     summary+=("FAILED   $step (exit $rc, $((SECONDS - begun)) s)")
     failed=1
@@ -142,4 +143,5 @@ done
 
 printf '\n==== PostgreSQL %s: summary ====\n' "$major"
 printf '%s\n' "${summary[@]}"
+printf 'layers: %d passed, %d failed\n' "$good" "$((${#summary[@]} - good))"
 exit "$failed"
