@@ -6,7 +6,7 @@
 use std::ffi::{CStr, CString};
 
 use pgrx::PostgresGucEnum;
-use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
+use pgrx::guc::{GucContext, GucFlags, GucSetting};
 
 use crate::pg;
 
@@ -110,12 +110,11 @@ pub fn init() {
         GucFlags::REPORT,
         true,
     );
-    GucRegistry::define_string_guc(
+    pg::guc::define_user_id(
         c"tenancy.user_id",
         c"User on whose behalf the session runs its statements.",
         c"The application's user, not the database role. Empty means unknown.",
         &USER_ID,
-        GucContext::Suset,
         GucFlags::REPORT,
     );
     pg::guc::reserve_prefix(c"tenancy");

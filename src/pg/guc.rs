@@ -96,8 +96,36 @@ pub fn define_tenant_id(
             flags,
             Some(if is_context { check_context } else { check_tenant_id }),
             if is_context { Some(assign_context) } else { Some(assign_text) },
-            None,
+            if is_context { Some(show_tenant_id) } else { None },
         );
+        if is_context {
+            TENANT_ID = find(name);
+        }
+    }
+}
+
+/// Defines `tenancy.user_id`.
+pub fn define_user_id(
+    name: &'static CStr,
+    short: &'static CStr,
+    long: &'static CStr,
+    setting: &'static GucSetting<Option<CString>>,
+    flags: GucFlags,
+) {
+    // SAFETY: the hook has the signature PostgreSQL asks for and raises no error.
+    unsafe {
+        GucRegistry::define_string_guc_with_hooks(
+            name,
+            short,
+            long,
+            setting,
+            GucContext::Suset,
+            flags,
+            None,
+            None,
+            Some(show_user_id),
+        );
+        USER_ID = find(name);
     }
 }
 
@@ -129,6 +157,66 @@ pub fn define_enum<T: GucEnum>(
 pub fn reserve_prefix(prefix: &'static CStr) {
     // SAFETY: a static C string; called after every parameter is defined.
     unsafe { pg_sys::MarkGUCPrefixReserved(prefix.as_ptr()) }
+}
+
+/// The reported parameters among PostgreSQL's own.
+static mut TENANT_ID: Option<*mut pg_sys::config_generic> = None;
+static mut USER_ID: Option<*mut pg_sys::config_generic> = None;
+
+#[pg_guard]
+unsafe extern "C-unwind" fn show_tenant_id() -> *const c_char {
+    // SAFETY: written once, at load.
+    unsafe { show(TENANT_ID) }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn show_user_id() -> *const c_char {
+    // SAFETY: written once, at load.
+    unsafe { show(USER_ID) }
+}
+
+/// What `SHOW` shows, and what PostgreSQL reports to the client between two commands.
+///
+/// What is reported is for a pooler, which restores it on another connection; what lasts until the transaction ends is
+/// not to be restored. So that is not reported, and a transaction with SET LOCAL costs no two messages.
+unsafe fn show(parameter: Option<*mut pg_sys::config_generic>) -> *const c_char {
+    // SAFETY: the entry lives as long as the backend, and is a string parameter. Its values and its stack are
+    // PostgreSQL's own, read in the process that writes them.
+    unsafe {
+        let Some(entry) = parameter else { return c"".as_ptr() };
+        let current = *(*entry.cast::<pg_sys::config_string>()).variable;
+        let value = if between_commands() { after_commit(&*entry, current) } else { current };
+        if value.is_null() { c"".as_ptr() } else { value }
+    }
+}
+
+/// Whether no command of the client runs, so that whoever asks for a value is the one that reports it.
+unsafe fn between_commands() -> bool {
+    // SAFETY: reads backend-local state.
+    unsafe {
+        pg_sys::whereToSendOutput == pg_sys::CommandDest::DestRemote
+            && pg_sys::ActivePortal.is_null()
+            && !pg_sys::ActiveSnapshotSet()
+    }
+}
+
+/// The value that a parameter will have if the transaction commits now, as `AtEOXact_GUC` has it.
+unsafe fn after_commit(entry: &pg_sys::config_generic, current: *mut c_char) -> *mut c_char {
+    use pg_sys::GucStackState::*;
+    let mut value = current;
+    // SAFETY: walks PostgreSQL's stack of earlier values, of which those of a string parameter are strings.
+    unsafe {
+        let mut level = entry.stack;
+        while let Some(earlier) = level.as_ref() {
+            match earlier.state {
+                GUC_SET => return value,
+                GUC_SET_LOCAL => return earlier.masked.val.stringval,
+                _ => value = earlier.prior.val.stringval,
+            }
+            level = earlier.prev;
+        }
+    }
+    value
 }
 
 /// Whether `SET` in an earlier transaction left a value in a parameter that is not defined yet: until it is, its value

@@ -1,5 +1,7 @@
 """psycopg: how a session comes to its tenant, keeps it, and loses it."""
 
+import itertools
+
 import psycopg
 import pytest
 from support import APP, GUEST, items, refused, set_local, set_session, sqlstate, value
@@ -127,18 +129,81 @@ def test_discard_all_brings_a_bound_role_back(connect, make_role):
         assert items(bound) == ACME, back
 
 
-def test_the_client_is_told_of_every_change(app):
-    def reported():
-        return app.pgconn.parameter_status(b"tenancy.tenant_id")
+def reported(connection, parameter=b"tenancy.tenant_id"):
+    """What the server told the client of a parameter; a pooler restores it on another connection."""
+    return connection.pgconn.parameter_status(parameter).decode()
 
-    assert reported() == b""
+
+def test_the_client_is_told_of_what_lasts(app):
+    assert reported(app) == ""
+    set_session(app, "globex")
+    assert reported(app) == "globex"
+    with app.transaction():
+        app.execute("SET tenancy.tenant_id = 'acme'")
+        assert reported(app) == "acme"
+        raise psycopg.Rollback
+    assert reported(app) == "globex"
+    app.execute("DISCARD ALL")
+    assert reported(app) == ""
+
+
+def test_the_client_is_not_told_of_what_ends_with_the_transaction(app):
+    set_session(app, "globex")
     with app.transaction():
         set_local(app, "acme")
-        app.execute("SELECT 1")
-        assert reported() == b"acme"
-    assert reported() == b""
-    set_session(app, "globex")
-    assert reported() == b"globex"
+        assert items(app) == ACME
+        assert reported(app) == "globex"
+        with app.transaction():
+            set_local(app, "globex")
+            app.execute("SET tenancy.tenant_id = 'acme'")
+            set_local(app, "globex")
+            # What would last if the transaction committed now.
+            assert reported(app) == "acme"
+            # SHOW and current_setting() say what is in force.
+            assert app.execute("SHOW tenancy.tenant_id").fetchone() == ("globex",)
+            assert app.execute("SELECT current_setting('tenancy.tenant_id')").fetchone() == ("globex",)
+        assert reported(app) == "acme"
+        assert items(app) == GLOBEX
+    assert reported(app) == "acme"
+    assert items(app) == ACME
+
+
+def test_the_user_is_reported_in_the_same_way(dba):
+    user = b"tenancy.user_id"
+    dba.execute("SET tenancy.user_id = 'ada'")
+    assert reported(dba, user) == "ada"
+    with dba.transaction():
+        dba.execute("SET LOCAL tenancy.user_id = 'grace'")
+        assert reported(dba, user) == "ada"
+        assert dba.execute("SHOW tenancy.user_id").fetchone() == ("grace",)
+    dba.execute("RESET ALL")
+    assert reported(dba, user) == ""
+
+
+def test_savepoints_in_every_order_are_reported_as_they_end(app):
+    """After each command the client knows what a commit would leave, whatever was set at whatever depth."""
+    commands = ["SET tenancy.tenant_id = 'acme'", "SET LOCAL tenancy.tenant_id = 'globex'",
+                "SET tenancy.tenant_id = 'globex'", "SET LOCAL tenancy.tenant_id = 'acme'", "SAVEPOINT s",
+                "RELEASE s", "ROLLBACK TO s"]
+    compared = 0
+    for history in itertools.product(commands, repeat=4):
+        set_session(app, "tenant-before")
+        app.execute("BEGIN")
+        depth = 0
+        for command in history:
+            if command == "SAVEPOINT s":
+                depth += 1
+            elif command == "RELEASE s" and depth > 0:
+                depth -= 1
+            elif command in ("RELEASE s", "ROLLBACK TO s") and depth == 0:
+                continue
+            app.execute(command)
+        told = reported(app)
+        app.execute("COMMIT")
+        left = app.execute("SHOW tenancy.tenant_id").fetchone()[0]
+        assert (told, reported(app)) == (left, left), history
+        compared += told != "tenant-before"
+    assert compared > 1000
 
 
 def test_misspelt_parameter_is_an_error(app):
