@@ -178,11 +178,18 @@ const checks = {
       if (message.parameterName === 'tenancy.tenant_id') reported.push(message.parameterValue);
     });
     await client.connect();
+    assert.deepEqual(reported, ['']);
+    await client.query("SET tenancy.tenant_id = 'acme'");
+    assert.deepEqual(reported, ['', 'acme']);
+    // A pooler that restored what ends with the transaction would carry it to the next client.
     await client.query('BEGIN');
-    await client.query("SET LOCAL tenancy.tenant_id = 'acme'");
+    await client.query("SET LOCAL tenancy.tenant_id = 'globex'");
+    assert.deepEqual(await items(client), ROWS.globex);
     await client.query('COMMIT');
-    await client.end();
+    assert.deepEqual(reported, ['', 'acme']);
+    await client.query('DISCARD ALL');
     assert.deepEqual(reported, ['', 'acme', '']);
+    await client.end();
   },
 };
 
