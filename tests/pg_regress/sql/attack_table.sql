@@ -40,7 +40,6 @@ TABLE ONLY doc;
 COPY doc TO STDOUT;
 COPY (SELECT body FROM doc) TO STDOUT;
 COPY doc FROM STDIN;                                           -- SHOULD FAIL: core refuses it under row-level security
-\.
 SELECT json_agg(d) FROM doc d;
 SELECT count(*) FROM pg_stats WHERE tablename = 'doc';
 -- Every form of writing.
