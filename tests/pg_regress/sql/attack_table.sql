@@ -39,7 +39,9 @@ SELECT id FROM doc FOR UPDATE;
 TABLE ONLY doc;
 COPY doc TO STDOUT;
 COPY (SELECT body FROM doc) TO STDOUT;
-COPY doc FROM STDIN;                                           -- SHOULD FAIL: core refuses it under row-level security
+-- From a file, because psql disagrees with its other minor versions about the data of a COPY that is refused.
+\copy doc FROM '/dev/null'
+-- SHOULD FAIL: core refuses it under row-level security
 SELECT json_agg(d) FROM doc d;
 SELECT count(*) FROM pg_stats WHERE tablename = 'doc';
 -- Every form of writing.
