@@ -147,6 +147,9 @@ WAYS = {
 @pytest.mark.parametrize("way", WAYS)
 def test_other_ways_to_dump_and_restore(db, tmp_path, way):
     dump, restore, extension = WAYS[way]
+    if way == "clean" and 160000 <= int(db.run("SHOW server_version_num")[0][0]) < 160003:
+        # Seen with 16.2 on a partitioned table of its own, in a database without this extension.
+        pytest.xfail("pg_restore --clean of this PostgreSQL drops an attached index before the index it is attached to")
     file = str(tmp_path / "dump")
     options = [*connection_options(db), "-U", "postgres"]
     pg_program("pg_dump", *options, *dump, "-f", file, db.name)
