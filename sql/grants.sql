@@ -2,7 +2,9 @@
 REVOKE ALL ON ALL TABLES IN SCHEMA tenancy, _tenancy FROM PUBLIC;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA tenancy, _tenancy FROM PUBLIC;
 
-GRANT SELECT ON tenancy.protected_tables TO PUBLIC;
+-- The views show a tenant its own figures, and all to those who may monitor; the ledger is under a policy.
+GRANT SELECT ON tenancy.protected_tables, tenancy.meters, tenancy.usage_records, tenancy.usage_hourly, tenancy.usage_daily, tenancy.quota_status,
+    _tenancy.usage TO PUBLIC;
 GRANT EXECUTE ON FUNCTION
     -- What policies, defaults and triggers call runs with the rights of whoever queries the table.
     tenancy.current_tenant(), tenancy.current_tenant_uuid(), tenancy.current_tenant_bigint(),
@@ -11,7 +13,11 @@ GRANT EXECUTE ON FUNCTION
     tenancy.set_tenant(text, boolean), tenancy.clear_tenant(), tenancy.context(), tenancy.seal(),
     tenancy.resolve_tenant(jsonb, jsonb, text), tenancy.pre_request(),
     tenancy.normalize_tenant_id(text), tenancy.error_codes(),
+    -- The current tenant's own usage.
+    tenancy.check_quota(text, bigint), tenancy.enforce_quota(text, bigint), tenancy.track_usage(text, bigint, jsonb, text),
+    _tenancy.sees_all_tenants(), _tenancy.usage_of(text, text), _tenancy.to_bigint(numeric),
     -- They run with the rights of the caller, who must own the table.
+    tenancy.meter(regclass, text, text, boolean), tenancy.unmeter(regclass, text), tenancy.reconcile(regclass, boolean),
     tenancy.protect(regclass, text, name, boolean, boolean, boolean), tenancy.unprotect(regclass),
     -- What these call on the caller's behalf; each checks for itself, or reads what pg_catalog shows to all.
     _tenancy.raise(text, text, jsonb, text), _tenancy.refuse_in_context(text),
@@ -23,6 +29,8 @@ GRANT EXECUTE ON FUNCTION
     _tenancy.check_relation(regclass), _tenancy.check_column(regclass, name), _tenancy.check_rows(regclass, name, boolean),
     _tenancy.apply(regclass, text, name, jsonb, boolean, jsonb),
     _tenancy.save_protection(regclass, text, text, jsonb, jsonb), _tenancy.forget_protection(regclass),
+    _tenancy.meters_of(regclass), _tenancy.start_meter(regclass, text, text), _tenancy.stop_meter(regclass, text),
+    _tenancy.recount(regclass, text, boolean),
     _tenancy.deny_system_write(), _tenancy.deny_audit_change()
     TO PUBLIC;
 

@@ -46,12 +46,14 @@ pub fn init() -> Named {
     pg::guc::init(check, assign);
     pg::accessor::init(resolve);
     pg::setter::init(requested);
-    pg::xact::init(|| {
-        FIRST.set(None);
-        SEALED.set(false);
-        UNSEALABLE.set(false);
-        pg::accessor::forget();
-        registry::trim();
+    pg::xact::listen(|event| {
+        if event.is_end() {
+            FIRST.set(None);
+            SEALED.set(false);
+            UNSEALABLE.set(false);
+            pg::accessor::forget();
+            registry::trim();
+        }
     });
     pg::hook::init(judge);
     LEFT_OVER.set(pg::guc::is_left_over(c"tenancy.tenant_id"));
@@ -200,7 +202,8 @@ fn resolve(form: Form) -> Resolved {
     }
 }
 
-fn required() -> TenantId {
+/// The current tenant; raises where there is none.
+pub fn required() -> TenantId {
     match confirmed() {
         Ok(Some(id)) => id,
         Ok(None) => Error::ContextMissing.raise(),

@@ -8,7 +8,9 @@
 use pgrx::{JsonB, PgSqlErrorCode as S, prelude::*};
 use serde_json::{Map, Value, json};
 
+use crate::period::Period;
 use crate::pg::ErrorReport;
+use crate::resource::Resource;
 use crate::tenant::{Malformed, TenantId};
 
 /// An entry of the catalogue: code, SQLSTATE, HTTP status for a layer above, when it is raised.
@@ -75,6 +77,30 @@ pub const CATALOGUE: &[Code] = &[
     ),
     ("ROWS_WITHOUT_TENANT", S::ERRCODE_CHECK_VIOLATION, 409, "existing rows belong to no registered tenant"),
     (
+        "QUOTA_EXCEEDED",
+        S::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+        429,
+        "a quota has no room for what was asked for",
+    ),
+    (
+        "RELATION_NOT_METERED",
+        S::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        400,
+        "the table is not metered for that resource",
+    ),
+    (
+        "RELATION_METERED",
+        S::ERRCODE_OBJECT_IN_USE,
+        409,
+        "the table is metered, which asks for its protection",
+    ),
+    (
+        "TOO_MANY_PREPARED",
+        S::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+        429,
+        "too many prepared transactions of a tenant wait for their end",
+    ),
+    (
         "EXTENSION_NOT_INSTALLED",
         S::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
         500,
@@ -116,9 +142,63 @@ pub enum Error<'a> {
     SystemTable(TenantId, &'a str),
     /// A change of a table of kind `audit`.
     AuditTable(&'a str),
+    /// A charge that would pass a limit.
+    QuotaExceeded(&'a Quota<'a>),
+    /// A table is not metered for the resource.
+    NotMetered(Resource),
+    /// A table is metered for the resource already.
+    AlreadyMetered(Resource),
+    /// The resource is one that is tracked.
+    Tracked(Resource),
+    /// A table that is to be metered is not protected.
+    NotProtected,
+    /// The usage of another tenant than the context's was asked for.
+    OfAnotherTenant,
+    /// More prepared transactions than a counter keeps.
+    TooManyPrepared(Resource),
+    /// An argument that has no good value: what it must be, and its name.
+    Argument(&'static str, &'static str),
+    /// A column that a meter looks at is gone.
+    MeteredColumn(&'a str),
+    /// A row of a metered table has a tenant id that cannot be registered.
+    MeteredTenant(Malformed),
+    /// A failure that is a defect of the extension.
+    Internal(&'a str),
     /// An argument that must not be null.
     NullArgument(&'static str),
     NotInstalled,
+}
+
+/// What was refused, and by which limit.
+#[derive(Clone, Copy)]
+pub struct Quota<'a> {
+    /// None where the charge is not the context's own: nobody learns of another tenant.
+    pub tenant: Option<TenantId>,
+    pub resource: &'a str,
+    pub period: Period,
+    pub current: i64,
+    pub limit: i64,
+    pub requested: i64,
+}
+
+impl Quota<'_> {
+    /// The object of its DETAIL.
+    pub fn detail(&self) -> Value {
+        let mut detail = json!({});
+        if let Some(tenant) = self.tenant {
+            detail["tenant_id"] = json!(tenant.as_str());
+        }
+        detail["resource"] = json!(self.resource);
+        if self.period != Period::Standing {
+            detail["period"] = json!(self.period.as_str());
+        }
+        if self.tenant.is_some() {
+            detail["current"] = json!(self.current);
+            detail["limit"] = json!(self.limit);
+            detail["requested"] = json!(self.requested);
+        }
+        detail
+    }
 }
 
 struct Wording {
@@ -214,6 +294,77 @@ impl Error<'_> {
                 json!({"kind": "audit"}),
                 "An audit table takes INSERT and SELECT only.",
             ),
+            Error::QuotaExceeded(quota) => (
+                "QUOTA_EXCEEDED",
+                match quota.tenant {
+                    Some(tenant) => {
+                        format!("quota of tenant \"{}\" for \"{}\" exceeded", tenant.as_str(), quota.resource)
+                    }
+                    None => format!("quota for \"{}\" exceeded", quota.resource),
+                },
+                quota.detail(),
+                "Free some of the resource, or have an administrator raise the limit with tenancy.set_quota.",
+            ),
+            Error::NotMetered(resource) => (
+                "RELATION_NOT_METERED",
+                format!("table is not metered for \"{}\"", resource.as_str()),
+                json!({"resource": resource.as_str()}),
+                "Meter it with: SELECT tenancy.meter('<table>', '<resource>');",
+            ),
+            Error::AlreadyMetered(resource) => (
+                "PARAMETER_INVALID",
+                format!("table is already metered for \"{}\"", resource.as_str()),
+                json!({"resource": resource.as_str()}),
+                "Take the meter away first: SELECT tenancy.unmeter('<table>', '<resource>');",
+            ),
+            Error::Tracked(resource) => (
+                "PARAMETER_INVALID",
+                format!("resource \"{}\" has usage that was tracked", resource.as_str()),
+                json!({"resource": resource.as_str()}),
+                "Meter the table for another resource.",
+            ),
+            Error::NotProtected => (
+                "RELATION_NOT_PROTECTED",
+                "table is not protected".to_owned(),
+                json!({}),
+                "Only rows that have a tenant can be counted for it: SELECT tenancy.protect('<table>');",
+            ),
+            Error::OfAnotherTenant => (
+                "TENANT_ACCESS_DENIED",
+                "usage of another tenant cannot be seen".to_owned(),
+                json!({}),
+                "Members of pg_monitor see the usage of all tenants where no tenant is set.",
+            ),
+            Error::TooManyPrepared(resource) => (
+                "TOO_MANY_PREPARED",
+                format!("too many prepared transactions use \"{}\" of one tenant", resource.as_str()),
+                json!({"resource": resource.as_str()}),
+                "End some of them with COMMIT PREPARED or ROLLBACK PREPARED: SELECT gid FROM pg_prepared_xacts;",
+            ),
+            Error::Argument(name, rule) => (
+                "PARAMETER_INVALID",
+                format!("{name} {rule}"),
+                json!({"argument": name}),
+                "The function's description tells more: \\df+ tenancy.*;",
+            ),
+            Error::MeteredColumn(name) => (
+                "TENANT_COLUMN_NOT_FOUND",
+                format!("column \"{name}\" of a metered table does not exist"),
+                json!({"column": name}),
+                "Meter the table again: tenancy.unmeter, then tenancy.meter.",
+            ),
+            Error::MeteredTenant(malformed) => (
+                "TENANT_ID_INVALID",
+                "malformed tenant id in a row of a metered table".to_owned(),
+                json!({"reason": malformed.reason()}),
+                "Register the tenant first, with: SELECT tenancy.create_tenant('<tenant>');",
+            ),
+            Error::Internal(message) => (
+                "INTERNAL_ERROR",
+                format!("internal error: {message}"),
+                json!({}),
+                "Report it to the maintainers of the extension tenancy.",
+            ),
             Error::NullArgument("tenant_id") => (
                 "TENANT_ID_INVALID",
                 "tenant id must not be null".to_owned(),
@@ -274,6 +425,17 @@ fn report(code: &str, message: String, detail: &Value, hint: Option<String>) -> 
     }
     error.report(PgLogLevel::ERROR);
     unreachable!("an ERROR does not return")
+}
+
+/// Says that a charge has passed a soft limit: a NOTICE whose DETAIL is like that of the error of a hard one.
+pub fn warn_of_quota(quota: &Quota) -> String {
+    let detail = detail_text("QUOTA_SOFT_LIMIT", &quota.detail());
+    let whose = quota.tenant.map(|tenant| format!(" of tenant \"{}\"", tenant.as_str())).unwrap_or_default();
+    let message = format!("soft limit{whose} for \"{}\" passed", quota.resource);
+    ErrorReport::new(S::ERRCODE_SUCCESSFUL_COMPLETION, message, "tenancy")
+        .set_detail(detail.clone())
+        .report(PgLogLevel::NOTICE);
+    detail
 }
 
 /// Raises an error of the catalogue from PL/pgSQL.
@@ -339,6 +501,24 @@ mod tests {
             Error::AuditTable("journal"),
             Error::NullArgument("tenant_id"),
             Error::NullArgument("is_local"),
+            Error::QuotaExceeded(&Quota {
+                tenant: Some(id),
+                resource: "orders",
+                period: Period::Day,
+                current: 10,
+                limit: 10,
+                requested: 1,
+            }),
+            Error::NotMetered(Resource::parse("orders").expect("well-formed")),
+            Error::AlreadyMetered(Resource::parse("orders").expect("well-formed")),
+            Error::Tracked(Resource::parse("orders").expect("well-formed")),
+            Error::NotProtected,
+            Error::OfAnotherTenant,
+            Error::TooManyPrepared(Resource::parse("orders").expect("well-formed")),
+            Error::Argument("amount", "must not be negative"),
+            Error::MeteredColumn("tenant_id"),
+            Error::MeteredTenant(Malformed::Character),
+            Error::Internal("none"),
             Error::NotInstalled,
         ];
         for error in all {

@@ -6,7 +6,7 @@
 use std::ffi::{CStr, CString};
 
 use pgrx::PostgresGucEnum;
-use pgrx::guc::{GucContext, GucFlags, GucSetting};
+use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
 
 use crate::pg;
 
@@ -52,6 +52,8 @@ static MODE: GucSetting<Mode> = GucSetting::<Mode>::new(Mode::Multi);
 static SEAL: GucSetting<Seal> = GucSetting::<Seal>::new(Seal::Off);
 /// `allow`: plain `SET` is what a simple client wants; behind a pooler that does not restore it, use `refuse`.
 static SESSION_CONTEXT: GucSetting<SessionContext> = GucSetting::<SessionContext>::new(SessionContext::Allow);
+/// 16,384 counters, in about 10 MB: as many tenants and resources as are likely to be in use at a time.
+static USAGE_COUNTERS: GucSetting<i32> = GucSetting::<i32>::new(16_384);
 static TENANT_ID: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static USER_ID: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 
@@ -110,6 +112,18 @@ pub fn init() {
         GucFlags::REPORT,
         true,
     );
+    if pg::shmem::can_be_had() {
+        GucRegistry::define_int_guc(
+            c"tenancy.usage_counters",
+            c"Counters of usage that are kept in shared memory, one for each tenant and resource in use.",
+            c"The one that was used longest ago gives way to a new one. Each takes about 600 bytes.",
+            &USAGE_COUNTERS,
+            8,
+            16_777_216,
+            GucContext::Postmaster,
+            GucFlags::default(),
+        );
+    }
     pg::guc::define_user_id(
         c"tenancy.user_id",
         c"User on whose behalf the session runs its statements.",
@@ -143,6 +157,10 @@ pub fn seal() -> Seal {
 
 pub fn session_context() -> SessionContext {
     SESSION_CONTEXT.get()
+}
+
+pub fn usage_counters() -> usize {
+    usize::try_from(USAGE_COUNTERS.get()).unwrap_or(0)
 }
 
 pub fn user_id() -> Option<String> {

@@ -5,11 +5,16 @@
 //! | module | question it answers |
 //! |---|---|
 //! | [`tenant`] | what is a tenant id, and which forms does it have? |
+//! | [`resource`] | what is the name of something that is counted? |
+//! | [`period`] | in which hour, day and month does a moment fall? |
 //! | [`pg`] | how is PostgreSQL called? The only home of `unsafe`, `pg_sys` and version differences |
 //! | [`error`] | what do users see when something is refused? |
 //! | [`guc`] | which parameters exist, who may set them, and why? |
 //! | [`registry`] | does this tenant exist, and is it active? |
 //! | [`context`] | for which tenant does the current statement run? |
+//! | [`usage`] | how much of a resource is used? |
+//! | [`quota`] | how much may be used, and is that respected? |
+//! | [`meter`] | how much does a table hold? |
 //!
 //! What is DDL or reads catalogs is SQL, in `sql/`: `sql/schema` runs once, `sql/api` is re-runnable.
 
@@ -18,11 +23,16 @@ use pgrx::prelude::*;
 mod context;
 mod error;
 mod guc;
+mod meter;
+mod period;
 mod pg;
+mod quota;
 mod registry;
+mod resource;
 mod tenant;
 #[cfg(any(test, feature = "pg_test"))]
 mod tests;
+mod usage;
 
 pgrx::pg_module_magic!(name, version);
 
@@ -36,11 +46,13 @@ mod tenancy {}
 extension_sql_file!("../sql/schema/10_schemas.sql", name = "schemas", bootstrap);
 extension_sql_file!("../sql/schema/20_tenants.sql", name = "tenants_table", requires = ["schemas"]);
 extension_sql_file!("../sql/schema/30_protected.sql", name = "protected_table", requires = ["tenants_table"]);
+extension_sql_file!("../sql/schema/40_usage.sql", name = "usage_tables", requires = ["protected_table"]);
+extension_sql_file!("../sql/schema/50_quotas.sql", name = "quotas_table", requires = ["usage_tables"]);
 extension_sql_file!(
     "../sql/api/context.sql",
     name = "context",
     requires = [
-        "protected_table",
+        "quotas_table",
         context::deny_write,
         context::context,
         context::seal,
@@ -58,6 +70,28 @@ extension_sql_file!(
     requires = ["resolve", registry::save_protection, registry::forget_protection]
 );
 extension_sql_file!("../sql/api/protect.sql", name = "protect", requires = ["protect_parts"]);
+extension_sql_file!(
+    "../sql/api/usage.sql",
+    name = "usage",
+    requires = ["protect", quota::track, quota::sees_all_tenants]
+);
+extension_sql_file!(
+    "../sql/api/quota.sql",
+    name = "quota",
+    requires = ["usage", quota::check_quota, quota::enforce_quota, quota::usage_of]
+);
+extension_sql_file!(
+    "../sql/api/meter.sql",
+    name = "meter",
+    requires = [
+        "quota",
+        meter::recount,
+        meter::recount_after_drop,
+        meter::start_meter,
+        meter::stop_meter,
+        meter::row_bytes
+    ]
+);
 extension_sql_file!("../sql/grants.sql", name = "grants", finalize);
 
 /// Runs when the library is loaded: at server start when preloaded, else at the first use in a session.
@@ -66,6 +100,9 @@ pub extern "C-unwind" fn _PG_init() {
     registry::init();
     let named = context::init();
     guc::init();
+    usage::init(guc::usage_counters);
+    quota::init();
+    meter::init();
     context::ready(named);
 }
 

@@ -4,7 +4,7 @@
 //! to `_tenancy.tenants` sends one to every backend. A tenant that was not found is not remembered.
 //! Costs one index lookup per tenant and backend, whatever the number of tenants.
 //!
-//! Reads `_tenancy.tenants` directly (`pg::scan`), so columns 1 and 2 are `id` and `status`; a test checks it.
+//! Reads `_tenancy.tenants` directly (`pg::scan`), so columns 1, 2 and 5 are `id`, `status` and `plan`; a test checks it.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -22,6 +22,7 @@ use crate::tenant::TenantId;
 /// lookup. Past this it starts afresh when idle.
 const CACHED: usize = 16_384;
 const STATUS_COLUMN: i32 = 2;
+const PLAN_COLUMN: i32 = 5;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Status {
@@ -71,7 +72,7 @@ thread_local! {
 }
 
 pub fn init() {
-    pg::inval::init(|changed| {
+    pg::inval::listen(|changed| {
         let ours = RELATIONS.get().is_none_or(|known| changed.is_none_or(|oid| oid == known.table));
         if ours {
             GENERATION.set(GENERATION.get() + 1);
@@ -102,9 +103,24 @@ fn relations() -> Option<Relations> {
 
 fn read_status(id: &TenantId) -> Result<Status, Error<'static>> {
     let relations = relations().ok_or(Error::NotInstalled)?;
-    pg::scan::text_by_key(relations.table, relations.key, id.as_str(), STATUS_COLUMN)
+    pg::scan::rows(relations.table, relations.key, &[id.as_str()], |row| row.text(STATUS_COLUMN))
+        .pop()
+        .flatten()
         .and_then(|status| Status::parse(&status))
         .ok_or(Error::NotFound(*id))
+}
+
+/// Returns the plan that the tenant is on, if it is registered and on one.
+pub fn plan(id: &TenantId) -> Option<String> {
+    let relations = relations()?;
+    pg::scan::rows(relations.table, relations.key, &[id.as_str()], |row| row.text(PLAN_COLUMN))
+        .pop()
+        .flatten()
+}
+
+/// Changes whenever any registered tenant may have.
+pub fn generation() -> u64 {
+    GENERATION.get()
 }
 
 /// Calls `with` on the tenant's place in the cache, if it has one.
@@ -167,9 +183,9 @@ pub fn normalize_tenant_id(tenant_id: &str) -> String {
     }
 }
 
-/// Trigger on `_tenancy.tenants`: tells every backend, at commit, that a tenant changed.
+/// Trigger on what backends cache, tenants and quotas: tells every backend, at commit, that the table changed.
 #[pg_trigger(sql = false)]
-pub fn tenants_changed<'a>(
+pub fn announce_change<'a>(
     trigger: &'a PgTrigger<'a>,
 ) -> Result<Option<PgHeapTuple<'a, impl WhoAllocated>>, PgTriggerError> {
     pg::inval::announce(trigger.relid()?);

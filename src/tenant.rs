@@ -35,6 +35,9 @@ impl Malformed {
 }
 
 impl TenantId {
+    /// The id of no tenant: `parse` returns no such one.
+    pub const NONE: TenantId = TenantId { len: 0, bytes: [0; MAX_LEN] };
+
     /// Returns the id in its one spelling: a UUID in lower case, anything else as it stands.
     pub fn parse(text: &[u8]) -> Result<TenantId, Malformed> {
         match text.len() {
@@ -57,9 +60,13 @@ impl TenantId {
         Ok(id)
     }
 
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
+
     pub fn as_str(&self) -> &str {
         // Only ASCII gets past `parse`, so the fallback is unreachable; it fails closed: "" is never registered.
-        std::str::from_utf8(&self.bytes[..usize::from(self.len)]).unwrap_or("")
+        std::str::from_utf8(self.as_bytes()).unwrap_or("")
     }
 
     /// The id followed by a NUL at least.

@@ -391,6 +391,12 @@ BEGIN
         PERFORM _tenancy.raise('RELATION_NOT_PROTECTED', format('table %s is not protected', unprotect.relation),
             jsonb_build_object('relation', unprotect.relation::text));
     END IF;
+    IF EXISTS (SELECT FROM _tenancy.meters_of(unprotect.relation)) THEN
+        PERFORM _tenancy.raise('RELATION_METERED', format('table %s is metered', unprotect.relation),
+            jsonb_build_object('relation', unprotect.relation::text,
+                               'resources', (SELECT jsonb_agg(m.resource) FROM _tenancy.meters_of(unprotect.relation) m)),
+            format('Take its meters away first: SELECT tenancy.unmeter(%L, ''<resource>'');', unprotect.relation));
+    END IF;
     EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', unprotect.relation);
     -- Children that had NOT NULL of their own: dropping the parent's takes theirs along.
     was_not_null := ARRAY(
@@ -456,5 +462,5 @@ $$;
 COMMENT ON FUNCTION tenancy.unprotect(regclass) IS
 'Takes a table, with its partitions and children, from its protection, and puts back what protect changed: policies, triggers,
 row-level security, NOT NULL, default, index, foreign key and privileges, each only if protect did it.
-Errors: RELATION_NOT_PROTECTED 55000, RELATION_NOT_SUPPORTED 42809, RELATION_NOT_OWNED 42501. Volatile. PUBLIC may call it, with the
-rights of the caller, who must own the table; refused in the context of a tenant.';
+Errors: RELATION_NOT_PROTECTED 55000, RELATION_METERED 55006, RELATION_NOT_SUPPORTED 42809, RELATION_NOT_OWNED 42501. Volatile. PUBLIC
+may call it, with the rights of the caller, who must own the table; refused in the context of a tenant.';

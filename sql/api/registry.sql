@@ -8,18 +8,18 @@ CREATE VIEW tenancy.tenants AS
 COMMENT ON VIEW tenancy.tenants IS
 'The registered tenants. status is active, suspended or archived. Granted to nobody.';
 
-CREATE FUNCTION _tenancy.tenants_changed() RETURNS trigger
+CREATE FUNCTION _tenancy.announce_change() RETURNS trigger
     LANGUAGE c VOLATILE
-    AS 'MODULE_PATHNAME', 'tenants_changed_wrapper';
-COMMENT ON FUNCTION _tenancy.tenants_changed() IS 'trigger: tells every backend, at commit, that a tenant changed';
+    AS 'MODULE_PATHNAME', 'announce_change_wrapper';
+COMMENT ON FUNCTION _tenancy.announce_change() IS 'trigger on tenants and quotas: tells every backend, at commit, that the table changed';
 -- For each row, because logical replication fires no others; always, because a cache that is not told is an open door.
 -- On INSERT as well: a tenant whose registration is rolled back must be forgotten.
 CREATE TRIGGER tenancy_changed
     AFTER INSERT OR UPDATE OR DELETE ON _tenancy.tenants
-    FOR EACH ROW EXECUTE FUNCTION _tenancy.tenants_changed();
+    FOR EACH ROW EXECUTE FUNCTION _tenancy.announce_change();
 CREATE TRIGGER tenancy_truncated
     AFTER TRUNCATE ON _tenancy.tenants
-    FOR EACH STATEMENT EXECUTE FUNCTION _tenancy.tenants_changed();
+    FOR EACH STATEMENT EXECUTE FUNCTION _tenancy.announce_change();
 ALTER TABLE _tenancy.tenants ENABLE ALWAYS TRIGGER tenancy_changed, ENABLE ALWAYS TRIGGER tenancy_truncated;
 
 -- Names that belong to the service itself, so no tenant has them as its subdomain.

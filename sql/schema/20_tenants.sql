@@ -1,7 +1,7 @@
 -- Runs once. The registry of tenants.
 -- UPGRADE-SCRIPT-NEEDED: what changes here must also be in sql/tenancy--A--B.sql.
 
--- The library reads columns 1 (id) and 2 (status), and the index tenants_pkey, directly (src/registry.rs).
+-- The library reads columns 1 (id), 2 (status) and 5 (plan), and the index tenants_pkey, directly (src/registry.rs).
 -- The two generated columns are what a foreign key of a uuid, bigint or integer column refers to; they hold
 -- the forms of src/tenant.rs.
 CREATE TABLE _tenancy.tenants (

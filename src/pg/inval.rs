@@ -3,26 +3,33 @@
 //! PostgreSQL delivers an invalidation inside almost any catalog access, so what is called back may only set
 //! flags (`inval.c`).
 
+use std::ptr::{addr_of, addr_of_mut};
+
 use pgrx::{pg_sys, prelude::*};
 
-type Changed = fn(Option<pg_sys::Oid>);
-fn nothing(_: Option<pg_sys::Oid>) {}
+/// Is given the relation that changed, or none where any may have. Must not raise.
+type Listener = fn(Option<pg_sys::Oid>);
 
-static mut CHANGED: Changed = nothing;
+static mut LISTENERS: Vec<Listener> = Vec::new();
 
-/// Calls `changed` with each relation that changed, or none where any may have. It must not raise.
-pub fn init(changed: Changed) {
-    // SAFETY: a backend is single-threaded; this runs once, when the library is loaded.
+/// Tells the listener of each relation that changes.
+pub fn listen(listener: Listener) {
+    // SAFETY: a backend is single-threaded; this runs when the library is loaded.
     unsafe {
-        CHANGED = changed;
-        pg_sys::CacheRegisterRelcacheCallback(Some(callback), pg_sys::Datum::from(0));
+        let listeners = &mut *addr_of_mut!(LISTENERS);
+        if listeners.is_empty() {
+            pg_sys::CacheRegisterRelcacheCallback(Some(callback), pg_sys::Datum::from(0));
+        }
+        listeners.push(listener);
     }
 }
 
 #[pg_guard]
 unsafe extern "C-unwind" fn callback(_arg: pg_sys::Datum, relation: pg_sys::Oid) {
-    // SAFETY: CHANGED is only written at load.
-    unsafe { CHANGED((relation != pg_sys::InvalidOid).then_some(relation)) }
+    let changed = (relation != pg_sys::InvalidOid).then_some(relation);
+    // SAFETY: backend-local, and written only at load.
+    let listeners = unsafe { &*addr_of!(LISTENERS) };
+    listeners.iter().for_each(|listener| listener(changed));
 }
 
 /// Tells every backend, at commit, that the relation changed.

@@ -19,9 +19,15 @@ use version_1;
 pub mod accessor;
 pub mod guc;
 pub mod hook;
+pub mod insert;
 pub mod inval;
+pub mod lock;
+pub mod notify;
+pub mod query;
 pub mod scan;
 pub mod setter;
+pub mod shmem;
+pub mod transition;
 pub mod user;
 pub mod xact;
 
@@ -41,14 +47,29 @@ pub fn sqlstate_text(state: PgSqlErrorCode) -> String {
     text
 }
 
+/// The database that this process is connected to.
+pub fn database() -> Oid {
+    // SAFETY: a plain read of a backend-local value.
+    unsafe { pg_sys::MyDatabaseId }
+}
+
+/// Raises 25006 in a transaction that must not write, as the command of that name does.
+pub fn refuse_read_only(command: &'static std::ffi::CStr) {
+    // SAFETY: C strings that live for good.
+    unsafe {
+        pg_sys::PreventCommandIfReadOnly(command.as_ptr());
+        pg_sys::PreventCommandIfParallelMode(command.as_ptr());
+    }
+}
+
 /// Whether this process is a parallel worker, whose parameters were copied from its leader.
 pub fn in_parallel_worker() -> bool {
     // SAFETY: a plain read of a backend-local integer.
     unsafe { pg_sys::ParallelWorkerNumber >= 0 }
 }
 
-/// Drops the CONTEXT lines of the error that is about to be raised.
+/// Drops the CONTEXT lines of what is raised from here on, until the function that called this one returns.
 pub fn forget_error_context() {
-    // SAFETY: the error unwinds past every frame that put a line there; whoever catches it restores its own.
+    // SAFETY: whoever put a line there restores what was before it, when it returns and when it catches an error.
     unsafe { pg_sys::error_context_stack = std::ptr::null_mut() }
 }

@@ -20,35 +20,73 @@ pub fn relation(schema: &CStr, name: &CStr) -> Option<pg_sys::Oid> {
     (oid != pg_sys::InvalidOid).then_some(oid)
 }
 
-/// The text in column `wanted` of the row whose first column, a `text COLLATE "C"` that `index` is on,
-/// equals `key`.
-pub fn text_by_key(relation: pg_sys::Oid, index: pg_sys::Oid, key: &str, wanted: i32) -> Option<String> {
-    const FIRST_COLUMN: i16 = 1;
-    // SAFETY: called inside a transaction. The relation stays open, and so the tuple valid, until the text
-    // is copied out; an error between releases both with the transaction's resources.
+/// A row that a scan has found.
+pub struct Row {
+    tuple: pg_sys::HeapTuple,
+    desc: pg_sys::TupleDesc,
+}
+
+impl Row {
+    /// The value of a column, counted from one; none where it is null.
+    fn value<T: FromDatum>(&self, column: i32) -> Option<T> {
+        // SAFETY: `rows` calls with a valid tuple of a relation that is open, and copies nothing that outlives the call.
+        unsafe {
+            let mut is_null = false;
+            let datum = pg_sys::heap_getattr(self.tuple, column, self.desc, &mut is_null);
+            T::from_datum(datum, is_null)
+        }
+    }
+
+    pub fn text(&self, column: i32) -> Option<String> {
+        self.value(column)
+    }
+
+    pub fn bigint(&self, column: i32) -> Option<i64> {
+        self.value(column)
+    }
+}
+
+/// What `read` makes of each row whose first columns, each a `text COLLATE "C"` that leads `index`, equal `keys`.
+pub fn rows<T>(
+    relation: pg_sys::Oid,
+    index: pg_sys::Oid,
+    keys: &[&str],
+    mut read: impl FnMut(&Row) -> T,
+) -> Vec<T> {
+    let mut scan_keys = vec![pg_sys::ScanKeyData::default(); keys.len()];
+    let mut found = Vec::new();
+    // SAFETY: called inside a transaction. The relation stays open, and so a tuple valid, until what is wanted of it is
+    // copied out; an error between releases both with the transaction's resources.
     unsafe {
         let table = pg_sys::table_open(relation, pg_sys::AccessShareLock as i32);
-        let mut scan_key = pg_sys::ScanKeyData::default();
-        pg_sys::ScanKeyInit(
-            &mut scan_key,
-            FIRST_COLUMN,
-            pg_sys::BTEqualStrategyNumber as u16,
-            pg_sys::Oid::from(pg_sys::F_TEXTEQ),
-            key.into_datum()?,
+        for (number, (scan_key, key)) in scan_keys.iter_mut().zip(keys).enumerate() {
+            pg_sys::ScanKeyInit(
+                scan_key,
+                number as i16 + 1,
+                pg_sys::BTEqualStrategyNumber as u16,
+                pg_sys::Oid::from(pg_sys::F_TEXTEQ),
+                key.into_datum().unwrap_or(pg_sys::Datum::from(0)),
+            );
+        }
+        let scan = pg_sys::systable_beginscan(
+            table,
+            index,
+            true,
+            std::ptr::null_mut(),
+            keys.len() as i32,
+            scan_keys.as_mut_ptr(),
         );
-        let scan = pg_sys::systable_beginscan(table, index, true, std::ptr::null_mut(), 1, &mut scan_key);
-        let tuple = pg_sys::systable_getnext(scan);
-        let text = if tuple.is_null() {
-            None
-        } else {
-            let mut is_null = false;
-            let datum = pg_sys::heap_getattr(tuple, wanted, (*table).rd_att, &mut is_null);
-            String::from_datum(datum, is_null)
-        };
+        loop {
+            let tuple = pg_sys::systable_getnext(scan);
+            if tuple.is_null() {
+                break;
+            }
+            found.push(read(&Row { tuple, desc: (*table).rd_att }));
+        }
         pg_sys::systable_endscan(scan);
         pg_sys::table_close(table, pg_sys::AccessShareLock as i32);
-        text
     }
+    found
 }
 
 /// Whether the relation is a table or partitioned table that is not temporary.

@@ -16,6 +16,18 @@ pub fn owns_relation(relation: pg_sys::Oid) -> bool {
     }
 }
 
+/// Whether the current role may see the figures of all tenants: a superuser, a role with BYPASSRLS, or one that inherits
+/// `pg_monitor`.
+pub fn may_monitor() -> bool {
+    // SAFETY: called inside a transaction; role lookups of an existing role.
+    unsafe {
+        let role = pg_sys::GetUserId();
+        pg_sys::superuser()
+            || pg_sys::has_bypassrls_privilege(role)
+            || pg_sys::has_privs_of_role(role, pg_sys::Oid::from(pg_sys::ROLE_PG_MONITOR))
+    }
+}
+
 /// The rights of the relation's owner, until dropped.
 pub struct AsOwner {
     role: pg_sys::Oid,

@@ -17,6 +17,9 @@
 # shellcheck source=tests/tools/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
+# A backtrace in the DETAIL of PostgreSQL's own errors helps nobody who reads a test.
+unset RUST_BACKTRACE
+
 load() {
   [ -r "$RUN/$1.env" ] || die "no server $1 (see: server.sh start)"
   # shellcheck disable=SC1090

@@ -11,13 +11,13 @@ FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace JOIN pg_language l 
 WHERE n.nspname IN ('tenancy', '_tenancy') ORDER BY 1;
 SELECT c.oid::regclass AS relation, c.relkind,
        replace(c.relacl::text, 'Dxtm', 'Dxt') AS acl              -- MAINTAIN is new in PostgreSQL 17
-FROM pg_class c WHERE c.relnamespace IN ('tenancy'::regnamespace, '_tenancy'::regnamespace) AND c.relkind IN ('r', 'v') ORDER BY 1;
+FROM pg_class c WHERE c.relnamespace IN ('tenancy'::regnamespace, '_tenancy'::regnamespace) AND c.relkind IN ('r', 'p', 'v') ORDER BY 1;
 SELECT name, context, vartype, boot_val, enumvals, short_desc FROM pg_settings WHERE name LIKE 'tenancy.%' ORDER BY name;
 -- Nothing without a comment; every SECURITY DEFINER with a pinned search_path.
 SELECT p.oid::regprocedure AS no_comment FROM pg_proc p
 WHERE p.pronamespace IN ('tenancy'::regnamespace, '_tenancy'::regnamespace) AND obj_description(p.oid, 'pg_proc') IS NULL;
 SELECT c.oid::regclass AS no_comment FROM pg_class c
-WHERE c.relnamespace IN ('tenancy'::regnamespace, '_tenancy'::regnamespace) AND c.relkind IN ('r', 'v') AND obj_description(c.oid, 'pg_class') IS NULL;
+WHERE c.relnamespace IN ('tenancy'::regnamespace, '_tenancy'::regnamespace) AND c.relkind IN ('r', 'p', 'v') AND obj_description(c.oid, 'pg_class') IS NULL;
 SELECT p.oid::regprocedure AS unpinned FROM pg_proc p
 WHERE p.pronamespace IN ('tenancy'::regnamespace, '_tenancy'::regnamespace) AND p.prosecdef
   AND NOT coalesce('search_path=pg_catalog, pg_temp' = ANY (p.proconfig), false);

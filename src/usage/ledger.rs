@@ -1,0 +1,104 @@
+//! The ledger: what every transaction has used, in tables. It is the truth that everything else is derived from.
+//!
+//! `_tenancy.usage_open` takes the entries of transactions. `_tenancy.settle_usage` moves them to `_tenancy.usage_settled` and
+//! adds them up (`usage_totals`, `usage_hourly`). It does both in one transaction, so a snapshot sees each entry once.
+
+use super::cells::{self, Amount};
+use super::{Key, Note};
+use crate::error::Error;
+use crate::period::{Moment, Period};
+use crate::pg::{self, insert::Value};
+use crate::resource::Resource;
+use crate::tenant::TenantId;
+
+/// An entry that is to be written.
+pub struct Entry<'a> {
+    pub tenant: &'a TenantId,
+    pub resource: &'a Resource,
+    pub amount: i64,
+    pub at: Moment,
+    pub note: &'a Note,
+}
+
+/// Writes entries, with the actor of the context.
+pub fn write<'a>(ledger: pg::Oid, entries: impl Iterator<Item = Entry<'a>>) {
+    let actor = crate::guc::user_id();
+    let actor = || actor.as_deref().map_or(Value::Null, Value::Text);
+    pg::insert::rows(
+        ledger,
+        entries.map(|entry| {
+            vec![
+                Value::Text(entry.tenant.as_str()),
+                Value::Text(entry.resource.as_str()),
+                Value::Bigint(entry.amount),
+                Value::Timestamp(entry.at),
+                actor(),
+                match entry.note {
+                    Note::Metadata(metadata) => Value::Json(metadata),
+                    Note::Merged | Note::Correction => Value::Null,
+                },
+                Value::Boolean(matches!(entry.note, Note::Correction)),
+                Value::Boolean(false),
+            ]
+        }),
+    );
+}
+
+const SUMS: &str = "
+    WITH open AS MATERIALIZED (
+        SELECT o.amount, o.recorded_at, o.amount > 0 AND NOT o.is_correction AS is_use FROM _tenancy.usage_open o
+        WHERE o.tenant_id = $1 AND o.resource = $2
+    ), hours AS MATERIALIZED (
+        SELECT h.added, h.hour FROM _tenancy.usage_hourly h
+        WHERE h.tenant_id = $1 AND h.resource = $2 AND h.hour >= least($3, $4, $5)
+    )
+    SELECT _tenancy.to_bigint(s.amount) FROM (VALUES
+        (1, coalesce((SELECT t.amount FROM _tenancy.usage_totals t WHERE t.tenant_id = $1 AND t.resource = $2), 0)
+            + coalesce((SELECT sum(o.amount) FROM open o), 0)),
+        (2, coalesce((SELECT sum(h.added) FROM hours h WHERE h.hour >= $3), 0)
+            + coalesce((SELECT sum(o.amount) FROM open o WHERE o.is_use AND o.recorded_at >= $3), 0)),
+        (3, coalesce((SELECT sum(h.added) FROM hours h WHERE h.hour >= $4), 0)
+            + coalesce((SELECT sum(o.amount) FROM open o WHERE o.is_use AND o.recorded_at >= $4), 0)),
+        (4, coalesce((SELECT sum(h.added) FROM hours h WHERE h.hour >= $5), 0)
+            + coalesce((SELECT sum(o.amount) FROM open o WHERE o.is_use AND o.recorded_at >= $5), 0))
+    ) AS s (place, amount) ORDER BY s.place";
+
+/// What is committed now: for good, and in the periods that began then. What this transaction has charged is not in it,
+/// because its entries are written last.
+pub fn sums(key: &Key, starts: &[Moment; 4]) -> [Amount; 4] {
+    let mut amounts: [Amount; 4] = starts.map(|since| Amount { since, ..Amount::default() });
+    let mut places = amounts.iter_mut();
+    let start = |period: Period| pg::query::timestamp(starts[period as usize]);
+    let result = pg::query::latest(
+        key.ledger,
+        SUMS,
+        &[
+            key.tenant.as_str().into(),
+            key.resource.as_str().into(),
+            start(Period::Hour),
+            start(Period::Day),
+            start(Period::Month),
+        ],
+        |row| {
+            if let Some(amount) = places.next() {
+                amount.used = row.get::<i64>(1)?.unwrap_or(0);
+            }
+            Ok(())
+        },
+    );
+    if let Err(error) = result {
+        Error::Internal(&error.to_string()).raise()
+    }
+    amounts
+}
+
+/// Takes the row lock of the key's total until the transaction ends, and settles its entries if they have become many, so
+/// that adding them up stays cheap.
+pub fn lock_total(key: &Key) {
+    cells::wait_for_prepared(key);
+    let arguments = [key.tenant.as_str().into(), key.resource.as_str().into()];
+    let command = "SELECT _tenancy.lock_usage($1, $2)";
+    if let Err(error) = pg::query::run(key.ledger, command, &arguments) {
+        Error::Internal(&error.to_string()).raise()
+    }
+}

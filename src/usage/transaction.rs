@@ -1,0 +1,323 @@
+//! What a transaction has charged, what it has reserved for that, and what becomes of both when it or one of its savepoints
+//! ends.
+
+use std::array::from_fn;
+use std::collections::HashMap;
+
+use super::cells::{self, Amount};
+use super::{Key, Levels, Maximums, Note, Refused, ledger};
+use crate::error::Error;
+use crate::period::{Moment, PERIODS, Period, starts};
+use crate::pg::{
+    shmem::Place,
+    xact::{self, Event},
+};
+
+/// What this transaction has charged over a period, and the reservation that covers it.
+#[derive(Clone, Copy, Default)]
+pub struct Hold {
+    pub since: Moment,
+    pub charged: i64,
+    pub held: i64,
+}
+
+/// Charges within an hour: one entry of the ledger for what was added, one for what was removed.
+#[derive(Clone, Copy)]
+struct Charges {
+    hour: Moment,
+    at: Moment,
+    added: i64,
+    removed: i64,
+}
+
+/// A charge that has an entry of its own.
+pub struct Detail {
+    pub at: Moment,
+    pub amount: i64,
+    pub note: Note,
+}
+
+/// How the key is counted in this transaction.
+pub enum Counter {
+    Cell(Place),
+    /// By the row of its total, and what was used when that was locked, at a nesting level.
+    Row(Option<([Amount; 4], i32)>),
+}
+
+/// What a rollback to a savepoint restores.
+#[derive(Clone, Default)]
+pub struct State {
+    pub holds: [Hold; 4],
+    charges: Vec<Charges>,
+    pub details: usize,
+}
+
+pub struct Pending {
+    pub key: Key,
+    pub counter: Counter,
+    pub state: State,
+    pub details: Vec<Detail>,
+    /// The deepest level at which `state` was saved.
+    pub saved_at: i32,
+    pub has_warned: bool,
+    /// The transaction's number, once a cell knows it as prepared.
+    pub prepared_as: Option<u32>,
+}
+
+struct Saved {
+    level: i32,
+    pending: usize,
+    saved_before: i32,
+    state: State,
+}
+
+#[derive(Default)]
+pub struct Transaction {
+    pub pending: Vec<Pending>,
+    /// Where a key is among what is pending; not kept while that is quicker looked through.
+    index: HashMap<Key, usize>,
+    saved: Vec<Saved>,
+    /// Whether any counter is a locked row.
+    pub has_row_locks: bool,
+    /// The ledger's entries are written: what is charged after that would be lost.
+    pub is_written: bool,
+}
+
+pub const TOP: i32 = 1;
+/// Up to this number of keys, looking through them is quicker than an index.
+const FEW: usize = 8;
+
+impl State {
+    pub fn note(&mut self, hour: Moment, at: Moment, amount: i64) {
+        let same_hour = self.charges.iter_mut().find(|charges| charges.hour == hour);
+        let charges = match same_hour {
+            Some(charges) => charges,
+            None => {
+                self.charges.push(Charges { hour, at, added: 0, removed: 0 });
+                let last = self.charges.len() - 1;
+                &mut self.charges[last]
+            }
+        };
+        charges.added = charges.added.saturating_add(amount.max(0));
+        charges.removed = charges.removed.saturating_add(amount.min(0).saturating_neg());
+    }
+}
+
+/// What is to be taken, for good and in each period. What is removed makes room for good, and not in a period: it was not used
+/// in this one.
+pub struct Ask {
+    /// For how much there must be room.
+    pub keep: [i64; 2],
+    /// How much of it is charged.
+    pub charge: [i64; 2],
+}
+
+/// The holds after taking what is asked for, on counters that stand at `amounts`; with what has to be reserved besides.
+fn advanced(holds: &[Hold; 4], amounts: &[Amount; 4], ask: &Ask) -> ([Hold; 4], [i64; 4]) {
+    let mut extra = [0; 4];
+    let mut after = *holds;
+    for (place, hold) in after.iter_mut().enumerate() {
+        if hold.since != amounts[place].since {
+            *hold = Hold { since: amounts[place].since, ..Hold::default() };
+        }
+        let (keep, charge) = (ask.keep[place.min(1)], ask.charge[place.min(1)]);
+        extra[place] = hold.charged.saturating_add(keep).saturating_sub(hold.held).max(0);
+        hold.held = hold.held.saturating_add(extra[place]);
+        hold.charged = hold.charged.saturating_add(charge);
+    }
+    (after, extra)
+}
+
+fn refusal(current: &[i64; 4], extra: &[i64; 4], maximums: &Maximums) -> Option<Refused> {
+    PERIODS.into_iter().find_map(|period| {
+        let (current, extra) = (current[period as usize], extra[period as usize]);
+        let maximum = maximums[period as usize]?;
+        let passes = extra > 0 && current.saturating_add(extra) > maximum;
+        passes.then_some(Refused { period, current, maximum })
+    })
+}
+
+impl Pending {
+    /// Reserves what is asked for, or refuses it.
+    pub fn take(
+        &mut self,
+        ask: &Ask,
+        maximums: &Maximums,
+        base: &[Amount; 4],
+        now: Moment,
+    ) -> Result<Levels, Refused> {
+        let holds = self.state.holds;
+        let (after, levels) = match self.counter {
+            Counter::Cell(place) => cells::with(place, |cell| {
+                cell.advance(&starts(now));
+                let before = cell.amounts.map(|amount| amount.total());
+                let (after, extra) = advanced(&holds, &cell.amounts, ask);
+                if let Some(refused) = refusal(&before, &extra, maximums) {
+                    return Err(refused);
+                }
+                for (amount, extra) in cell.amounts.iter_mut().zip(extra) {
+                    amount.reserved = amount.reserved.saturating_add(extra);
+                }
+                Ok((after, Levels { before, after: cell.amounts.map(|amount| amount.total()) }))
+            })?,
+            Counter::Row(_) => {
+                let (after, extra) = advanced(&holds, base, ask);
+                let total: [i64; 4] = from_fn(|n| base[n].used.saturating_add(after[n].held));
+                let before: [i64; 4] = from_fn(|n| total[n].saturating_sub(extra[n]));
+                if let Some(refused) = refusal(&before, &extra, maximums) {
+                    return Err(refused);
+                }
+                (after, Levels { before, after: total })
+            }
+        };
+        self.state.holds = after;
+        Ok(levels)
+    }
+
+    pub fn entries(&self) -> impl Iterator<Item = ledger::Entry<'_>> {
+        let entry = |amount, at, note| ledger::Entry {
+            tenant: &self.key.tenant,
+            resource: &self.key.resource,
+            amount,
+            at,
+            note,
+        };
+        let charges = self.state.charges.iter().flat_map(move |charges| {
+            [charges.added, -charges.removed]
+                .into_iter()
+                .filter(|amount| *amount != 0)
+                .map(move |amount| entry(amount, charges.at, &Note::Merged))
+        });
+        let details = self.details.iter().take(self.state.details);
+        charges.chain(details.map(move |detail| entry(detail.amount, detail.at, &detail.note)))
+    }
+
+    /// Goes back to an earlier state, and gives back what was reserved since.
+    fn restore(&mut self, mut state: State) {
+        if let Counter::Cell(place) = self.counter {
+            let now = self.state.holds;
+            cells::with(place, |cell| {
+                for (n, hold) in state.holds.iter_mut().enumerate() {
+                    // A reservation of a period that has ended went with it.
+                    if hold.since != now[n].since {
+                        *hold = Hold { since: now[n].since, ..Hold::default() };
+                    }
+                    if cell.amounts[n].since == now[n].since {
+                        cell.amounts[n].reserved -= now[n].held - hold.held;
+                    }
+                }
+            });
+        }
+        self.state = state;
+    }
+}
+
+impl Transaction {
+    pub fn find(&self, key: &Key) -> Option<usize> {
+        if self.pending.len() <= FEW {
+            self.pending.iter().position(|pending| pending.key == *key)
+        } else {
+            self.index.get(key).copied()
+        }
+    }
+
+    /// Enters the last key, and all before it when they have become many.
+    pub fn note_last(&mut self) {
+        let count = self.pending.len();
+        if count > FEW {
+            let first = if self.index.is_empty() { 0 } else { count - 1 };
+            for place in first..count {
+                self.index.insert(self.pending[place].key, place);
+            }
+        }
+    }
+
+    /// Saves the state of what is about to change, if the current subtransaction has not.
+    pub fn save(&mut self, place: usize) {
+        let level = xact::level();
+        let pending = &mut self.pending[place];
+        if pending.saved_at < level {
+            self.saved.push(Saved {
+                level,
+                pending: place,
+                saved_before: pending.saved_at,
+                state: pending.state.clone(),
+            });
+            pending.saved_at = level;
+        }
+    }
+
+    /// What the subtransaction has done is its parent's now.
+    pub fn sub_committed(&mut self, level: i32) {
+        let parent = level - 1;
+        let first = self.saved.iter().rposition(|saved| saved.level < level).map_or(0, |last| last + 1);
+        let mut kept = first;
+        for place in first..self.saved.len() {
+            let saved = &mut self.saved[place];
+            self.pending[saved.pending].saved_at = parent.max(TOP);
+            // The parent goes back further, where it has saved a state of its own; the outermost never goes back.
+            if parent > TOP && saved.saved_before < parent {
+                saved.level = parent;
+                self.saved.swap(kept, place);
+                kept += 1;
+            }
+        }
+        self.saved.truncate(kept);
+        for pending in self.pending.iter_mut().filter(|_| self.has_row_locks) {
+            if let Counter::Row(Some((_, locked_at))) = &mut pending.counter {
+                *locked_at = (*locked_at).min(parent.max(TOP));
+            }
+        }
+    }
+
+    pub fn sub_aborted(&mut self, level: i32) {
+        while self.saved.last().is_some_and(|saved| saved.level >= level) {
+            let Some(saved) = self.saved.pop() else { break };
+            let pending = &mut self.pending[saved.pending];
+            pending.restore(saved.state);
+            pending.saved_at = saved.saved_before;
+        }
+        for pending in self.pending.iter_mut().filter(|_| self.has_row_locks) {
+            // The lock on the row of the total went with the subtransaction that took it.
+            if matches!(pending.counter, Counter::Row(Some((_, locked_at))) if locked_at >= level) {
+                pending.counter = Counter::Row(None);
+            }
+        }
+    }
+
+    /// Leaves what is charged behind for the time between PREPARE and the end of the prepared transaction.
+    pub fn prepare(&mut self) {
+        for pending in &mut self.pending {
+            cells::lock_for_prepared(&pending.key);
+            if let Counter::Cell(place) = pending.counter {
+                // No more is held than what is charged: nothing can be rolled back in part any more.
+                let mut state = pending.state.clone();
+                state.holds.iter_mut().for_each(|hold| hold.held = hold.charged.max(0));
+                pending.restore(state);
+                let holds = &pending.state.holds;
+                let hour = holds[Period::Hour as usize].since;
+                let id = xact::id();
+                if !cells::prepare(place, id, hour, holds.map(|hold| hold.charged)) {
+                    Error::TooManyPrepared(pending.key.resource).raise()
+                }
+                pending.prepared_as = Some(id);
+            }
+        }
+    }
+
+    pub fn end(self, event: Event) {
+        for pending in self.pending {
+            let Counter::Cell(place) = pending.counter else { continue };
+            let holds = pending.state.holds;
+            let since = holds.map(|hold| hold.since);
+            match (event, pending.prepared_as) {
+                (Event::Prepared, _) => {}
+                (Event::Aborted, Some(id)) => cells::roll_back_prepared(place, id),
+                _ => cells::unpin(place, |cell| {
+                    let (charged, held) = (holds.map(|hold| hold.charged), holds.map(|hold| hold.held));
+                    cell.end(&since, &charged, &held, event == Event::Committed);
+                }),
+            }
+        }
+    }
+}
