@@ -223,7 +223,8 @@ BEGIN
                                         date_trunc('month', now() AT TIME ZONE 'UTC') + make_interval(months => months), '1 month') LOOP
         partition := 'usage_settled_' || to_char(month, 'YYYY_MM');
         CONTINUE WHEN to_regclass(format('_tenancy.%I', partition)) IS NOT NULL;
-        EXECUTE format('CREATE TABLE _tenancy.%I (LIKE _tenancy.usage_settled INCLUDING ALL)', partition);
+        EXECUTE format('CREATE TABLE _tenancy.%I (LIKE _tenancy.usage_settled_default INCLUDING CONSTRAINTS)', partition);
+        EXECUTE format('CREATE INDEX %I ON _tenancy.%I (tenant_id, resource, recorded_at)', partition || '_tenant', partition);
         -- What was settled before the month had a partition.
         EXECUTE format('WITH moved AS (DELETE FROM _tenancy.usage_settled_default WHERE recorded_at >= %L AND recorded_at < %L RETURNING *)
                         INSERT INTO _tenancy.%I SELECT * FROM moved',

@@ -22,8 +22,9 @@ COMMENT ON TABLE _tenancy.usage_open IS 'entries of the ledger that are not adde
 CREATE INDEX usage_open_tenant ON _tenancy.usage_open (tenant_id, resource);
 CREATE TABLE _tenancy.usage_settled PARTITION OF _tenancy.usage FOR VALUES IN (true) PARTITION BY RANGE (recorded_at);
 COMMENT ON TABLE _tenancy.usage_settled IS 'entries of the ledger that are in usage_totals and usage_hourly; a partition for each month';
-CREATE INDEX usage_settled_tenant ON _tenancy.usage_settled (tenant_id, resource, recorded_at);
+-- The index is each partition's own: pg_dump would make one that comes from a parent it does not dump a second time.
 CREATE TABLE _tenancy.usage_settled_default PARTITION OF _tenancy.usage_settled DEFAULT;
+CREATE INDEX usage_settled_default_tenant ON _tenancy.usage_settled_default (tenant_id, resource, recorded_at);
 COMMENT ON TABLE _tenancy.usage_settled_default IS 'settled entries of months without a partition';
 
 -- The settled entries, added up. As numeric, because a sum of bigints need not be one, and must not keep others from being settled.

@@ -7,6 +7,11 @@ from support import APP, DATA, OWNER, Database, items, pg_program, refused, set_
 STATE = """SELECT relation::text, kind, tenant_column::text, row_security, forced, policies::text[], drift
            FROM tenancy.protected_tables ORDER BY 1"""
 
+# What is used, and of which quota; the entries of the ledger are in two partitions, of which one is made while it runs.
+USAGE = """SELECT tenant_id, resource, period, scope, used, reserved, "limit", (SELECT count(*) FROM tenancy.usage_records),
+                  (SELECT count(*) FROM _tenancy.usage_settled), ARRAY(SELECT m::text FROM tenancy.meters m ORDER BY 1)
+           FROM tenancy.quota_status ORDER BY 1, 2, 3"""
+
 TENANTS = """SELECT id, name, subdomain, plan, status, status_reason, settings, created_at, status_changed_at
              FROM tenancy.tenants ORDER BY id"""
 
@@ -40,6 +45,11 @@ def db(db):
         "INSERT INTO plans VALUES (NULL, 'for all'), ('acme', 'for acme')",
         """INSERT INTO "Price List" VALUES ('a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11', 9.99)""",
         "INSERT INTO trail VALUES ('acme', 'began')",
+        "SELECT tenancy.create_usage_partitions(1)",
+        "SELECT tenancy.meter('trail', 'trails'), tenancy.meter('plans', 'bytes', 'bytes')",
+        "SELECT tenancy.set_default_quota('trails', 5, 'month'), tenancy.set_quota('acme', 'bytes', 1000)",
+        "SELECT tenancy.settle_usage()",
+        "INSERT INTO trail VALUES ('acme', 'went on')",
     )
     return db
 
@@ -73,6 +83,19 @@ def test_protected_tables_survive_without_drift(db, restored):
     assert len(original) == 7
     assert copy == original
     assert [drift for *_, drift in copy] == [[]] * 7
+
+
+def test_usage_and_quotas_survive(db, restored):
+    assert len(db.run(USAGE)) == 8  # of seven tenants for trails, of one for bytes
+    assert restored.run(USAGE) == db.run(USAGE)
+    assert restored.run("SELECT * FROM tenancy.reconcile('trail')") == []
+    assert restored.run("SELECT * FROM tenancy.reconcile('plans')") == []
+    with restored.connect() as app:
+        set_session(app, "acme")
+        app.execute("INSERT INTO trail (what) VALUES ('again'), ('and again'), ('again'), ('at last')")
+        with refused("QUOTA_EXCEEDED") as caught:
+            app.execute("INSERT INTO trail (what) VALUES ('too much')")
+        assert caught.detail["current"] == 5
 
 
 def test_isolation_holds_after_the_restore(restored):
@@ -125,8 +148,10 @@ def test_unprotect_puts_back_what_protect_changed(restored):
         FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'tenant_id'
         WHERE c.oid = 'plans'::regclass"""
     assert restored.run(shape) == [(True, True, False, True, 5, 1, False)]
+    restored.run("SELECT tenancy.unmeter('plans', 'bytes')", role=OWNER)
     restored.run("SELECT tenancy.unprotect('plans')", role=OWNER)
     assert restored.run(shape) == [(False, False, False, False, 0, 0, True)]
+    restored.run("SELECT tenancy.unmeter('trail', 'trails')", role=OWNER)
     for table in ("orders", "currencies", "trail", '"Price List"'):
         restored.run(f"SELECT tenancy.unprotect('{table}')", role=OWNER)
     restored.run("SELECT tenancy.unprotect('other.accounts')")
@@ -160,6 +185,7 @@ def test_other_ways_to_dump_and_restore(db, tmp_path, way):
             pg_program(program, *options, "-d", copy.name, *arguments, file)
         assert copy.run(STATE) == db.run(STATE)
         assert copy.run(TENANTS) == db.run(TENANTS)
+        assert copy.run(USAGE) == db.run(USAGE)
         with copy.connect() as app:
             set_session(app, "globex")
             assert items(app) == ["g1", "g2"]
