@@ -41,8 +41,9 @@ BEGIN
     IF NOT 'tenancy' = ANY (regexp_split_to_array(current_setting('shared_preload_libraries'), '\s*,\s*')) THEN
         RAISE NOTICE 'tenancy is not in shared_preload_libraries'
             USING DETAIL = 'Isolation does not depend on it. Preloaded, the server also refuses misspelt tenancy parameters '
-                           'from the first statement of a connection, and reports tenancy.tenant_id to poolers from its start.',
-                  HINT = 'Add tenancy to shared_preload_libraries and restart the server, or, without a restart: '
+                           'from the first statement of a connection, reports tenancy.tenant_id to poolers from its start, and counts '
+                           'usage in shared memory, so that quotas make nobody wait.',
+                  HINT = 'Add tenancy to shared_preload_libraries and restart the server, or, without a restart and without that memory: '
                          'ALTER DATABASE ' || quote_ident(current_database()) || ' SET session_preload_libraries = ''tenancy'';';
     END IF;
 END

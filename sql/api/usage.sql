@@ -134,8 +134,8 @@ AS $$
     WITH moved AS (
         DELETE FROM _tenancy.usage_open o WHERE o.ctid = ANY (tids) RETURNING o.*
     ), kept AS (
-        INSERT INTO _tenancy.usage_settled (tenant_id, resource, amount, recorded_at, actor, metadata, is_correction, is_settled)
-        SELECT m.tenant_id, m.resource, m.amount, m.recorded_at, m.actor, m.metadata, m.is_correction, true FROM moved m
+        INSERT INTO _tenancy.usage_settled (tenant_id, resource, amount, recorded_at, actor, metadata, is_correction, hash, is_settled)
+        SELECT m.tenant_id, m.resource, m.amount, m.recorded_at, m.actor, m.metadata, m.is_correction, m.hash, true FROM moved m
     ), hours AS (
         INSERT INTO _tenancy.usage_hourly AS h (tenant_id, resource, hour, added, removed, corrected)
         SELECT m.tenant_id, m.resource, date_trunc('hour', m.recorded_at, 'UTC'),
@@ -182,7 +182,7 @@ nobody waits for it, where the library is preloaded. Call it every minute or so.
 nobody; refused in the context of a tenant.';
 
 -- Without shared memory, a charge against a limit locks this row, so charges of a tenant and resource follow one another.
-CREATE FUNCTION _tenancy.lock_usage(tenant text, resource text) RETURNS void
+CREATE FUNCTION _tenancy.lock_usage(tenant text, resource text, hash bigint) RETURNS void
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -197,13 +197,14 @@ BEGIN
     END LOOP;
     -- Many open entries would have to be added up each time.
     found_ctids := ARRAY(SELECT o.ctid FROM _tenancy.usage_open o
-                         WHERE o.tenant_id = tenant AND o.resource = lock_usage.resource LIMIT 1000 FOR UPDATE SKIP LOCKED);
+                         WHERE o.hash = lock_usage.hash AND o.tenant_id = tenant AND o.resource = lock_usage.resource
+                         LIMIT 1000 FOR UPDATE SKIP LOCKED);
     IF cardinality(found_ctids) >= 200 THEN
         PERFORM _tenancy.settle(found_ctids);
     END IF;
 END
 $$;
-COMMENT ON FUNCTION _tenancy.lock_usage(text, text) IS
+COMMENT ON FUNCTION _tenancy.lock_usage(text, text, bigint) IS
 'locks the total of a tenant and resource until the transaction ends; for the library, where it has no shared memory';
 
 CREATE FUNCTION tenancy.create_usage_partitions(months integer DEFAULT 3) RETURNS integer

@@ -8,13 +8,10 @@ use super::{Key, Note};
 use crate::error::Error;
 use crate::period::{Moment, Period};
 use crate::pg::{self, insert::Value};
-use crate::resource::Resource;
-use crate::tenant::TenantId;
 
 /// An entry that is to be written.
 pub struct Entry<'a> {
-    pub tenant: &'a TenantId,
-    pub resource: &'a Resource,
+    pub key: &'a Key,
     pub amount: i64,
     pub at: Moment,
     pub note: &'a Note,
@@ -28,8 +25,8 @@ pub fn write<'a>(ledger: pg::Oid, entries: impl Iterator<Item = Entry<'a>>) {
         ledger,
         entries.map(|entry| {
             vec![
-                Value::Text(entry.tenant.as_str()),
-                Value::Text(entry.resource.as_str()),
+                Value::Text(entry.key.tenant.as_str()),
+                Value::Text(entry.key.resource.as_str()),
                 Value::Bigint(entry.amount),
                 Value::Timestamp(entry.at),
                 actor(),
@@ -38,6 +35,7 @@ pub fn write<'a>(ledger: pg::Oid, entries: impl Iterator<Item = Entry<'a>>) {
                     Note::Merged | Note::Correction => Value::Null,
                 },
                 Value::Boolean(matches!(entry.note, Note::Correction)),
+                Value::Bigint(entry.key.hash()),
                 Value::Boolean(false),
             ]
         }),
@@ -47,7 +45,7 @@ pub fn write<'a>(ledger: pg::Oid, entries: impl Iterator<Item = Entry<'a>>) {
 const SUMS: &str = "
     WITH open AS MATERIALIZED (
         SELECT o.amount, o.recorded_at, o.amount > 0 AND NOT o.is_correction AS is_use FROM _tenancy.usage_open o
-        WHERE o.tenant_id = $1 AND o.resource = $2
+        WHERE o.hash = $6 AND o.tenant_id = $1 AND o.resource = $2
     ), hours AS MATERIALIZED (
         SELECT h.added, h.hour FROM _tenancy.usage_hourly h
         WHERE h.tenant_id = $1 AND h.resource = $2 AND h.hour >= least($3, $4, $5)
@@ -78,6 +76,7 @@ pub fn sums(key: &Key, starts: &[Moment; 4]) -> [Amount; 4] {
             start(Period::Hour),
             start(Period::Day),
             start(Period::Month),
+            key.hash().into(),
         ],
         |row| {
             if let Some(amount) = places.next() {
@@ -96,8 +95,8 @@ pub fn sums(key: &Key, starts: &[Moment; 4]) -> [Amount; 4] {
 /// that adding them up stays cheap.
 pub fn lock_total(key: &Key) {
     cells::wait_for_prepared(key);
-    let arguments = [key.tenant.as_str().into(), key.resource.as_str().into()];
-    let command = "SELECT _tenancy.lock_usage($1, $2)";
+    let arguments = [key.tenant.as_str().into(), key.resource.as_str().into(), key.hash().into()];
+    let command = "SELECT _tenancy.lock_usage($1, $2, $3)";
     if let Err(error) = pg::query::run(key.ledger, command, &arguments) {
         Error::Internal(&error.to_string()).raise()
     }

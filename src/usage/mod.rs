@@ -42,8 +42,7 @@ pub struct Key {
 
 impl Hash for Key {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.tenant.as_bytes().hash(state);
-        self.resource.as_bytes().hash(state);
+        state.write_i64(Key::hash(self));
     }
 }
 
@@ -122,6 +121,14 @@ pub fn key(tenant: &TenantId, resource: &Resource) -> Key {
 }
 
 impl Key {
+    /// A hash of tenant and resource: FNV-1a, of which the ledger keeps the values, so it never changes.
+    fn hash(&self) -> i64 {
+        let bytes = self.tenant.as_bytes().iter().chain(&[0]).chain(self.resource.as_bytes());
+        bytes.fold(0xCBF2_9CE4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01B3)
+        }) as i64
+    }
+
     pub fn tenant(&self) -> &TenantId {
         &self.tenant
     }

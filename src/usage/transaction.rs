@@ -175,13 +175,7 @@ impl Pending {
     }
 
     pub fn entries(&self) -> impl Iterator<Item = ledger::Entry<'_>> {
-        let entry = |amount, at, note| ledger::Entry {
-            tenant: &self.key.tenant,
-            resource: &self.key.resource,
-            amount,
-            at,
-            note,
-        };
+        let entry = |amount, at, note| ledger::Entry { key: &self.key, amount, at, note };
         let charges = self.state.charges.iter().flat_map(move |charges| {
             [charges.added, -charges.removed]
                 .into_iter()

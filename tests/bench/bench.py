@@ -284,7 +284,7 @@ def main():
         scans()
         estimates()
     finally:
-        shutil.rmtree(SCRIPTS)
+        shutil.rmtree(SCRIPTS, ignore_errors=True)
     print_results()
 
 

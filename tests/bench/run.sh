@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# `make bench`: what protection costs, against what one would write instead. One server, one run, ratios.
-# BENCH_QUICK=1 takes less than 90 s and is good for finding mistakes, not for figures.
+# `make bench`: what protection and metering cost, against what one would write instead. Ratios of one run on one server.
+# BENCH_QUICK=1 takes some two minutes and is good for finding mistakes, not for figures.
+# Usage: run.sh [protection|quota …]
 # shellcheck source=tests/tools/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../tools/lib.sh"
 
@@ -8,8 +9,28 @@ MAJOR=${MAJOR:-15}
 NAME=bench$MAJOR
 trap '"$TOOLS/server.sh" stop "$NAME"' EXIT
 # Everything in memory and nothing in the background, so that what is measured is CPU.
-env=$("$TOOLS/server.sh" start "$MAJOR" "$NAME" --preload shared_buffers=2GB autovacuum=off jit=off \
-  max_wal_size=8GB checkpoint_timeout=1h max_parallel_workers_per_gather=0)
-# shellcheck disable=SC1090
-. "$env"
-PATH=$TENANCY_PG_BIN:$PATH python3 "$REPO/tests/bench/bench.py"
+settings=(shared_buffers=2GB autovacuum=off jit=off max_wal_size=8GB checkpoint_timeout=1h max_parallel_workers_per_gather=0)
+
+# measure SCRIPT OPTION…
+measure() {
+  local script=$1 env
+  shift
+  env=$("$TOOLS/server.sh" start "$MAJOR" "$NAME" "$@" "${settings[@]}")
+  # shellcheck disable=SC1090
+  . "$env"
+  PATH=$TENANCY_PG_BIN:$PATH python3 "$REPO/tests/bench/$script"
+}
+
+for part in "${@:-protection quota}"; do
+  # shellcheck disable=SC2086
+  for name in $part; do
+    case $name in
+      protection) measure bench.py --preload ;;
+      quota)
+        TENANCY_BENCH_SERVER=preloaded measure quota.py --preload --durable
+        TENANCY_BENCH_SERVER=plain measure quota.py --no-preload --durable
+        ;;
+      *) die "unknown part: $name" ;;
+    esac
+  done
+done

@@ -47,7 +47,7 @@ CREATE TRIGGER lever AFTER INSERT ON lever REFERENCING NEW TABLE AS n FOR EACH S
 SELECT _tenancy.track('bots', 1, '{}');                      -- SHOULD FAIL
 SELECT _tenancy.recount('lever', 'bots', true);              -- SHOULD FAIL
 SELECT _tenancy.recount_after_drop('bots');                  -- SHOULD FAIL
-SELECT _tenancy.lock_usage('acme', 'bots');                  -- SHOULD FAIL
+SELECT _tenancy.lock_usage('acme', 'bots', 0);               -- SHOULD FAIL
 SELECT _tenancy.settle('{}');                                  -- SHOULD FAIL
 SELECT _tenancy.set_quota('tenant', 'acme', 'bots', 10, '', NULL);   -- SHOULD FAIL
 SELECT _tenancy.start_meter('lever', 'bots', 'rows');        -- SHOULD FAIL: in the context of a tenant
@@ -64,7 +64,7 @@ SELECT * FROM _tenancy.usage;                                  -- SHOULD FAIL: n
 SET tenancy.tenant_id = 'beta';
 SELECT * FROM _tenancy.usage WHERE resource = 'bots';          -- of acme: nothing
 SELECT * FROM tenancy.usage_hourly WHERE resource = 'bots';
-INSERT INTO _tenancy.usage VALUES ('beta', 'bots', -100, now(), NULL, NULL, false, false);   -- SHOULD FAIL
+INSERT INTO _tenancy.usage VALUES ('beta', 'bots', -100, now(), NULL, NULL, false, 0, false);   -- SHOULD FAIL
 UPDATE _tenancy.usage SET amount = 0;                          -- SHOULD FAIL
 -- A function that tells what it sees, in front of the views' own conditions.
 CREATE FUNCTION evil.tell(tenant text) RETURNS boolean LANGUAGE plpgsql COST 0.0000001 AS $$

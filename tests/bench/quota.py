@@ -1,0 +1,191 @@
+"""What metering costs, as ratios measured in one run: against the same table unmetered, and against what one would write by hand.
+
+Variants take turns in short slices, so whatever else the machine does touches all of them alike. On a server with the counters in
+shared memory, and on one without.
+"""
+
+import os
+import re
+import statistics
+import subprocess
+import sys
+import time
+
+from bench import QUICK, SCRIPTS, heading, print_results, psql, ratio, result, say
+
+CLIENTS = 8
+SLICE = 1 if QUICK else 2  # seconds
+ROUNDS = 4 if QUICK else 15
+ROWS = 30_000 if QUICK else 300_000
+TENANTS = 10_000 if QUICK else 1_000_000
+RECORDS = 200_000 if QUICK else 10_000_000
+
+SCHEMA = """
+CREATE EXTENSION tenancy;
+SELECT tenancy.create_tenant('acme');
+CREATE TABLE unmetered (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, tenant_id text NOT NULL, body text);
+CREATE TABLE metered (LIKE unmetered INCLUDING ALL);
+CREATE TABLE counter_row (LIKE unmetered INCLUDING ALL);
+CREATE TABLE count_all (LIKE unmetered INCLUDING ALL);
+SELECT tenancy.protect(t) FROM unnest('{unmetered,metered,counter_row,count_all}'::regclass[]) AS t;
+SELECT tenancy.meter('metered', 'rows');
+SELECT tenancy.set_quota('acme', 'rows', 1000000000);
+
+-- What one writes by hand: a counter that is updated in the transaction, and a count of what is there.
+CREATE TABLE counters (tenant_id text PRIMARY KEY, used bigint NOT NULL, most bigint NOT NULL) WITH (fillfactor = 10);
+INSERT INTO counters VALUES ('acme', 0, 1000000000);
+CREATE FUNCTION by_counter() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE counters SET used = used + 1 WHERE tenant_id = NEW.tenant_id AND used < most;
+    IF NOT FOUND THEN
+        RAISE 'quota exceeded';
+    END IF;
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER by_counter AFTER INSERT ON counter_row FOR EACH ROW EXECUTE FUNCTION by_counter();
+CREATE FUNCTION by_count() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF (SELECT count(*) FROM count_all WHERE tenant_id = NEW.tenant_id) > 1000000000 THEN
+        RAISE 'quota exceeded';
+    END IF;
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER by_count AFTER INSERT ON count_all FOR EACH ROW EXECUTE FUNCTION by_count();
+GRANT ALL ON ALL TABLES IN SCHEMA public TO bench_app;
+GRANT SET ON PARAMETER tenancy.tenant_id TO bench_app;
+"""
+
+
+def throughput(database, table, commit):
+    """Transactions per second of a slice: one row each, by CLIENTS connections of one tenant."""
+    path = os.path.join(SCRIPTS, f"quota-{table}")
+    with open(path, "w") as file:
+        file.write(f"BEGIN;\nSET LOCAL tenancy.tenant_id = 'acme';\nINSERT INTO {table} (body) VALUES ('new');\nCOMMIT;\n")
+    command = ["pgbench", "-n", "-U", "bench_app", "-c", str(CLIENTS), "-j", "1", "-T", str(SLICE), "-f", path, database]
+    environment = {**os.environ, "PGOPTIONS": f"-c synchronous_commit={commit}"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    found = re.search(r"tps = ([0-9.]+)", done.stdout)
+    if done.returncode != 0 or not found:
+        sys.exit(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
+    return float(found[1])
+
+
+def alternate(database, tables, commit):
+    taken = {table: [] for table in tables}
+    for n in range(ROUNDS):
+        for table in tables if n % 2 == 0 else reversed(tables):
+            # What one slice has written does not slow the next one down.
+            psql(database, text="TRUNCATE count_all;")
+            taken[table].append(throughput(database, table, commit))
+    return taken
+
+
+def per_second(taken, *tables):
+    return " : ".join(f"{statistics.median(taken[table]):,.0f}/s" for table in tables)
+
+
+def single_rows(database, where, tables, aim=None):
+    for commit in ("on", "off"):
+        say(f"single rows, synchronous_commit {commit}, {where} …")
+        taken = alternate(database, ["unmetered", *tables], commit)
+        for table in tables:
+            result(f"{table} : unmetered, synchronous_commit {commit}, {where}", ratio(taken[table], taken["unmetered"]),
+                   aim if table == "metered" else None, figures=per_second(taken, table, "unmetered"))
+
+
+def timed(database, statement, setup=""):
+    out = psql(database, text=f"{setup}\n\\timing on\n{statement}\n\\timing off\n")
+    return float(re.findall(r"^Time: ([0-9.]+) ms", out, re.M)[-1])
+
+
+def bulk(database):
+    file = os.path.join(SCRIPTS, "quota-rows")
+    with open(file, "w") as rows:
+        rows.writelines(f"acme\tbody of row {n}\n" for n in range(ROWS))
+    for name, statement in [
+        ("COPY", f"\\copy {{table}} (tenant_id, body) FROM '{file}'"),
+        ("INSERT ... SELECT", f"INSERT INTO {{table}} (tenant_id, body) SELECT 'acme', 'body of row ' || n FROM generate_series(1, {ROWS}) AS n;"),
+    ]:
+        say(f"{ROWS:,} rows by {name} …")
+        taken = {"unmetered": [], "metered": []}
+        for n in range(3 if QUICK else 11):
+            for table in taken if n % 2 == 0 else reversed(taken):
+                taken[table].append(timed(database, statement.format(table=table), f"TRUNCATE {table}; CHECKPOINT;"))
+        result(f"metered : unmetered, {ROWS:,} rows by {name}, time", ratio(taken["metered"], taken["unmetered"]), 1.10, True,
+               " : ".join(f"{statistics.median(taken[t]):.0f} ms" for t in ("metered", "unmetered")))
+
+
+def one_call(database, call, setup=""):
+    """Microseconds of a call, without those of a query that makes none."""
+    calls = 20_000 if QUICK else 200_000
+    query = "SELECT count(*) FROM (SELECT {} FROM generate_series(1, %d) OFFSET 0) AS s;" % calls
+    with_it, without = (
+        min(timed(database, query.format(what), setup) for _ in range(5)) for what in (call, "random()")
+    )
+    return (with_it - without) / calls * 1000
+
+
+def ledger(database):
+    say(f"a ledger of {RECORDS:,} entries …")
+    psql(database, text=f"""
+        SELECT tenancy.create_usage_partitions(1);
+        INSERT INTO _tenancy.usage_settled (tenant_id, resource, amount, recorded_at, is_correction, hash, is_settled)
+            SELECT 't' || n % 1000, 'calls', 1, now() - n % 80000 * interval '1 second', false, 0, true FROM generate_series(1, {RECORDS}) AS n;
+        INSERT INTO _tenancy.usage_totals SELECT tenant_id, resource, sum(amount) FROM _tenancy.usage_settled GROUP BY 1, 2
+            ON CONFLICT ON CONSTRAINT usage_totals_pkey DO UPDATE SET amount = excluded.amount;
+        INSERT INTO _tenancy.usage_hourly SELECT tenant_id, resource, date_trunc('hour', recorded_at, 'UTC'), sum(amount), 0, 0
+            FROM _tenancy.usage_settled GROUP BY 1, 2, 3 ON CONFLICT DO NOTHING;
+        SELECT tenancy.set_default_quota('calls', 1000000000, 'day');
+        VACUUM ANALYZE;""")
+    taken = [timed(database, "SELECT * FROM tenancy.quota_status WHERE tenant_id = 'acme';") for _ in range(9)]
+    result(f"quota_status of one tenant, {RECORDS:,} entries, ms", statistics.median(taken))
+    say("settling while others write …")
+    taken = {"alone": [], "settled": []}
+    settle = "SELECT tenancy.settle_usage(20000);\n\\watch 0.1\n"
+    for n in range(ROUNDS):
+        for variant in taken if n % 2 == 0 else reversed(taken):
+            worker = None
+            if variant == "settled":
+                worker = subprocess.Popen(["psql", "-XqAt", "-U", "postgres", "-d", database], stdin=subprocess.PIPE,
+                                          stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True)
+                worker.stdin.write(settle)
+                worker.stdin.flush()
+            taken[variant].append(throughput(database, "metered", "off"))
+            if worker:
+                worker.kill()
+                worker.wait()
+    result("metered while the ledger is settled : alone", ratio(taken["settled"], taken["alone"]),
+           figures=per_second(taken, "settled", "alone"))
+
+
+def main():
+    preloaded = os.environ["TENANCY_BENCH_SERVER"] == "preloaded"
+    where = "in shared memory" if preloaded else "by the row of the total"
+    psql("postgres", text="CREATE ROLE bench_app LOGIN; CREATE DATABASE quota;")
+    psql("quota", text=SCHEMA)
+    heading(f"Metering, {CLIENTS} clients of one tenant, one row a transaction: transactions per second")
+    by_hand = ["counter_row", "count_all"] if preloaded else []
+    single_rows("quota", where, ["metered", *by_hand], 0.90 if preloaded else None)
+    if preloaded:
+        bulk("quota")
+        setup = "SET tenancy.tenant_id = 'acme';"
+        heading("The time of a call in microseconds")
+        result("check_quota", one_call("quota", "tenancy.check_quota('rows')", setup))
+        say(f"{TENANTS:,} tenants with quotas …")
+        psql("quota", text=f"""
+            INSERT INTO _tenancy.tenants (id) SELECT 't' || n FROM generate_series(1, {TENANTS}) AS n;
+            INSERT INTO _tenancy.quotas SELECT 'tenant', 't' || n, 'rows', '', 1000, NULL FROM generate_series(1, {TENANTS}) AS n;
+            VACUUM ANALYZE;""")
+        heading(f"The same, {TENANTS:,} tenants with quotas")
+        single_rows("quota", where, ["metered"], 0.90)
+        result("check_quota, microseconds", one_call("quota", "tenancy.check_quota('rows')", setup))
+        heading("The ledger")
+        ledger("quota")
+    print_results()
+
+
+if __name__ == "__main__":
+    started = time.monotonic()
+    main()
