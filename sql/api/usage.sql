@@ -186,8 +186,6 @@ CREATE FUNCTION _tenancy.lock_usage(tenant text, resource text, hash bigint) RET
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
     SET search_path = pg_catalog, pg_temp
 AS $$
-DECLARE
-    found_ctids tid[];
 BEGIN
     LOOP
         PERFORM FROM _tenancy.usage_totals t WHERE t.tenant_id = tenant AND t.resource = lock_usage.resource FOR UPDATE;
@@ -196,11 +194,11 @@ BEGIN
         ON CONFLICT DO NOTHING;
     END LOOP;
     -- Many open entries would have to be added up each time.
-    found_ctids := ARRAY(SELECT o.ctid FROM _tenancy.usage_open o
-                         WHERE o.hash = lock_usage.hash AND o.tenant_id = tenant AND o.resource = lock_usage.resource
-                         LIMIT 1000 FOR UPDATE SKIP LOCKED);
-    IF cardinality(found_ctids) >= 200 THEN
-        PERFORM _tenancy.settle(found_ctids);
+    IF (SELECT count(*) >= 50 FROM (SELECT FROM _tenancy.usage_open o WHERE o.hash = lock_usage.hash LIMIT 50) AS s) THEN
+        PERFORM _tenancy.settle(ARRAY(
+            SELECT o.ctid FROM _tenancy.usage_open o
+            WHERE o.hash = lock_usage.hash AND o.tenant_id = tenant AND o.resource = lock_usage.resource
+            LIMIT 10000 FOR UPDATE SKIP LOCKED));
     END IF;
 END
 $$;

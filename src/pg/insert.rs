@@ -36,10 +36,12 @@ pub fn rows<'a>(table: pg_sys::Oid, rows: impl Iterator<Item = Vec<Value<'a>>>) 
         let relation = pg_sys::table_open(table, pg_sys::RowExclusiveLock as i32);
         let columns = (*(*relation).rd_att).natts as usize;
         let indexes = pg_sys::CatalogOpenIndexes(relation);
+        let mut nulls = Vec::with_capacity(columns);
+        let mut values = Vec::with_capacity(columns);
         for row in rows {
             assert_eq!(row.len(), columns, "a row has a value for each column");
-            let mut nulls = Vec::with_capacity(columns);
-            let mut values = Vec::with_capacity(columns);
+            nulls.clear();
+            values.clear();
             for value in &row {
                 let datum = value.datum();
                 nulls.push(datum.is_none());

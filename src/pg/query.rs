@@ -1,7 +1,11 @@
 //! Queries of the extension's own on its private tables, with its owner's rights. So nothing in them may be of the caller's
 //! choice: the search_path is pinned, or an operator of the caller's would run as superuser.
 
-use pgrx::{datum::DatumWithOid, pg_sys, prelude::*, spi};
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::ffi::CStr;
+
+use pgrx::{PgOid, datum::DatumWithOid, pg_sys, prelude::*, spi};
 
 use super::user::AsOwner;
 
@@ -14,27 +18,35 @@ pub fn timestamp(at: i64) -> DatumWithOid<'static> {
     unsafe { DatumWithOid::new(at, pg_sys::TIMESTAMPTZOID) }
 }
 
-/// The search_path of our own queries, until dropped.
+/// The parameters of our own queries, until dropped.
 struct Pinned {
     level: i32,
 }
 
+/// Nothing of the caller's choice.
+const PATH: (&CStr, &CStr) = (c"search_path", c"pg_catalog, pg_temp");
+/// For queries that look a few rows up by index: a plan that was made while a table was empty must be good when it is full, and a
+/// bitmap scan would not tell the index which entries are dead.
+const BY_INDEX: [(&CStr, &CStr); 3] = [PATH, (c"enable_seqscan", c"off"), (c"enable_bitmapscan", c"off")];
+
 impl Pinned {
-    /// As PostgreSQL does for a function with a SET clause. An error on the way restores the parameter as well.
-    fn new() -> Pinned {
-        // SAFETY: called inside a transaction; C strings that live for good. Whoever runs may set search_path.
+    /// As PostgreSQL does for a function with a SET clause. An error on the way restores the parameters as well.
+    fn new(parameters: &[(&CStr, &CStr)]) -> Pinned {
+        // SAFETY: called inside a transaction; C strings that live for good. Anybody may set these parameters.
         unsafe {
             let level = pg_sys::NewGUCNestLevel();
-            pg_sys::set_config_option(
-                c"search_path".as_ptr(),
-                c"pg_catalog, pg_temp".as_ptr(),
-                pg_sys::GucContext::PGC_USERSET,
-                pg_sys::GucSource::PGC_S_SESSION,
-                pg_sys::GucAction::GUC_ACTION_SAVE,
-                true,
-                0,
-                false,
-            );
+            for (name, value) in parameters {
+                pg_sys::set_config_option(
+                    name.as_ptr(),
+                    value.as_ptr(),
+                    pg_sys::GucContext::PGC_USERSET,
+                    pg_sys::GucSource::PGC_S_SESSION,
+                    pg_sys::GucAction::GUC_ACTION_SAVE,
+                    true,
+                    0,
+                    false,
+                );
+            }
             Pinned { level }
         }
     }
@@ -50,36 +62,103 @@ impl Drop for Pinned {
     }
 }
 
+thread_local! {
+    /// The plans of queries that are run often; PostgreSQL makes one anew where a table has changed.
+    static PLANS: RefCell<HashMap<&'static str, &'static spi::OwnedPreparedStatement>> = RefCell::new(HashMap::new());
+}
+
+/// The plan of a query, made at its first use. It lives as long as the backend.
+fn plan(
+    client: &spi::SpiClient,
+    query: &'static str,
+    arguments: &[DatumWithOid],
+    writes: bool,
+) -> Result<&'static spi::OwnedPreparedStatement, spi::Error> {
+    if let Some(plan) = PLANS.with_borrow(|plans| plans.get(query).copied()) {
+        return Ok(plan);
+    }
+    let types: Vec<PgOid> = arguments.iter().map(|argument| PgOid::from(argument.oid())).collect();
+    let plan = if writes { client.prepare_mut(query, &types) } else { client.prepare(query, &types) }?.keep();
+    let plan: &'static _ = Box::leak(Box::new(plan));
+    PLANS.with_borrow_mut(|plans| plans.insert(query, plan));
+    Ok(plan)
+}
+
+/// The state that is committed now and what this transaction has done itself, as what queries see, until dropped.
+struct Latest;
+
+impl Latest {
+    fn new() -> Latest {
+        // SAFETY: called inside a transaction. The snapshot is active from here on, which is what SPI uses for a query that
+        // only reads; an error on the way pops it with the (sub)transaction.
+        unsafe {
+            pg_sys::CommandCounterIncrement();
+            pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot());
+        }
+        Latest
+    }
+}
+
+impl Drop for Latest {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: pops what `new` pushed.
+            unsafe { pg_sys::PopActiveSnapshot() }
+        }
+    }
+}
+
+fn read(
+    table: pg_sys::Oid,
+    parameters: &[(&CStr, &CStr)],
+    query: impl FnOnce(&spi::SpiClient) -> Result<(), spi::Error>,
+) -> Result<(), spi::Error> {
+    let _owner = AsOwner::of(table);
+    let _pinned = Pinned::new(parameters);
+    let _snapshot = Latest::new();
+    Spi::connect(query)
+}
+
 /// Runs a query that writes nothing, on the state that is committed now and what this transaction has done itself; calls
 /// `each` on each row. `table` names the owner whose rights it runs with.
 pub fn latest(
     table: pg_sys::Oid,
     query: &str,
     arguments: &[DatumWithOid],
-    mut each: impl FnMut(Row) -> Result<(), spi::Error>,
+    each: impl FnMut(Row) -> Result<(), spi::Error>,
 ) -> Result<(), spi::Error> {
-    let _owner = AsOwner::of(table);
-    let _path = Pinned::new();
-    // SAFETY: called inside a transaction. The snapshot is active from here on, which is what SPI uses for a query that
-    // only reads; an error on the way pops it with the (sub)transaction.
-    unsafe {
-        pg_sys::CommandCounterIncrement();
-        pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot());
-    }
-    let result = Spi::connect(|client| {
-        for row in client.select(query, None, arguments)? {
-            each(row)?;
-        }
-        Ok(())
-    });
-    // SAFETY: pops what was pushed above.
-    unsafe { pg_sys::PopActiveSnapshot() };
-    result
+    read(table, &[PATH], |client| client.select(query, None, arguments)?.try_for_each(each))
+}
+
+/// The same for a query that is run often.
+pub fn latest_planned(
+    table: pg_sys::Oid,
+    query: &'static str,
+    arguments: &[DatumWithOid],
+    each: impl FnMut(Row) -> Result<(), spi::Error>,
+) -> Result<(), spi::Error> {
+    read(table, &BY_INDEX, |client| {
+        client.select(plan(client, query, arguments, false)?, None, arguments)?.try_for_each(each)
+    })
 }
 
 /// Runs a command that writes, with the rights of the owner of `table`.
 pub fn run(table: pg_sys::Oid, command: &str, arguments: &[DatumWithOid]) -> Result<(), spi::Error> {
     let _owner = AsOwner::of(table);
-    let _path = Pinned::new();
+    let _pinned = Pinned::new(&[PATH]);
     Spi::run_with_args(command, arguments)
+}
+
+/// The same for a command that is run often.
+pub fn run_planned(
+    table: pg_sys::Oid,
+    command: &'static str,
+    arguments: &[DatumWithOid],
+) -> Result<(), spi::Error> {
+    let _owner = AsOwner::of(table);
+    let _pinned = Pinned::new(&BY_INDEX);
+    Spi::connect_mut(|client| {
+        let plan = plan(client, command, arguments, true)?;
+        client.update(plan, None, arguments).map(|_| ())
+    })
 }

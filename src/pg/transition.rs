@@ -1,7 +1,8 @@
 //! What a statement trigger is told of the statement's rows: its transition tables.
 //!
-//! They are read through a read pointer of our own, because every trigger of the statement reads the same store. What a
-//! value weighs is judged before TOAST, because a row is not yet compressed when it is inserted and is when it is deleted.
+//! They are read from their start through the first read pointer: whoever else reads the same store, a query of another
+//! trigger, has a pointer of its own (`ExecInitNamedTuplestoreScan`). What a value weighs is judged before TOAST, because a
+//! row is not yet compressed when it is inserted and is when it is deleted.
 
 use std::ffi::CStr;
 
@@ -169,8 +170,7 @@ impl Trigger {
         unsafe {
             let desc = (*(*self.data).tg_relation).rd_att;
             let slot = pg_sys::MakeSingleTupleTableSlot(desc, std::ptr::addr_of!(pg_sys::TTSOpsMinimalTuple));
-            let pointer = pg_sys::tuplestore_alloc_read_pointer(store, pg_sys::EXEC_FLAG_REWIND as i32);
-            pg_sys::tuplestore_select_read_pointer(store, pointer);
+            pg_sys::tuplestore_select_read_pointer(store, 0);
             pg_sys::tuplestore_rescan(store);
             let kind = (*attribute(desc, i32::from(layout.tenant) - 1)).atttypid;
             let last_column = layout.last_column((*desc).natts);
@@ -195,7 +195,6 @@ impl Trigger {
             if let Some(last) = &run {
                 each(last, &sums);
             }
-            pg_sys::tuplestore_select_read_pointer(store, 0);
             pg_sys::ExecDropSingleTupleTableSlot(slot);
         }
         Ok(())

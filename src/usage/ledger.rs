@@ -67,7 +67,7 @@ pub fn sums(key: &Key, starts: &[Moment; 4]) -> [Amount; 4] {
     let mut amounts: [Amount; 4] = starts.map(|since| Amount { since, ..Amount::default() });
     let mut places = amounts.iter_mut();
     let start = |period: Period| pg::query::timestamp(starts[period as usize]);
-    let result = pg::query::latest(
+    let result = pg::query::latest_planned(
         key.ledger,
         SUMS,
         &[
@@ -97,7 +97,7 @@ pub fn lock_total(key: &Key) {
     cells::wait_for_prepared(key);
     let arguments = [key.tenant.as_str().into(), key.resource.as_str().into(), key.hash().into()];
     let command = "SELECT _tenancy.lock_usage($1, $2, $3)";
-    if let Err(error) = pg::query::run(key.ledger, command, &arguments) {
+    if let Err(error) = pg::query::run_planned(key.ledger, command, &arguments) {
         Error::Internal(&error.to_string()).raise()
     }
 }
