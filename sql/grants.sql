@@ -17,7 +17,6 @@ GRANT EXECUTE ON FUNCTION
     tenancy.check_quota(text, bigint), tenancy.enforce_quota(text, bigint), tenancy.track_usage(text, bigint, jsonb, text),
     _tenancy.sees_all_tenants(), _tenancy.usage_of(text, text), _tenancy.to_bigint(numeric),
     -- They run with the rights of the caller, who must own the table.
-    tenancy.meter(regclass, text, text, boolean), tenancy.unmeter(regclass, text), tenancy.reconcile(regclass, boolean),
     tenancy.protect(regclass, text, name, boolean, boolean, boolean), tenancy.unprotect(regclass),
     -- What these call on the caller's behalf; each checks for itself, or reads what pg_catalog shows to all.
     _tenancy.raise(text, text, jsonb, text), _tenancy.refuse_in_context(text),
@@ -29,8 +28,7 @@ GRANT EXECUTE ON FUNCTION
     _tenancy.check_relation(regclass), _tenancy.check_column(regclass, name), _tenancy.check_rows(regclass, name, boolean),
     _tenancy.apply(regclass, text, name, jsonb, boolean, jsonb),
     _tenancy.save_protection(regclass, text, text, jsonb, jsonb), _tenancy.forget_protection(regclass),
-    _tenancy.meters_of(regclass), _tenancy.start_meter(regclass, text, text), _tenancy.stop_meter(regclass, text),
-    _tenancy.recount(regclass, text, boolean),
+    _tenancy.meters_of(regclass),
     _tenancy.deny_system_write(), _tenancy.deny_audit_change()
     TO PUBLIC;
 

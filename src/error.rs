@@ -349,7 +349,7 @@ impl Error<'_> {
             ),
             Error::MeteredColumn(name) => (
                 "TENANT_COLUMN_NOT_FOUND",
-                format!("column \"{name}\" of a metered table does not exist"),
+                format!("column \"{name}\" of a metered table is missing or of another type"),
                 json!({"column": name}),
                 "Meter the table again: tenancy.unmeter, then tenancy.meter.",
             ),
@@ -428,14 +428,13 @@ fn report(code: &str, message: String, detail: &Value, hint: Option<String>) -> 
 }
 
 /// Says that a charge has passed a soft limit: a NOTICE whose DETAIL is like that of the error of a hard one.
-pub fn warn_of_quota(quota: &Quota) -> String {
+pub fn warn_of_quota(quota: &Quota) {
     let detail = detail_text("QUOTA_SOFT_LIMIT", &quota.detail());
     let whose = quota.tenant.map(|tenant| format!(" of tenant \"{}\"", tenant.as_str())).unwrap_or_default();
     let message = format!("soft limit{whose} for \"{}\" passed", quota.resource);
     ErrorReport::new(S::ERRCODE_SUCCESSFUL_COMPLETION, message, "tenancy")
-        .set_detail(detail.clone())
+        .set_detail(detail)
         .report(PgLogLevel::NOTICE);
-    detail
 }
 
 /// Raises an error of the catalogue from PL/pgSQL.

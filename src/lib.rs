@@ -83,14 +83,7 @@ extension_sql_file!(
 extension_sql_file!(
     "../sql/api/meter.sql",
     name = "meter",
-    requires = [
-        "quota",
-        meter::recount,
-        meter::recount_after_drop,
-        meter::start_meter,
-        meter::stop_meter,
-        meter::row_bytes
-    ]
+    requires = ["quota", meter::recount, meter::recount_after_drop, meter::start_meter, meter::stop_meter]
 );
 extension_sql_file!("../sql/grants.sql", name = "grants", finalize);
 

@@ -4,15 +4,15 @@
 //! statement, because the rows themselves are read and not the context. Rows without a tenant are nobody's.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
-use pgrx::{AnyElement, PgRelation, prelude::*};
+use pgrx::{PgRelation, prelude::*};
 
 use crate::error::Error;
 use crate::pg::{
     self,
-    transition::{self, Layout, Measure, Trigger},
+    transition::{self, Layout, Trigger, Uncounted},
 };
 use crate::quota;
 use crate::resource::Resource;
@@ -22,7 +22,7 @@ use crate::usage::{self, Note};
 pub fn init() {
     transition::init(count);
     // Nothing that looks at it calls PostgreSQL, so it is not in use then.
-    pg::inval::listen(|_| LAST.set(None));
+    pg::inval::listen(|_| KNOWN.with_borrow_mut(HashMap::clear));
 }
 
 /// What the arguments of a trigger ask for: where the tenant is, and a resource for each measure.
@@ -32,35 +32,50 @@ struct Meters {
 }
 
 thread_local! {
-    /// The meters of the trigger that was called last, until any relation changes.
-    static LAST: RefCell<Option<(pg::Oid, Rc<Meters>)>> = const { RefCell::new(None) };
+    /// The meters of triggers that were called, until any relation changes.
+    static KNOWN: RefCell<HashMap<pg::Oid, Rc<Meters>>> = RefCell::new(HashMap::new());
 }
 
 fn meters_of(trigger: &Trigger) -> Rc<Meters> {
-    let known = LAST
-        .with_borrow(|last| last.as_ref().filter(|(id, _)| *id == trigger.id()).map(|last| last.1.clone()));
+    let known = KNOWN.with_borrow(|known| known.get(&trigger.id()).cloned());
     known.unwrap_or_else(|| {
         let found = Rc::new(parse(trigger));
-        LAST.set(Some((trigger.id(), found.clone())));
+        KNOWN.with_borrow_mut(|known| known.insert(trigger.id(), found.clone()));
         found
     })
 }
 
 /// Reads the arguments: the tenant column, then a resource and a measure for each meter.
 fn parse(trigger: &Trigger) -> Meters {
-    let column = |name: &str| trigger.column(name).unwrap_or_else(|| Error::MeteredColumn(name).raise());
+    let metered = metered_for(trigger.relation());
     let arguments = trigger.arguments();
-    let tenant = column(arguments.first().copied().unwrap_or_default());
-    let mut meters = Meters { layout: Layout { tenant, measures: Vec::new() }, resources: Vec::new() };
-    for pair in arguments.get(1..).unwrap_or_default().chunks_exact(2) {
-        meters.resources.push(quota::resource(pair[0]));
-        meters.layout.measures.push(match pair[1] {
-            "rows" => Measure::Rows,
-            "bytes" => Measure::Bytes,
-            summed => Measure::Sum(column(summed.strip_prefix("sum:").unwrap_or(summed))),
-        });
-    }
-    meters
+    let pairs = || {
+        let all = arguments.get(1..).unwrap_or_default().chunks_exact(2);
+        all.filter(|pair| metered.iter().any(|resource| resource == pair[0]))
+    };
+    let measures: Vec<_> = pairs().map(|pair| (pair[1], pair[1].strip_prefix("sum:"))).collect();
+    let layout = trigger
+        .layout(arguments.first().copied().unwrap_or_default(), &measures)
+        .unwrap_or_else(|column| Error::MeteredColumn(column).raise());
+    Meters { layout, resources: pairs().map(|pair| quota::resource(pair[0])).collect() }
+}
+
+/// The resources for which the table, or one that it is a partition or child of, is metered. A partition that was detached still
+/// has its triggers, and is counted no more.
+fn metered_for(relation: pg::Oid) -> Vec<String> {
+    let mut found = Vec::new();
+    let query = "WITH RECURSIVE up (relation) AS (
+                     SELECT $1
+                     UNION
+                     SELECT i.inhparent FROM up JOIN pg_inherits i ON i.inhrelid = up.relation
+                 )
+                 SELECT m.resource FROM up JOIN _tenancy.meters m ON m.relation = up.relation";
+    let read = pg::query::latest_planned(meters(), query, &[relation.into()], |row| {
+        found.extend(row.get::<String>(1)?);
+        Ok(())
+    });
+    read.unwrap_or_else(|error| fail(error));
+    found
 }
 
 /// Charges each tenant for what the statement did to its rows. Tenants in the order of their ids, so that two statements do not
@@ -126,48 +141,63 @@ struct Difference {
 /// Counts the rows of all tables that are metered for the resource, and compares: all in one snapshot, in which rows and
 /// ledger are of the same moment, so that it holds nobody up and is exact while others write.
 fn differences(resource: &Resource) -> Vec<Difference> {
-    let meters = meters();
-    let mut counts = String::new();
-    let meters_query =
-        "SELECT _tenancy.count_query(m.relation, m.tenant_column, m.measure) FROM _tenancy.meters m
-                        WHERE m.resource OPERATOR(pg_catalog.=) $1 ORDER BY m.relation";
-    let read = pg::query::latest(meters, meters_query, &[resource.as_str().into()], |row| {
-        if let Some(query) = row.get::<String>(1)? {
-            counts.push_str(&query);
-            counts.push_str(" UNION ALL ");
+    let mut found: BTreeMap<Box<[u8]>, Difference> = BTreeMap::new();
+    let mut add = |tenant: &TenantId, recorded: i64, counted: i64| {
+        let place = found.entry(tenant.as_bytes().into()).or_insert_with(|| Difference {
+            tenant: *tenant,
+            recorded: 0,
+            counted: 0,
+        });
+        place.recorded = place.recorded.saturating_add(recorded);
+        place.counted = place.counted.saturating_add(counted);
+    };
+    // What this transaction has charged is not in the ledger yet, and its rows are counted.
+    for (tenant, amount) in usage::charged(resource) {
+        add(&tenant, amount, 0);
+    }
+    pg::query::at_latest(|| {
+        for (relation, column, measure) in counted_tables(resource) {
+            let summed = measure.strip_prefix("sum:");
+            let count = |tenant: &TenantId, amounts: &[i64]| add(tenant, 0, amounts.iter().sum());
+            match transition::table_rows(relation, &column, (&measure, summed), count) {
+                Ok(()) => {}
+                Err(Uncounted::Column(name)) => Error::MeteredColumn(&name).raise(),
+                Err(Uncounted::Tenant(why)) => Error::MeteredTenant(why).raise(),
+            }
+        }
+        let query = "SELECT u.tenant_id, _tenancy.to_bigint(sum(u.amount)) FROM (
+                 SELECT t.tenant_id, t.amount FROM _tenancy.usage_totals t WHERE t.resource = $1
+                 UNION ALL
+                 SELECT o.tenant_id, o.amount FROM _tenancy.usage_open o WHERE o.resource = $1
+             ) AS u GROUP BY u.tenant_id";
+        let read = pg::query::select(meters(), query, &[resource.as_str().into()], |row| {
+            let tenant = row.get::<String>(1)?.unwrap_or_default();
+            let tenant =
+                TenantId::parse(tenant.as_bytes()).unwrap_or_else(|why| Error::MeteredTenant(why).raise());
+            add(&tenant, row.get::<i64>(2)?.unwrap_or(0), 0);
+            Ok(())
+        });
+        read.unwrap_or_else(|error| fail(error));
+    });
+    found.into_values().collect()
+}
+
+/// The tables that hold what is metered for the resource, with partitions and children: their tenant column and measure.
+fn counted_tables(resource: &Resource) -> Vec<(pg::Oid, String, String)> {
+    let query = "SELECT c.oid, m.tenant_column::text, m.measure
+                 FROM _tenancy.meters m, LATERAL _tenancy.tree(m.relation) t, pg_class c
+                 WHERE m.resource = $1 AND c.oid = t.relation AND c.relkind = 'r'";
+    let mut found = Vec::new();
+    let read = pg::query::select(meters(), query, &[resource.as_str().into()], |row| {
+        if let (Some(relation), Some(column), Some(measure)) =
+            (row.get::<pg::Oid>(1)?, row.get::<String>(2)?, row.get::<String>(3)?)
+        {
+            found.push((relation, column, measure));
         }
         Ok(())
     });
     read.unwrap_or_else(|error| fail(error));
-    let query = format!(
-        "SELECT u.tenant_id, _tenancy.to_bigint(sum(u.recorded)), _tenancy.to_bigint(sum(u.counted)) FROM (
-             {counts}
-             SELECT t.tenant_id, t.amount, 0 FROM _tenancy.usage_totals t WHERE t.resource = $1
-             UNION ALL
-             SELECT o.tenant_id, o.amount, 0 FROM _tenancy.usage_open o WHERE o.resource = $1
-         ) AS u (tenant_id, recorded, counted)
-         WHERE u.tenant_id IS NOT NULL GROUP BY u.tenant_id"
-    );
-    // What this transaction has charged is not in the ledger yet, and its rows are counted.
-    let mut found: BTreeMap<String, (i64, i64)> = BTreeMap::new();
-    for (tenant, amount) in usage::charged(resource) {
-        found.insert(tenant.as_str().to_owned(), (amount, 0));
-    }
-    let read = pg::query::latest(meters, &query, &[resource.as_str().into()], |row| {
-        let tenant = row.get::<String>(1)?.unwrap_or_default();
-        let place = found.entry(tenant).or_default();
-        place.0 = place.0.saturating_add(row.get::<i64>(2)?.unwrap_or(0));
-        place.1 = place.1.saturating_add(row.get::<i64>(3)?.unwrap_or(0));
-        Ok(())
-    });
-    read.unwrap_or_else(|error| fail(error));
-    let parse = |tenant: &str| {
-        TenantId::parse(tenant.as_bytes()).unwrap_or_else(|why| Error::MeteredTenant(why).raise())
-    };
     found
-        .into_iter()
-        .map(|(tenant, (recorded, counted))| Difference { tenant: parse(&tenant), recorded, counted })
-        .collect()
 }
 
 fn mend(resource: &Resource, difference: &Difference) {
@@ -276,11 +306,13 @@ pub fn stop_meter(relation: PgRelation, resource: &str) -> Result<(), pgrx::spi:
 fn obstacle(relation: pg::Oid, resource: Resource) -> Option<String> {
     let mut found = None;
     let query = "SELECT _tenancy.meter_obstacle($1, $2)";
-    let read = pg::query::latest(meters(), query, &[relation.into(), resource.as_str().into()], |row| {
-        found = row.get::<String>(1)?;
-        Ok(())
-    });
-    read.unwrap_or_else(|error| fail(error));
+    pg::query::at_latest(|| {
+        pg::query::select(meters(), query, &[relation.into(), resource.as_str().into()], |row| {
+            found = row.get::<String>(1)?;
+            Ok(())
+        })
+    })
+    .unwrap_or_else(|error| fail(error));
     found
 }
 
@@ -299,11 +331,4 @@ fn meters() -> pg::Oid {
 
 fn fail(error: pgrx::spi::Error) -> ! {
     Error::Internal(&error.to_string()).raise()
-}
-
-/// Returns the bytes of a row as a meter of `bytes` counts them: its header and its values, uncompressed. Stable. For
-/// counting anew.
-#[pg_extern(schema = "_tenancy", stable, parallel_safe)]
-pub fn row_bytes(row: AnyElement) -> i64 {
-    transition::row_bytes(row)
 }

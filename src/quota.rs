@@ -39,6 +39,7 @@ const SOFT_LIMIT: i32 = 6;
 const CACHED: usize = 16_384;
 /// Where those who listen learn that a soft limit was passed.
 const CHANNEL: &str = "tenancy_quota";
+const NOTICE: &str = "{\"code\":\"QUOTA_SOFT_LIMIT\"}";
 
 #[derive(Clone, Copy)]
 struct Relations {
@@ -161,7 +162,7 @@ fn warn(key: &Key, limits: &Limits, levels: &Levels, requested: i64) {
         let (before, after) = (levels.before[period as usize], levels.after[period as usize]);
         let Some(soft) = limits[period as usize].soft.filter(|soft| after > *soft) else { continue };
         if usage::warn_once(key) || before <= soft {
-            let detail = warn_of_quota(&Quota {
+            warn_of_quota(&Quota {
                 tenant: visible(key.tenant()),
                 resource: key.resource().as_str(),
                 period,
@@ -169,8 +170,10 @@ fn warn(key: &Key, limits: &Limits, levels: &Levels, requested: i64) {
                 limit: soft,
                 requested,
             });
-            if before <= soft {
-                pg::notify::notify(CHANNEL, &detail);
+            // Anybody can listen, so it says that something happened and not to whom. PostgreSQL prepares no transaction that
+            // notifies, and a soft limit refuses nothing.
+            if before <= soft && !pg::xact::may_be_prepared() {
+                pg::notify::notify(CHANNEL, NOTICE);
             }
         }
     }
@@ -206,7 +209,7 @@ fn positive(amount: i64) -> i64 {
 
 /// Returns whether the current tenant could use an amount of a resource now. What others have reserved counts. Errors: those of
 /// `current_tenant()`, 22023 (`PARAMETER_INVALID`). Volatile. PUBLIC may call it.
-#[pg_extern(schema = "tenancy", volatile, parallel_restricted)]
+#[pg_extern(schema = "tenancy", volatile)]
 pub fn check_quota(resource: &str, amount: default!(i64, 1)) -> bool {
     let (tenant, resource, amount) = (context::required(), self::resource(resource), positive(amount));
     let maximums = limits(&tenant, &resource).map(|limit| limit.maximum);
@@ -240,6 +243,7 @@ pub fn track(resource: &str, amount: i64, metadata: JsonB) {
     pg::forget_error_context();
     let (tenant, resource, amount) = (context::required(), self::resource(resource), positive(amount));
     pg::refuse_read_only(c"track_usage");
+    usage::refuse_too_many(&tenant, &resource);
     let is_empty = metadata.0 == Value::Object(Default::default());
     charge(&tenant, &resource, amount, if is_empty { Note::Merged } else { Note::Metadata(metadata.0) });
 }
@@ -253,7 +257,7 @@ pub fn sees_all_tenants() -> bool {
 
 /// Returns what a tenant uses of a resource: used and reserved, for good and in the current hour, day and month. Raises 42501
 /// (`TENANT_ACCESS_DENIED`) for another tenant than that of the context. Volatile. For `tenancy.quota_status`.
-#[pg_extern(schema = "_tenancy", volatile, parallel_restricted)]
+#[pg_extern(schema = "_tenancy", volatile)]
 #[allow(clippy::type_complexity)]
 pub fn usage_of(
     tenant_id: &str,

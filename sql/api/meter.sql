@@ -1,4 +1,5 @@
--- Metering: counting what tables hold. Re-runnable. The functions run with the rights of their callers, who must own the table.
+-- Metering: counting what tables hold. Re-runnable. Granted to nobody: a resource is the whole database's, and whoever meters a table
+-- decides what all tenants are charged for it.
 
 CREATE FUNCTION _tenancy.meter_rows() RETURNS trigger
     LANGUAGE c VOLATILE
@@ -7,8 +8,6 @@ COMMENT ON FUNCTION _tenancy.meter_rows() IS
 'trigger on metered tables: charges each tenant for what a statement did to its rows. Arguments: the tenant column, then a resource and a
 measure for each meter';
 
-COMMENT ON FUNCTION _tenancy.row_bytes(anyelement) IS
-'the bytes of a row as a meter of bytes counts them: its header and its values, uncompressed';
 COMMENT ON FUNCTION _tenancy.recount(regclass, text, boolean) IS
 'counts a resource anew, and records the difference if asked for; the caller must own the table';
 COMMENT ON FUNCTION _tenancy.recount_after_drop(text) IS 'counts a resource anew after a table that was metered for it is gone';
@@ -45,19 +44,6 @@ AS $$
 $$;
 COMMENT ON FUNCTION _tenancy.meters_of(regclass) IS 'the meters of a table';
 
--- The query that counts a table for one of its meters, as rows of tenant, nothing recorded, and what there is.
-CREATE FUNCTION _tenancy.count_query(relation regclass, tenant_column name, measure text) RETURNS text
-    LANGUAGE sql STABLE PARALLEL SAFE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT format('SELECT r.%I::text, 0, %s FROM %s AS r GROUP BY 1', tenant_column,
-        CASE WHEN measure = 'rows' THEN 'count(*)'
-             WHEN measure = 'bytes' THEN 'sum(_tenancy.row_bytes(r))'
-             ELSE format('coalesce(sum(r.%I), 0)', substr(measure, 5)) END,
-        relation)
-$$;
-COMMENT ON FUNCTION _tenancy.count_query(regclass, name, text) IS 'the query that counts a table for one of its meters';
-
 -- Makes the triggers of a table fit its meters: one for each event, with all meters as arguments, on the table and each partition or
 -- child, because a statement fires the triggers of the table that it names and no others.
 CREATE FUNCTION _tenancy.make_meter_triggers(relation regclass) RETURNS void
@@ -73,19 +59,20 @@ BEGIN
     FROM _tenancy.meters_of(relation) m;
     SELECT quote_literal(m.tenant_column) || ', ' || arguments INTO arguments FROM _tenancy.meters_of(relation) m LIMIT 1;
     FOR member IN SELECT t.relation FROM _tenancy.tree(make_meter_triggers.relation) t ORDER BY t.depth, t.relation::text LOOP
+        -- Known by what they call: one that was renamed would count twice.
+        FOR event IN SELECT g.tgname AS name FROM pg_trigger g WHERE g.tgrelid = member AND g.tgfoid = '_tenancy.meter_rows()'::regprocedure LOOP
+            EXECUTE format('DROP TRIGGER %I ON %s', event.name, member);
+        END LOOP;
+        CONTINUE WHEN arguments IS NULL;
         FOR event IN SELECT * FROM (VALUES
             ('tenancy_meter_insert', 'INSERT', 'REFERENCING NEW TABLE AS new_rows'),
             ('tenancy_meter_update', 'UPDATE', 'REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows'),
             ('tenancy_meter_delete', 'DELETE', 'REFERENCING OLD TABLE AS old_rows'),
             ('tenancy_meter_truncate', 'TRUNCATE', '')) AS e(name, command, tables)
         LOOP
-            IF arguments IS NOT NULL THEN
-                EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER %s ON %s %s FOR EACH STATEMENT EXECUTE FUNCTION _tenancy.meter_rows(%s)',
-                               event.name, event.command, member, event.tables, arguments);
-                EXECUTE format('ALTER TABLE ONLY %s ENABLE ALWAYS TRIGGER %I', member, event.name);
-            ELSIF EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = member AND t.tgname = event.name) THEN
-                EXECUTE format('DROP TRIGGER %I ON %s', event.name, member);
-            END IF;
+            EXECUTE format('CREATE TRIGGER %I AFTER %s ON %s %s FOR EACH STATEMENT EXECUTE FUNCTION _tenancy.meter_rows(%s)',
+                           event.name, event.command, member, event.tables, arguments);
+            EXECUTE format('ALTER TABLE ONLY %s ENABLE ALWAYS TRIGGER %I', member, event.name);
         END LOOP;
     END LOOP;
 END
@@ -174,8 +161,8 @@ COMMENT ON FUNCTION tenancy.meter(regclass, text, text, boolean) IS
 count for one resource, and one table for several. measure: rows; bytes (of the header and the values of each row, uncompressed); or
 sum(column) of an integer column. count_existing counts what is there at once, while writers wait and readers do not; with false nobody
 waits, and tenancy.reconcile(relation, true) counts it later. Quotas of the resource are enforced from then on, for every role.
-Errors: RELATION_NOT_PROTECTED 55000, RELATION_NOT_OWNED 42501, PARAMETER_INVALID 22023. Volatile. PUBLIC may call it, with the rights of the
-caller, who must own the table; refused in the context of a tenant.';
+Errors: RELATION_NOT_PROTECTED 55000, RELATION_NOT_OWNED 42501, PARAMETER_INVALID 22023. Volatile. Granted to nobody; refused in the
+context of a tenant.';
 
 CREATE FUNCTION tenancy.unmeter(relation regclass, resource text) RETURNS void
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
@@ -194,8 +181,8 @@ END
 $$;
 COMMENT ON FUNCTION tenancy.unmeter(regclass, text) IS
 'No longer counts a table for a resource: what it holds is taken off what its tenants use; the entries of the ledger stay.
-Errors: RELATION_NOT_METERED 55000, RELATION_NOT_OWNED 42501. Volatile. PUBLIC may call it, with the rights of the caller, who must own
-the table; refused in the context of a tenant.';
+Errors: RELATION_NOT_METERED 55000, RELATION_NOT_OWNED 42501. Volatile. Granted to nobody; refused in
+the context of a tenant.';
 
 CREATE FUNCTION tenancy.reconcile(relation regclass, mend boolean DEFAULT false)
     RETURNS TABLE (resource text, tenant_id text, recorded bigint, counted bigint, difference bigint)
@@ -222,8 +209,8 @@ $$;
 COMMENT ON FUNCTION tenancy.reconcile(regclass, boolean) IS
 'Counts the resources of a metered table anew, with all tables that count for them, compares that with what is on record, and returns
 the tenants for whom it differs: none, normally. mend records the difference, as an entry of the ledger. Reads the tables in one snapshot
-and holds nobody up. Errors: RELATION_NOT_METERED 55000, RELATION_NOT_OWNED 42501, PARAMETER_INVALID 22023. Volatile. PUBLIC may call it, with
-the rights of the caller, who must own the table; refused in the context of a tenant.';
+and holds nobody up. Errors: RELATION_NOT_METERED 55000, RELATION_NOT_OWNED 42501, PARAMETER_INVALID 22023. Volatile. Granted to nobody;
+refused in the context of a tenant.';
 
 CREATE VIEW tenancy.meters AS
     SELECT m.relation, m.resource, CASE WHEN m.measure LIKE 'sum:%' THEN format('sum(%I)', substr(m.measure, 5)) ELSE m.measure END AS measure,

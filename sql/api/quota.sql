@@ -143,8 +143,8 @@ COMMENT ON VIEW _tenancy.effective_quotas IS 'the quota that applies to each ten
 
 CREATE VIEW _tenancy.quota_states AS
     SELECT e.tenant_id, e.resource, nullif(e.period, '') AS period, e.scope, u.used, u.reserved, e.max_amount AS "limit", e.soft_limit,
-           CASE WHEN e.max_amount IS NOT NULL THEN greatest(e.max_amount - u.used - u.reserved, 0) END AS remaining,
-           CASE WHEN e.max_amount > 0 THEN round(100.0 * (u.used + u.reserved) / e.max_amount, 1) END AS percentage
+           CASE WHEN e.max_amount IS NOT NULL THEN greatest(e.max_amount::numeric - u.used - u.reserved, 0)::bigint END AS remaining,
+           CASE WHEN e.max_amount > 0 THEN round(100.0 * (u.used::numeric + u.reserved) / e.max_amount, 1) END AS percentage
     FROM _tenancy.effective_quotas e
     JOIN LATERAL _tenancy.usage_of(e.tenant_id, e.resource) u ON u.period = e.period;
 COMMENT ON VIEW _tenancy.quota_states IS 'how much of its quotas each tenant uses';

@@ -108,37 +108,38 @@ impl Drop for Latest {
     }
 }
 
-fn read(
-    table: pg_sys::Oid,
-    parameters: &[(&CStr, &CStr)],
-    query: impl FnOnce(&spi::SpiClient) -> Result<(), spi::Error>,
-) -> Result<(), spi::Error> {
-    let _owner = AsOwner::of(table);
-    let _pinned = Pinned::new(parameters);
+/// Calls `work` with everything seen as of one moment: now, and what this transaction has done itself.
+pub fn at_latest<R>(work: impl FnOnce() -> R) -> R {
     let _snapshot = Latest::new();
-    Spi::connect(query)
+    work()
 }
 
-/// Runs a query that writes nothing, on the state that is committed now and what this transaction has done itself; calls
-/// `each` on each row. `table` names the owner whose rights it runs with.
-pub fn latest(
+/// Runs a query that writes nothing, on the active snapshot (see `at_latest`); calls `each` on each row. `table` names the owner
+/// whose rights it runs with.
+pub fn select(
     table: pg_sys::Oid,
     query: &str,
     arguments: &[DatumWithOid],
     each: impl FnMut(Row) -> Result<(), spi::Error>,
 ) -> Result<(), spi::Error> {
-    read(table, &[PATH], |client| client.select(query, None, arguments)?.try_for_each(each))
+    let _owner = AsOwner::of(table);
+    let _pinned = Pinned::new(&[PATH]);
+    Spi::connect(|client| client.select(query, None, arguments)?.try_for_each(each))
 }
 
-/// The same for a query that is run often.
+/// The same for a query that is run often, on the latest state.
 pub fn latest_planned(
     table: pg_sys::Oid,
     query: &'static str,
     arguments: &[DatumWithOid],
     each: impl FnMut(Row) -> Result<(), spi::Error>,
 ) -> Result<(), spi::Error> {
-    read(table, &BY_INDEX, |client| {
-        client.select(plan(client, query, arguments, false)?, None, arguments)?.try_for_each(each)
+    let _owner = AsOwner::of(table);
+    let _pinned = Pinned::new(&BY_INDEX);
+    at_latest(|| {
+        Spi::connect(|client| {
+            client.select(plan(client, query, arguments, false)?, None, arguments)?.try_for_each(each)
+        })
     })
 }
 

@@ -26,16 +26,33 @@ pub struct Trigger {
 
 /// Where the rows of a table tell their tenant, and what is measured of them.
 pub struct Layout {
-    pub tenant: i16,
-    pub measures: Vec<Measure>,
+    tenant: i16,
+    kind: Kind,
+    measures: Vec<Measure>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Measure {
+/// The type of a tenant column.
+#[derive(Clone, Copy)]
+enum Kind {
+    Text,
+    Uuid,
+    Bigint,
+    Integer,
+}
+
+/// The type of a column that is summed up.
+#[derive(Clone, Copy)]
+enum Width {
+    Smallint,
+    Integer,
+    Bigint,
+}
+
+#[derive(Clone, Copy)]
+enum Measure {
     Rows,
     Bytes,
-    /// The sum of an integer column.
-    Sum(i16),
+    Sum(i16, Width),
 }
 
 /// The bytes of a row besides its values: its header and its line pointer.
@@ -119,6 +136,12 @@ impl Trigger {
         unsafe { (*(*self.data).tg_trigger).tgoid }
     }
 
+    /// The table that it is called for.
+    pub fn relation(&self) -> pg_sys::Oid {
+        // SAFETY: an open relation.
+        unsafe { (*(*self.data).tg_relation).rd_id }
+    }
+
     /// The arguments of CREATE TRIGGER.
     pub fn arguments(&self) -> Vec<&str> {
         // SAFETY: `tgargs` has `tgnargs` C strings, which live as long as the relation's cache entry, pinned by the
@@ -131,17 +154,14 @@ impl Trigger {
         }
     }
 
-    /// The number of the column of that name, if there is one.
-    pub fn column(&self, name: &str) -> Option<i16> {
-        // SAFETY: an open relation, whose descriptor has `natts` attributes.
-        unsafe {
-            let desc = (*(*self.data).tg_relation).rd_att;
-            (0..(*desc).natts).find_map(|i| {
-                let attribute = attribute(desc, i);
-                let same = CStr::from_ptr((*attribute).attname.data.as_ptr()).to_bytes() == name.as_bytes();
-                (same && !(*attribute).attisdropped).then_some((*attribute).attnum)
-            })
-        }
+    /// Where the table has these columns, and whether they are of types that can be counted.
+    pub fn layout<'a>(
+        &self,
+        tenant: &'a str,
+        measures: &[(&'a str, Option<&'a str>)],
+    ) -> Result<Layout, &'a str> {
+        // SAFETY: an open relation.
+        unsafe { layout((*(*self.data).tg_relation).rd_att, tenant, measures) }
     }
 
     /// The rows as they were before the statement: calls `each` with the tenant and the measures of each run of rows of
@@ -166,39 +186,159 @@ impl Trigger {
         if store.is_null() {
             return Ok(());
         }
-        // SAFETY: the store and the descriptor live while the trigger is called. A value is read before the slot moves on.
+        // SAFETY: the store and the descriptor live while the trigger is called.
         unsafe {
             let desc = (*(*self.data).tg_relation).rd_att;
             let slot = pg_sys::MakeSingleTupleTableSlot(desc, std::ptr::addr_of!(pg_sys::TTSOpsMinimalTuple));
             pg_sys::tuplestore_select_read_pointer(store, 0);
             pg_sys::tuplestore_rescan(store);
-            let kind = (*attribute(desc, i32::from(layout.tenant) - 1)).atttypid;
-            let last_column = layout.last_column((*desc).natts);
-            let mut run: Option<TenantId> = None;
-            let mut sums = vec![0i64; layout.measures.len()];
+            let mut runs = Runs::new(layout, desc);
             while pg_sys::tuplestore_gettupleslot(store, true, false, slot) {
-                if i32::from((*slot).tts_nvalid) < last_column {
-                    pg_sys::slot_getsomeattrs_int(slot, last_column);
-                }
-                let Some(raw) = raw(slot, layout.tenant, kind) else { continue };
-                if !run.as_ref().is_some_and(|last| raw.is(last)) {
-                    if let Some(last) = &run {
-                        each(last, &sums);
-                        sums.fill(0);
-                    }
-                    run = Some(raw.parse()?);
-                }
-                for (sum, measure) in sums.iter_mut().zip(&layout.measures) {
-                    *sum = sum.saturating_add(measured(slot, desc, *measure));
-                }
+                runs.add(slot, &mut each)?;
             }
-            if let Some(last) = &run {
-                each(last, &sums);
-            }
+            runs.finish(&mut each);
             pg_sys::ExecDropSingleTupleTableSlot(slot);
         }
         Ok(())
     }
+}
+
+/// Why a table could not be counted.
+pub enum Uncounted {
+    /// A column is gone, or of another type than a meter counts.
+    Column(String),
+    Tenant(Malformed),
+}
+
+/// Reads a table as it is in the active snapshot, and its rows only: nothing of the owner's choice runs, no policy, cast or
+/// expression, because it is read for the owner of the extension. Calls `each` as for a trigger. A table that is gone has no rows.
+pub fn table_rows(
+    relation: pg_sys::Oid,
+    tenant: &str,
+    measure: (&str, Option<&str>),
+    mut each: impl FnMut(&TenantId, &[i64]),
+) -> Result<(), Uncounted> {
+    // SAFETY: called inside a transaction, with an active snapshot. The relation stays open, and so the descriptor and a tuple
+    // valid, until the scan is at its end; an error between releases all with the transaction's resources.
+    unsafe {
+        let table = pg_sys::try_table_open(relation, pg_sys::AccessShareLock as i32);
+        if table.is_null() {
+            return Ok(());
+        }
+        let desc = (*table).rd_att;
+        let layout =
+            layout(desc, tenant, &[measure]).map_err(|column| Uncounted::Column(column.to_owned()))?;
+        let slot = pg_sys::MakeSingleTupleTableSlot(desc, std::ptr::addr_of!(pg_sys::TTSOpsHeapTuple));
+        let scan = pg_sys::systable_beginscan(
+            table,
+            pg_sys::InvalidOid,
+            false,
+            pg_sys::GetActiveSnapshot(),
+            0,
+            std::ptr::null_mut(),
+        );
+        let mut runs = Runs::new(&layout, desc);
+        loop {
+            pgrx::check_for_interrupts!();
+            let tuple = pg_sys::systable_getnext(scan);
+            if tuple.is_null() {
+                break;
+            }
+            pg_sys::ExecStoreHeapTuple(tuple, slot, false);
+            runs.add(slot, &mut each).map_err(Uncounted::Tenant)?;
+        }
+        runs.finish(&mut each);
+        pg_sys::ExecDropSingleTupleTableSlot(slot);
+        pg_sys::systable_endscan(scan);
+        pg_sys::table_close(table, pg_sys::AccessShareLock as i32);
+    }
+    Ok(())
+}
+
+/// Adds rows up, for each run of rows of one tenant.
+struct Runs<'a> {
+    layout: &'a Layout,
+    desc: pg_sys::TupleDesc,
+    last_column: i32,
+    run: Option<TenantId>,
+    sums: Vec<i64>,
+}
+
+impl<'a> Runs<'a> {
+    unsafe fn new(layout: &'a Layout, desc: pg_sys::TupleDesc) -> Runs<'a> {
+        // SAFETY: the caller passes a valid descriptor, which outlives this.
+        let last_column = layout.last_column(unsafe { (*desc).natts });
+        Runs { layout, desc, last_column, run: None, sums: vec![0; layout.measures.len()] }
+    }
+
+    unsafe fn add(
+        &mut self,
+        slot: *mut pg_sys::TupleTableSlot,
+        each: &mut impl FnMut(&TenantId, &[i64]),
+    ) -> Result<(), Malformed> {
+        // SAFETY: the caller passes a slot with a row of the descriptor; a value is read before the slot moves on.
+        unsafe {
+            if i32::from((*slot).tts_nvalid) < self.last_column {
+                pg_sys::slot_getsomeattrs_int(slot, self.last_column);
+            }
+            let Some(raw) = raw(slot, self.layout) else { return Ok(()) };
+            if !self.run.as_ref().is_some_and(|last| raw.is(last)) {
+                self.finish(each);
+                self.run = Some(raw.parse()?);
+            }
+            for (sum, measure) in self.sums.iter_mut().zip(&self.layout.measures) {
+                *sum = sum.saturating_add(measured(slot, self.desc, *measure));
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, each: &mut impl FnMut(&TenantId, &[i64])) {
+        if let Some(last) = self.run.take() {
+            each(&last, &self.sums);
+            self.sums.fill(0);
+        }
+    }
+}
+
+/// Where a descriptor has the columns; the name of one that it has not, or not of a type that can be counted. An owner can change
+/// a column's type at any time, and a value of another would be read as what it is not.
+unsafe fn layout<'a>(
+    desc: pg_sys::TupleDesc,
+    tenant: &'a str,
+    measures: &[(&'a str, Option<&'a str>)],
+) -> Result<Layout, &'a str> {
+    // SAFETY: the caller passes a valid descriptor, which has `natts` attributes.
+    let find = |name: &'a str| unsafe {
+        let found = (0..(*desc).natts).map(|i| attribute(desc, i)).find(|attribute| {
+            let its = CStr::from_ptr((**attribute).attname.data.as_ptr()).to_bytes();
+            its == name.as_bytes() && !(**attribute).attisdropped
+        });
+        found.map(|attribute| ((*attribute).attnum, (*attribute).atttypid)).ok_or(name)
+    };
+    let (column, kind) = find(tenant)?;
+    let kind = match kind {
+        pg_sys::TEXTOID | pg_sys::VARCHAROID => Kind::Text,
+        pg_sys::UUIDOID => Kind::Uuid,
+        pg_sys::INT8OID => Kind::Bigint,
+        pg_sys::INT4OID => Kind::Integer,
+        _ => return Err(tenant),
+    };
+    let mut layout = Layout { tenant: column, kind, measures: Vec::new() };
+    for (measure, summed) in measures {
+        layout.measures.push(match (*measure, summed) {
+            ("rows", _) => Measure::Rows,
+            ("bytes", _) => Measure::Bytes,
+            (_, Some(name)) => match find(name)? {
+                (column, pg_sys::INT2OID) => Measure::Sum(column, Width::Smallint),
+                (column, pg_sys::INT4OID) => Measure::Sum(column, Width::Integer),
+                (column, pg_sys::INT8OID) => Measure::Sum(column, Width::Bigint),
+                _ => return Err(name),
+            },
+            (other, None) => return Err(other),
+        });
+    }
+    Ok(layout)
 }
 
 impl Layout {
@@ -207,7 +347,7 @@ impl Layout {
         let needed = self.measures.iter().map(|measure| match measure {
             Measure::Rows => 0,
             Measure::Bytes => columns,
-            Measure::Sum(column) => i32::from(*column),
+            Measure::Sum(column, _) => i32::from(*column),
         });
         needed.max().unwrap_or(0).max(i32::from(self.tenant))
     }
@@ -234,15 +374,15 @@ unsafe fn value(slot: *mut pg_sys::TupleTableSlot, column: i16) -> Option<pg_sys
     }
 }
 
-unsafe fn raw<'a>(slot: *mut pg_sys::TupleTableSlot, column: i16, kind: pg_sys::Oid) -> Option<Raw<'a>> {
-    // SAFETY: as in `value`; the type tells what the datum is.
+unsafe fn raw<'a>(slot: *mut pg_sys::TupleTableSlot, layout: &Layout) -> Option<Raw<'a>> {
+    // SAFETY: as in `value`; the layout was made of this very descriptor, so it tells what the datum is.
     unsafe {
-        let datum = value(slot, column)?;
-        match kind {
-            pg_sys::UUIDOID => Some(Raw::Uuid(&*datum.cast_mut_ptr::<[u8; 16]>())),
-            pg_sys::INT8OID => i64::from_datum(datum, false).map(Raw::Number),
-            pg_sys::INT4OID => i32::from_datum(datum, false).map(|number| Raw::Number(number.into())),
-            _ => <&str>::from_datum(datum, false).map(Raw::Text),
+        let datum = value(slot, layout.tenant)?;
+        match layout.kind {
+            Kind::Text => <&str>::from_datum(datum, false).map(Raw::Text),
+            Kind::Uuid => Some(Raw::Uuid(&*datum.cast_mut_ptr::<[u8; 16]>())),
+            Kind::Bigint => i64::from_datum(datum, false).map(Raw::Number),
+            Kind::Integer => i32::from_datum(datum, false).map(|number| Raw::Number(number.into())),
         }
     }
 }
@@ -252,7 +392,7 @@ unsafe fn measured(slot: *mut pg_sys::TupleTableSlot, desc: pg_sys::TupleDesc, m
     unsafe {
         match measure {
             Measure::Rows => 1,
-            Measure::Sum(column) => value(slot, column).map_or(0, |datum| integer(desc, column, datum)),
+            Measure::Sum(column, width) => value(slot, column).map_or(0, |datum| integer(datum, width)),
             Measure::Bytes => {
                 let values = 1..=(*desc).natts as i16;
                 ROW_OVERHEAD
@@ -264,13 +404,13 @@ unsafe fn measured(slot: *mut pg_sys::TupleTableSlot, desc: pg_sys::TupleDesc, m
     }
 }
 
-unsafe fn integer(desc: pg_sys::TupleDesc, column: i16, datum: pg_sys::Datum) -> i64 {
-    // SAFETY: as in `value`.
+unsafe fn integer(datum: pg_sys::Datum, width: Width) -> i64 {
+    // SAFETY: the width is that of the column's type.
     unsafe {
-        match (*attribute(desc, i32::from(column) - 1)).atttypid {
-            pg_sys::INT2OID => i16::from_datum(datum, false).unwrap_or(0).into(),
-            pg_sys::INT4OID => i32::from_datum(datum, false).unwrap_or(0).into(),
-            _ => i64::from_datum(datum, false).unwrap_or(0),
+        match width {
+            Width::Smallint => i16::from_datum(datum, false).unwrap_or(0).into(),
+            Width::Integer => i32::from_datum(datum, false).unwrap_or(0).into(),
+            Width::Bigint => i64::from_datum(datum, false).unwrap_or(0),
         }
     }
 }
@@ -284,31 +424,5 @@ unsafe fn weight(desc: pg_sys::TupleDesc, column: i16, datum: pg_sys::Datum) -> 
             -2 => CStr::from_ptr(datum.cast_mut_ptr()).to_bytes_with_nul().len() as i64,
             length => length.into(),
         }
-    }
-}
-
-/// The bytes of a row, as `Measure::Bytes` counts them. For `_tenancy.row_bytes`.
-pub fn row_bytes(row: pgrx::AnyElement) -> i64 {
-    // SAFETY: the caller passes a value of a row type; the descriptor is pinned until it is released.
-    unsafe {
-        let header =
-            pg_sys::pg_detoast_datum(row.datum().cast_mut_ptr()).cast::<pg_sys::HeapTupleHeaderData>();
-        let (kind, modifier) =
-            ((*header).t_choice.t_datum.datum_typeid, (*header).t_choice.t_datum.datum_typmod);
-        let desc = pg_sys::lookup_rowtype_tupdesc(kind, modifier);
-        let mut tuple = pg_sys::HeapTupleData {
-            t_len: pgrx::varsize_any(header.cast()) as u32,
-            t_data: header,
-            ..Default::default()
-        };
-        let slot = pg_sys::MakeSingleTupleTableSlot(desc, std::ptr::addr_of!(pg_sys::TTSOpsHeapTuple));
-        pg_sys::ExecStoreHeapTuple(&mut tuple, slot, false);
-        pg_sys::slot_getsomeattrs_int(slot, (*desc).natts);
-        let bytes = measured(slot, desc, Measure::Bytes);
-        pg_sys::ExecDropSingleTupleTableSlot(slot);
-        if (*desc).tdrefcount >= 0 {
-            pg_sys::DecrTupleDescRefCount(desc);
-        }
-        bytes
     }
 }

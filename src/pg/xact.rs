@@ -101,6 +101,12 @@ pub fn statement_began() -> i64 {
     unsafe { pg_sys::GetCurrentStatementStartTimestamp() }
 }
 
+/// The time now, likewise.
+pub fn now() -> i64 {
+    // SAFETY: reads the clock.
+    unsafe { pg_sys::GetCurrentTimestamp() }
+}
+
 /// Whether no query, cursor or procedure of this backend can hold a datum any more.
 ///
 /// True at the end of a transaction that no running portal (a procedure that commits) and no SPI caller

@@ -128,8 +128,11 @@ pub fn advance(amounts: &mut [Amount; 4], starts: &[Moment; 4]) {
     }
 }
 
-/// The lock that whoever charges without a cell, because none was free, holds against those who would load one.
+/// The lock that holds off all who would load a cell: for a transaction that charges more keys without one than it is good to
+/// lock one by one.
 const LOADING: u64 = 0;
+/// Keys without a cell that a transaction locks one by one.
+const ONE_BY_ONE: usize = 64;
 
 fn hash(key: &Key) -> u64 {
     // Its low bits choose a set, so those of the database and the ledger are mixed in well.
@@ -190,7 +193,7 @@ fn pin_new(key: &Key, hash: u64, now: Moment, amounts: [Amount; 4]) -> Option<Pl
 
 /// Ends the charges of prepared transactions that were committed or rolled back since. PostgreSQL tells nobody when that
 /// happens, so whoever uses the cell asks.
-fn end_prepared(place: Place) {
+pub fn end_prepared(place: Place) {
     let pending = shmem::with_slot(place, |cell: &mut Cell| cell.prepared.map(|entry| entry.transaction));
     for transaction in pending.into_iter().filter(|number| *number != 0) {
         // Outside of the cell's lock, because this may read from disk.
@@ -200,10 +203,19 @@ fn end_prepared(place: Place) {
     }
 }
 
+/// The same for the cells among which the hash would have a place.
+fn end_all_prepared(hash: u64) {
+    let set = shmem::with_set(hash, |set, _: &mut [Cell]| set);
+    for way in 0..shmem::WAYS {
+        if let Some(set) = set {
+            end_prepared(shmem::place(set, way));
+        }
+    }
+}
+
 /// Notes what the transaction has charged on a cell that it has pinned, for the time between its PREPARE and its end. From then
 /// on the cell holds what `charged` asks for. False where too many are pending there.
 pub fn prepare(place: Place, transaction: u32, hour: Moment, charged: [i64; 4]) -> bool {
-    end_prepared(place);
     shmem::with_slot(place, |cell: &mut Cell| {
         let free = cell.prepared.iter_mut().find(|entry| entry.transaction == 0);
         free.map(|entry| *entry = Prepared { transaction, hour, charged }).is_some()
@@ -228,11 +240,11 @@ pub fn wait_for_prepared(key: &Key) {
 }
 
 /// Pins the cell of the key, which is loaded first where it is not in memory: `load` sums up the ledger as it is committed
-/// at the time of the call. None where no place is free: then, until the transaction ends, nobody else can load it either.
-pub fn pin(key: &Key, now: Moment, load: impl FnOnce() -> [Amount; 4]) -> Option<Place> {
+/// at the time of the call. None where no place is free: then nobody else can load it either, until the (sub)transaction ends.
+/// `overflown` is the number of keys for which that was so before, in this transaction.
+pub fn pin(key: &Key, now: Moment, overflown: usize, load: impl FnOnce() -> [Amount; 4]) -> Option<Place> {
     let hash = hash(key);
     if let Some(place) = pin_existing(key, hash, now) {
-        end_prepared(place);
         return Some(place);
     }
     // One loader at a time for a key: what another had loaded could be charged, committed and evicted again between our
@@ -240,13 +252,23 @@ pub fn pin(key: &Key, now: Moment, load: impl FnOnce() -> [Amount; 4]) -> Option
     let own = hash | 1;
     lock::take(LOADING, Mode::Shared);
     lock::take(own, Mode::Exclusive);
-    let place = pin_existing(key, hash, now).or_else(|| pin_new(key, hash, now, load()));
-    lock::release(own, Mode::Exclusive);
+    let place = pin_existing(key, hash, now).or_else(|| {
+        let amounts = load();
+        pin_new(key, hash, now, amounts).or_else(|| {
+            // Cells may be pinned by prepared transactions that have ended since.
+            end_all_prepared(hash);
+            pin_new(key, hash, now, amounts)
+        })
+    });
     lock::release(LOADING, Mode::Shared);
-    place.or_else(|| {
+    if place.is_some() {
+        lock::release(own, Mode::Exclusive);
+    } else if overflown >= ONE_BY_ONE {
         lock::take(LOADING, Mode::Exclusive);
-        pin_existing(key, hash, now)
-    })
+        lock::release(own, Mode::Exclusive);
+        return pin_existing(key, hash, now);
+    }
+    place
 }
 
 /// Calls `with` on a pinned cell.

@@ -10,27 +10,27 @@ use crate::period::{Moment, Period};
 use crate::pg::{self, insert::Value};
 
 /// An entry that is to be written.
-pub struct Entry<'a> {
-    pub key: &'a Key,
+pub struct Entry {
+    pub key: Key,
     pub amount: i64,
     pub at: Moment,
-    pub note: &'a Note,
+    pub note: Note,
 }
 
 /// Writes entries, with the actor of the context.
-pub fn write<'a>(ledger: pg::Oid, entries: impl Iterator<Item = Entry<'a>>) {
+pub fn write(ledger: pg::Oid, entries: &[Entry]) {
     let actor = crate::guc::user_id();
     let actor = || actor.as_deref().map_or(Value::Null, Value::Text);
     pg::insert::rows(
         ledger,
-        entries.map(|entry| {
+        entries.iter().map(|entry| {
             vec![
                 Value::Text(entry.key.tenant.as_str()),
                 Value::Text(entry.key.resource.as_str()),
                 Value::Bigint(entry.amount),
                 Value::Timestamp(entry.at),
                 actor(),
-                match entry.note {
+                match &entry.note {
                     Note::Metadata(metadata) => Value::Json(metadata),
                     Note::Merged | Note::Correction => Value::Null,
                 },

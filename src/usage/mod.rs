@@ -64,6 +64,7 @@ pub struct Levels {
 }
 
 /// What a charge is entered as.
+#[derive(Clone)]
 pub enum Note {
     /// With others of its hour.
     Merged,
@@ -85,8 +86,10 @@ pub fn init(cells: fn() -> usize) {
         Event::BeforeCommit => write(),
         Event::BeforePrepare => {
             write();
-            TRANSACTION.with_borrow_mut(Transaction::prepare);
+            prepare();
         }
+        // A backend that is terminated comes here from where it was, without unwinding; so nothing that can wait or raise runs
+        // while the transaction is borrowed.
         Event::Committed | Event::Prepared | Event::Aborted => {
             if is_used() {
                 TRANSACTION.take().end(event);
@@ -221,6 +224,20 @@ pub fn charged(resource: &Resource) -> Vec<(TenantId, i64)> {
     })
 }
 
+/// Resources of a tenant's choice that it may use in a transaction: each takes a place in shared memory.
+const MOST_TRACKED: usize = 100;
+
+/// Raises an error where the resource would be one too many of the tenant in this transaction.
+pub fn refuse_too_many(tenant: &TenantId, resource: &Resource) {
+    let is_too_many = TRANSACTION.with_borrow(|transaction| {
+        let of_tenant = || transaction.pending.iter().filter(|pending| pending.key.tenant == *tenant);
+        of_tenant().count() >= MOST_TRACKED && of_tenant().all(|pending| pending.key.resource != *resource)
+    });
+    if is_too_many {
+        Error::Argument("resource", "must be one of at most 100 in a transaction").raise()
+    }
+}
+
 /// Whether the transaction has not yet warned that the key is above a soft limit; it has from now on.
 pub fn warn_once(key: &Key) -> bool {
     TRANSACTION.with_borrow_mut(|transaction| {
@@ -236,17 +253,25 @@ fn pending(key: &Key, now: Moment) -> usize {
     if is_written {
         Error::Internal("usage was charged while the transaction committed").raise()
     }
-    if let Some(place) = place {
+    let is_counted = |place: &usize| {
+        TRANSACTION.with_borrow(|transaction| !matches!(transaction.pending[*place].counter, Counter::Lost))
+    };
+    if let Some(place) = place.filter(is_counted) {
         return place;
     }
-    let cell = cells::are_there().then(|| cells::pin(key, now, || ledger::sums(key, &starts(now)))).flatten();
-    let counter = cell.map_or(Counter::Row(None), Counter::Cell);
+    let counter = counter(key, now);
     // Nothing raises between the pin and its entry here.
-    TRANSACTION.with_borrow_mut(|transaction| {
+    let place = TRANSACTION.with_borrow_mut(|transaction| {
+        if let Some(place) = place {
+            transaction.pending[place].counter = counter;
+            transaction.pending[place].counted_at = xact::level();
+            return place;
+        }
         let place = transaction.pending.len();
         transaction.pending.push(Pending {
             key: *key,
             counter,
+            counted_at: xact::level(),
             state: State::default(),
             details: Vec::new(),
             saved_at: TOP,
@@ -255,7 +280,33 @@ fn pending(key: &Key, now: Moment) -> usize {
         });
         transaction.note_last();
         place
-    })
+    });
+    end_prepared(place)
+}
+
+/// Ends at the cell what prepared transactions have charged that have ended since. After the pin is entered, because it may raise.
+fn end_prepared(place: usize) -> usize {
+    if xact::may_be_prepared()
+        && let Counter::Cell(cell) = TRANSACTION.with_borrow(|transaction| transaction.pending[place].counter)
+    {
+        cells::end_prepared(cell);
+    }
+    place
+}
+
+/// How to count the key: by its cell, which is pinned, or by the row of its total.
+fn counter(key: &Key, now: Moment) -> Counter {
+    if !cells::are_there() {
+        return Counter::Row(None);
+    }
+    // A cell is loaded for the periods of this moment, and not for those of a statement that began long ago: going on from
+    // them to the next would forget what has been used since.
+    let load = || ledger::sums(key, &starts(xact::now()));
+    let overflown = TRANSACTION.with_borrow(|transaction| {
+        let rows = transaction.pending.iter().filter(|pending| matches!(pending.counter, Counter::Row(_)));
+        rows.count()
+    });
+    cells::pin(key, now, overflown, load).map_or(Counter::Row(None), Counter::Cell)
 }
 
 /// What was used when the row of the total was locked; locks it where that is needed and has not been done.
@@ -267,8 +318,8 @@ fn base(place: usize, is_needed: bool, now: Moment) -> [Amount; 4] {
         match pending.counter {
             Counter::Cell(_) => Ok(fresh),
             Counter::Row(Some((amounts, _))) if amounts.map(|amount| amount.since) == starts => Ok(amounts),
-            Counter::Row(_) if !is_needed => Ok(fresh),
-            Counter::Row(_) => Err(pending.key),
+            Counter::Row(_) | Counter::Lost if !is_needed => Ok(fresh),
+            Counter::Row(_) | Counter::Lost => Err(pending.key),
         }
     });
     let key = match known {
@@ -279,7 +330,6 @@ fn base(place: usize, is_needed: bool, now: Moment) -> [Amount; 4] {
     let amounts = ledger::sums(&key, &starts);
     TRANSACTION.with_borrow_mut(|transaction| {
         transaction.pending[place].counter = Counter::Row(Some((amounts, xact::level())));
-        transaction.has_row_locks = true;
     });
     amounts
 }
@@ -290,13 +340,33 @@ fn write() {
         return;
     }
     let Some(ledger) = ledger() else { return };
-    TRANSACTION.with_borrow(|transaction| {
+    let entries: Vec<ledger::Entry> = TRANSACTION.with_borrow(|transaction| {
         // Those of a ledger that this transaction has dropped went with it.
-        let pending = || transaction.pending.iter().filter(|pending| pending.key.ledger == ledger);
-        let mut entries = pending().flat_map(Pending::entries).peekable();
-        if entries.peek().is_some() {
-            ledger::write(ledger, entries);
-        }
+        let pending = transaction.pending.iter().filter(|pending| pending.key.ledger == ledger);
+        pending.flat_map(Pending::entries).collect()
     });
+    if !entries.is_empty() {
+        ledger::write(ledger, &entries);
+    }
     TRANSACTION.with_borrow_mut(|transaction| transaction.is_written = true);
+}
+
+/// Leaves what is charged behind for the time between PREPARE and the end of the prepared transaction.
+fn prepare() {
+    let keys: Vec<Key> = TRANSACTION
+        .with_borrow(|transaction| transaction.pending.iter().map(|pending| pending.key).collect());
+    if keys.is_empty() {
+        return;
+    }
+    keys.iter().for_each(cells::lock_for_prepared);
+    let id = xact::id();
+    for place in 0..keys.len() {
+        let counter = TRANSACTION.with_borrow(|transaction| transaction.pending[place].counter);
+        if let Counter::Cell(cell) = counter {
+            cells::end_prepared(cell);
+            if !TRANSACTION.with_borrow_mut(|transaction| transaction.pending[place].prepare(cell, id)) {
+                Error::TooManyPrepared(keys[place].resource).raise()
+            }
+        }
+    }
 }

@@ -6,7 +6,6 @@ use std::collections::HashMap;
 
 use super::cells::{self, Amount};
 use super::{Key, Levels, Maximums, Note, Refused, ledger};
-use crate::error::Error;
 use crate::period::{Moment, PERIODS, Period, starts};
 use crate::pg::{
     shmem::Place,
@@ -38,10 +37,14 @@ pub struct Detail {
 }
 
 /// How the key is counted in this transaction.
+#[derive(Clone, Copy)]
 pub enum Counter {
     Cell(Place),
     /// By the row of its total, and what was used when that was locked, at a nesting level.
     Row(Option<([Amount; 4], i32)>),
+    /// By nothing any more: the subtransaction that chose the row, and with it all that was charged, was rolled back, and its
+    /// locks are gone.
+    Lost,
 }
 
 /// What a rollback to a savepoint restores.
@@ -55,6 +58,8 @@ pub struct State {
 pub struct Pending {
     pub key: Key,
     pub counter: Counter,
+    /// The nesting level at which that was chosen.
+    pub counted_at: i32,
     pub state: State,
     pub details: Vec<Detail>,
     /// The deepest level at which `state` was saved.
@@ -77,8 +82,6 @@ pub struct Transaction {
     /// Where a key is among what is pending; not kept while that is quicker looked through.
     index: HashMap<Key, usize>,
     saved: Vec<Saved>,
-    /// Whether any counter is a locked row.
-    pub has_row_locks: bool,
     /// The ledger's entries are written: what is charged after that would be lost.
     pub is_written: bool,
 }
@@ -128,10 +131,13 @@ fn advanced(holds: &[Hold; 4], amounts: &[Amount; 4], ask: &Ask) -> ([Hold; 4], 
     (after, extra)
 }
 
+/// The most that is counted, where nothing is limited: far enough from the end of the numbers that sums do not reach it.
+const CEILING: i64 = i64::MAX / 4;
+
 fn refusal(current: &[i64; 4], extra: &[i64; 4], maximums: &Maximums) -> Option<Refused> {
     PERIODS.into_iter().find_map(|period| {
         let (current, extra) = (current[period as usize], extra[period as usize]);
-        let maximum = maximums[period as usize]?;
+        let maximum = maximums[period as usize].map_or(CEILING, |maximum| maximum.min(CEILING));
         let passes = extra > 0 && current.saturating_add(extra) > maximum;
         passes.then_some(Refused { period, current, maximum })
     })
@@ -160,7 +166,7 @@ impl Pending {
                 }
                 Ok((after, Levels { before, after: cell.amounts.map(|amount| amount.total()) }))
             })?,
-            Counter::Row(_) => {
+            Counter::Row(_) | Counter::Lost => {
                 let (after, extra) = advanced(&holds, base, ask);
                 let total: [i64; 4] = from_fn(|n| base[n].used.saturating_add(after[n].held));
                 let before: [i64; 4] = from_fn(|n| total[n].saturating_sub(extra[n]));
@@ -174,16 +180,32 @@ impl Pending {
         Ok(levels)
     }
 
-    pub fn entries(&self) -> impl Iterator<Item = ledger::Entry<'_>> {
-        let entry = |amount, at, note| ledger::Entry { key: &self.key, amount, at, note };
-        let charges = self.state.charges.iter().flat_map(move |charges| {
-            [charges.added, -charges.removed]
-                .into_iter()
-                .filter(|amount| *amount != 0)
-                .map(move |amount| entry(amount, charges.at, &Note::Merged))
-        });
+    pub fn entries(&self) -> Vec<ledger::Entry> {
+        let entry = |amount, at, note| ledger::Entry { key: self.key, amount, at, note };
+        let mut entries = Vec::new();
+        for charges in &self.state.charges {
+            for amount in [charges.added, charges.removed.saturating_neg()] {
+                if amount != 0 {
+                    entries.push(entry(amount, charges.at, Note::Merged));
+                }
+            }
+        }
         let details = self.details.iter().take(self.state.details);
-        charges.chain(details.map(move |detail| entry(detail.amount, detail.at, &detail.note)))
+        entries.extend(details.map(|detail| entry(detail.amount, detail.at, detail.note.clone())));
+        entries
+    }
+
+    /// Notes at the cell what is charged, for the time between PREPARE and the end. False where no more can be pending there.
+    pub fn prepare(&mut self, cell: Place, id: u32) -> bool {
+        // No more is held than what is charged: nothing can be rolled back in part any more.
+        let mut state = self.state.clone();
+        state.holds.iter_mut().for_each(|hold| hold.held = hold.charged.max(0));
+        self.restore(state);
+        let holds = &self.state.holds;
+        let is_noted =
+            cells::prepare(cell, id, holds[Period::Hour as usize].since, holds.map(|hold| hold.charged));
+        self.prepared_as = is_noted.then_some(id);
+        is_noted
     }
 
     /// Goes back to an earlier state, and gives back what was reserved since.
@@ -257,7 +279,8 @@ impl Transaction {
             }
         }
         self.saved.truncate(kept);
-        for pending in self.pending.iter_mut().filter(|_| self.has_row_locks) {
+        for pending in self.pending.iter_mut().filter(|pending| matches!(pending.counter, Counter::Row(_))) {
+            pending.counted_at = pending.counted_at.min(parent.max(TOP));
             if let Counter::Row(Some((_, locked_at))) = &mut pending.counter {
                 *locked_at = (*locked_at).min(parent.max(TOP));
             }
@@ -271,30 +294,12 @@ impl Transaction {
             pending.restore(saved.state);
             pending.saved_at = saved.saved_before;
         }
-        for pending in self.pending.iter_mut().filter(|_| self.has_row_locks) {
-            // The lock on the row of the total went with the subtransaction that took it.
-            if matches!(pending.counter, Counter::Row(Some((_, locked_at))) if locked_at >= level) {
+        for pending in self.pending.iter_mut().filter(|pending| matches!(pending.counter, Counter::Row(_))) {
+            // The locks went with the subtransaction that took them.
+            if pending.counted_at >= level {
+                pending.counter = Counter::Lost;
+            } else if matches!(pending.counter, Counter::Row(Some((_, locked_at))) if locked_at >= level) {
                 pending.counter = Counter::Row(None);
-            }
-        }
-    }
-
-    /// Leaves what is charged behind for the time between PREPARE and the end of the prepared transaction.
-    pub fn prepare(&mut self) {
-        for pending in &mut self.pending {
-            cells::lock_for_prepared(&pending.key);
-            if let Counter::Cell(place) = pending.counter {
-                // No more is held than what is charged: nothing can be rolled back in part any more.
-                let mut state = pending.state.clone();
-                state.holds.iter_mut().for_each(|hold| hold.held = hold.charged.max(0));
-                pending.restore(state);
-                let holds = &pending.state.holds;
-                let hour = holds[Period::Hour as usize].since;
-                let id = xact::id();
-                if !cells::prepare(place, id, hour, holds.map(|hold| hold.charged)) {
-                    Error::TooManyPrepared(pending.key.resource).raise()
-                }
-                pending.prepared_as = Some(id);
             }
         }
     }

@@ -148,10 +148,10 @@ def test_unprotect_puts_back_what_protect_changed(restored):
         FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'tenant_id'
         WHERE c.oid = 'plans'::regclass"""
     assert restored.run(shape) == [(True, True, False, True, 5, 1, False)]
-    restored.run("SELECT tenancy.unmeter('plans', 'bytes')", role=OWNER)
+    restored.run("SELECT tenancy.unmeter('plans', 'bytes')")
     restored.run("SELECT tenancy.unprotect('plans')", role=OWNER)
     assert restored.run(shape) == [(False, False, False, False, 0, 0, True)]
-    restored.run("SELECT tenancy.unmeter('trail', 'trails')", role=OWNER)
+    restored.run("SELECT tenancy.unmeter('trail', 'trails')")
     for table in ("orders", "currencies", "trail", '"Price List"'):
         restored.run(f"SELECT tenancy.unprotect('{table}')", role=OWNER)
     restored.run("SELECT tenancy.unprotect('other.accounts')")

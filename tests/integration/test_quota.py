@@ -505,15 +505,112 @@ def test_a_change_of_quota_is_in_force_at_once(db):
     assert_exact(db)
 
 
-def test_a_soft_limit_is_notified_once(db):
+def test_a_soft_limit_refuses_nothing(db):
+    """PostgreSQL prepares no transaction that notifies, so this one does not."""
     with db.connect("postgres") as dba:
-        dba.execute("SELECT tenancy.set_quota('acme', 'jobs', 100, soft_limit => 2)")
-    with db.connect("postgres") as listener, db.connect(APP) as app:
-        listener.execute("LISTEN tenancy_quota")
+        dba.execute("SELECT tenancy.set_quota('acme', 'jobs', 100, soft_limit => 0)")
+    with db.connect(APP) as app:
         set_session(app, "acme")
-        for _ in range(5):
-            app.execute(ONE)
-        heard = list(listener.notifies(timeout=1, stop_after=2))
-    assert [notice.payload for notice in heard] == [
-        '{"code":"QUOTA_SOFT_LIMIT","tenant_id":"acme","resource":"jobs","current":3,"limit":2,"requested":1}'
-    ]
+        app.execute("BEGIN")
+        app.execute(ONE)
+        app.execute("PREPARE TRANSACTION 'it_soft'")
+        app.execute("COMMIT PREPARED 'it_soft'")
+    assert_exact(db)
+
+
+def test_a_terminated_backend_leaves_nothing_behind(db):
+    """Terminated while its entries wait to be written: a FATAL error does not unwind."""
+    set_quota(db, "acme", 100)
+    with db.connect("postgres") as holder, db.connect("postgres") as dba, db.connect(APP) as app:
+        set_session(app, "acme")
+        pid = app.info.backend_pid
+        app.execute("BEGIN")
+        app.execute("INSERT INTO job SELECT FROM generate_series(1, 7)")
+        holder.execute("BEGIN")
+        holder.execute("LOCK TABLE _tenancy.usage_open IN SHARE MODE")
+        commit = threading.Thread(target=lambda: pytest.raises(psycopg.OperationalError, app.execute, "COMMIT"))
+        commit.start()
+        waits = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s AND wait_event_type = 'Lock'"
+        eventually(lambda: value(dba, waits, [pid]) == 1)
+        dba.execute("SELECT pg_terminate_backend(%s)", [pid])
+        commit.join()
+        eventually(lambda: value(dba, "SELECT count(*) FROM pg_locks WHERE pid = %s", [pid]) == 0)
+        holder.execute("ROLLBACK")
+    assert status(db, "acme") == (0, 0)
+    assert_exact(db)
+
+
+def test_a_lock_that_a_savepoint_took_is_not_relied_on(db):
+    """Where no counter is free, and the subtransaction that found so is rolled back."""
+    set_quota(db, "globex", 10, "k")
+    names = [f"p{n}" for n in range(1, 9)]
+    with db.connect(APP) as p, db.connect(APP) as a, db.connect(APP) as b:
+        for connection, tenant in ((p, "acme"), (a, "globex"), (b, "globex")):
+            set_session(connection, tenant)
+        p.execute("BEGIN")
+        for name in names:
+            p.execute("SELECT tenancy.track_usage(%s)", [name])
+        a.execute("BEGIN")
+        a.execute("SAVEPOINT s")
+        a.execute("SELECT tenancy.track_usage('k', 1)")
+        a.execute("ROLLBACK TO s")
+        p.execute("COMMIT")
+        a.execute("SELECT tenancy.track_usage('k', 6)")
+        b.execute("SET lock_timeout = '300ms'")
+        with pytest.raises((psycopg.errors.ConfigurationLimitExceeded, psycopg.errors.LockNotAvailable)):
+            b.execute("SELECT tenancy.track_usage('k', 6)")
+        a.execute("COMMIT")
+    assert status(db, "globex", "k") == (6, 0)
+
+
+def test_many_resources_of_one_tenant_do_not_stop_another(db):
+    with db.connect(APP) as one, db.connect(APP) as other:
+        set_session(one, "acme")
+        set_session(other, "globex")
+        other.execute("SET lock_timeout = '2s'")
+        one.execute("BEGIN")
+        one.execute("SELECT count(tenancy.track_usage('r' || n)) FROM generate_series(1, 30) AS n")
+        assert value(other, "SELECT tenancy.track_usage('innocent')")
+        one.execute("ROLLBACK")
+
+
+def test_overlapping_charges_do_not_overflow(db):
+    big = 2**61 - 1
+    with db.connect(APP) as one, db.connect(APP) as two:
+        for connection in (one, two):
+            set_session(connection, "acme")
+            connection.execute("BEGIN")
+        one.execute("SELECT tenancy.track_usage('big', %s)", [big])
+        if db.server.is_preloaded:
+            with refused("QUOTA_EXCEEDED"):
+                two.execute("SELECT tenancy.track_usage('big', %s)", [big])
+        one.execute("ROLLBACK")
+        two.execute("ROLLBACK")
+    set_quota(db, "acme", 10, "big")
+    assert status(db, "acme", "big") == (0, 0)
+    with db.connect(APP) as app:
+        set_session(app, "acme")
+        with refused("QUOTA_EXCEEDED"):
+            app.execute("SELECT tenancy.track_usage('big', 1000)")
+
+
+def test_a_soft_limit_is_notified_when_it_is_crossed(server):
+    """Once, and without a word of whose it is: anybody can listen. On a server without prepared transactions."""
+    name = f"{NAME}-notify"
+    quiet = server_of(server_tool("start", str(MAJOR), name, "--preload", "max_prepared_transactions=0"))
+    try:
+        quiet.create_roles()
+        database = Database(quiet, "it_quota")
+        database.run(
+            "SELECT tenancy.create_tenant('acme')",
+            "SELECT tenancy.set_quota('acme', 'calls', 100, soft_limit => 2)",
+        )
+        with database.connect("postgres") as listener, database.connect(APP) as app:
+            listener.execute("LISTEN tenancy_quota")
+            set_session(app, "acme")
+            for _ in range(5):
+                app.execute("SELECT tenancy.track_usage('calls')")
+            heard = list(listener.notifies(timeout=1, stop_after=2))
+        assert [notice.payload for notice in heard] == ['{"code":"QUOTA_SOFT_LIMIT"}']
+    finally:
+        server_tool("stop", name)

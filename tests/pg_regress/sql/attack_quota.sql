@@ -79,19 +79,48 @@ SELECT * FROM tenancy.usage_records WHERE evil.tell(tenant_id) AND resource = 'b
 SELECT * FROM tenancy.usage_hourly WHERE evil.tell(tenant_id) AND resource = 'bots';
 SELECT tenant_id, used FROM tenancy.quota_status WHERE evil.tell(tenant_id) AND resource = 'bots';
 SELECT tenancy.check_quota('bots', 9223372036854775807), tenancy.check_quota('bots', 2);
-SELECT tenancy.track_usage('calls', 9223372036854775807), tenancy.track_usage('calls', 9223372036854775807);
-SELECT tenancy.track_usage('calls', 1, '{"is_correction": true}');
+SELECT tenancy.track_usage('calls', 9223372036854775807);      -- SHOULD FAIL: more than is counted
+SELECT tenancy.track_usage('calls', 2305843009213693951);
+-- More counters than a transaction has a use for.
+SELECT count(tenancy.track_usage('r' || n)) FROM generate_series(1, 101) AS n;   -- SHOULD FAIL
+-- Nobody hears of another tenant.
+LISTEN tenancy_quota;
+SELECT tenancy.track_usage('more calls', 1);                   -- SHOULD FAIL
+SELECT tenancy.track_usage('calls2', 1, '{"is_correction": true}');
+UNLISTEN tenancy_quota;
 RESET tenancy.tenant_id;
 RESET ROLE;
--- A table's owner, who is no superuser, cannot reach what is tracked, or another's table.
+-- The owner of a metered table, who is no superuser, gets the rights of nobody else by it: what is of his choice does not run when
+-- it is counted, and what is not of the type that was metered is not read.
 ALTER TABLE bot OWNER TO regress_owner;
 SET ROLE regress_owner;
-SELECT tenancy.meter('bot', 'calls');                        -- SHOULD FAIL: tracked
-SELECT _tenancy.start_meter('bot', 'calls', 'rows');         -- SHOULD FAIL: tracked
-SELECT _tenancy.recount('bot', 'calls', true);               -- SHOULD FAIL: not metered for it
-SELECT * FROM tenancy.reconcile('bot');
+SELECT tenancy.meter('bot', 'calls');                        -- SHOULD FAIL
+SELECT * FROM tenancy.reconcile('bot');                      -- SHOULD FAIL
+CREATE TYPE public.evil AS ENUM ('a');
+CREATE FUNCTION public.evil_text(public.evil) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE NOTICE 'running as %', current_user;
+    RETURN 'acme';
+END
+$$;
+CREATE CAST (public.evil AS text) WITH FUNCTION public.evil_text(public.evil) AS ASSIGNMENT;
+ALTER TABLE bot NO FORCE ROW LEVEL SECURITY;
+ALTER TABLE bot DISABLE ROW LEVEL SECURITY;
+DROP POLICY tenancy_isolation ON bot;
+DROP POLICY tenancy_access ON bot;
+ALTER TABLE bot ALTER tenant_id DROP DEFAULT;
+DROP INDEX tenancy_bot_tenant;
+ALTER TABLE bot ALTER tenant_id TYPE public.evil USING 'a';
+INSERT INTO bot VALUES (DEFAULT, 'a');                       -- SHOULD FAIL: not read
+TRUNCATE bot;                                                -- SHOULD FAIL: not counted
+ALTER TABLE bot ALTER tenant_id TYPE float8 USING 1;
+INSERT INTO bot VALUES (DEFAULT, 1);                         -- SHOULD FAIL: not read
 RESET ROLE;
+SELECT * FROM tenancy.reconcile('bot');                      -- SHOULD FAIL: not counted
+SELECT tenancy.meter('hand', 'hands');                       -- SHOULD FAIL: not protected
 DROP TABLE bot, hand, hand_limit;
+DROP FUNCTION evil_text(evil) CASCADE;
+DROP TYPE evil;
 DROP FUNCTION hand_quota();
 DROP SCHEMA evil CASCADE;
 REVOKE CREATE, TEMPORARY ON DATABASE regress FROM regress_app;
