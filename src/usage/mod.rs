@@ -360,12 +360,12 @@ fn prepare() {
     }
     keys.iter().for_each(cells::lock_for_prepared);
     let id = xact::id();
-    for place in 0..keys.len() {
+    for (place, key) in keys.iter().enumerate() {
         let counter = TRANSACTION.with_borrow(|transaction| transaction.pending[place].counter);
         if let Counter::Cell(cell) = counter {
             cells::end_prepared(cell);
             if !TRANSACTION.with_borrow_mut(|transaction| transaction.pending[place].prepare(cell, id)) {
-                Error::TooManyPrepared(keys[place].resource).raise()
+                Error::TooManyPrepared(key.resource).raise()
             }
         }
     }
