@@ -15,7 +15,7 @@ from bench import QUICK, SCRIPTS, heading, print_results, psql, ratio, result, s
 
 CLIENTS = 8
 SLICE = 1 if QUICK else 2  # seconds
-ROUNDS = 4 if QUICK else 15
+ROUNDS = 4 if QUICK else 10
 ROWS = 30_000 if QUICK else 300_000
 TENANTS = 10_000 if QUICK else 1_000_000
 RECORDS = 200_000 if QUICK else 10_000_000
