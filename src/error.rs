@@ -407,6 +407,11 @@ impl Error<'_> {
     }
 }
 
+/// Raises what a query of the extension's own came to: a defect.
+pub fn internal(error: pgrx::spi::Error) -> ! {
+    Error::Internal(&error.to_string()).raise()
+}
+
 /// One JSON object that begins with the code.
 fn detail_text(code: &str, detail: &Value) -> String {
     let mut object = Map::new();

@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use pgrx::{PgRelation, prelude::*};
 
-use crate::error::Error;
+use crate::error::{Error, internal};
 use crate::pg::{
     self,
     transition::{self, Layout, Trigger, Uncounted},
@@ -74,7 +74,7 @@ fn metered_for(relation: pg::Oid) -> Vec<String> {
         found.extend(row.get::<String>(1)?);
         Ok(())
     });
-    read.unwrap_or_else(|error| fail(error));
+    read.unwrap_or_else(|error| internal(error));
     found
 }
 
@@ -177,7 +177,7 @@ fn differences(resource: &Resource) -> Vec<Difference> {
             add(&tenant, row.get::<i64>(2)?.unwrap_or(0), 0);
             Ok(())
         });
-        read.unwrap_or_else(|error| fail(error));
+        read.unwrap_or_else(|error| internal(error));
     });
     found.into_values().collect()
 }
@@ -196,7 +196,7 @@ fn counted_tables(resource: &Resource) -> Vec<(pg::Oid, String, String)> {
         }
         Ok(())
     });
-    read.unwrap_or_else(|error| fail(error));
+    read.unwrap_or_else(|error| internal(error));
     found
 }
 
@@ -229,9 +229,7 @@ pub fn recount(
     let relation = owned(relation);
     let resource = quota::resource(resource);
     // A resource that is tracked has no rows: it would be counted as nothing.
-    if obstacle(relation, resource).as_deref() != Some("metered") {
-        Error::NotMetered(resource).raise()
-    }
+    refuse_unmetered(relation, resource);
     let found = differences(&resource);
     if mend_it {
         found.iter().for_each(|difference| mend(&resource, difference));
@@ -289,9 +287,7 @@ pub fn start_meter(relation: PgRelation, resource: &str, measure: &str) -> Resul
 pub fn stop_meter(relation: PgRelation, resource: &str) -> Result<(), pgrx::spi::Error> {
     let relation = owned(relation);
     let resource = quota::resource(resource);
-    if obstacle(relation, resource).as_deref() != Some("metered") {
-        Error::NotMetered(resource).raise()
-    }
+    refuse_unmetered(relation, resource);
     pg::query::run(
         meters(),
         "SELECT _tenancy.take_meter($1, $2)",
@@ -312,7 +308,7 @@ fn obstacle(relation: pg::Oid, resource: Resource) -> Option<String> {
             Ok(())
         })
     })
-    .unwrap_or_else(|error| fail(error));
+    .unwrap_or_else(|error| internal(error));
     found
 }
 
@@ -325,10 +321,12 @@ fn refuse_obstacle(relation: pg::Oid, resource: Resource) {
     }
 }
 
-fn meters() -> pg::Oid {
-    pg::scan::relation(c"_tenancy", c"meters").unwrap_or_else(|| Error::NotInstalled.raise())
+fn refuse_unmetered(relation: pg::Oid, resource: Resource) {
+    if obstacle(relation, resource).as_deref() != Some("metered") {
+        Error::NotMetered(resource).raise()
+    }
 }
 
-fn fail(error: pgrx::spi::Error) -> ! {
-    Error::Internal(&error.to_string()).raise()
+fn meters() -> pg::Oid {
+    pg::scan::relation(c"_tenancy", c"meters").unwrap_or_else(|| Error::NotInstalled.raise())
 }

@@ -1,13 +1,5 @@
 -- Quotas: setting them, and seeing how much of them is used. Re-runnable.
 
-CREATE TRIGGER tenancy_changed
-    AFTER INSERT OR UPDATE OR DELETE ON _tenancy.quotas
-    FOR EACH ROW EXECUTE FUNCTION _tenancy.announce_change();
-CREATE TRIGGER tenancy_truncated
-    AFTER TRUNCATE ON _tenancy.quotas
-    FOR EACH STATEMENT EXECUTE FUNCTION _tenancy.announce_change();
-ALTER TABLE _tenancy.quotas ENABLE ALWAYS TRIGGER tenancy_changed, ENABLE ALWAYS TRIGGER tenancy_truncated;
-
 COMMENT ON FUNCTION tenancy.check_quota(text, bigint) IS
 'Returns whether the current tenant could use an amount of a resource now; what others have reserved counts as used. Another
 transaction may take the room: enforce_quota keeps it. resource: 1 to 63 letters, digits or . _ : / -; amount: 0 or more.

@@ -14,13 +14,19 @@ CREATE FUNCTION _tenancy.announce_change() RETURNS trigger
 COMMENT ON FUNCTION _tenancy.announce_change() IS 'trigger on tenants and quotas: tells every backend, at commit, that the table changed';
 -- For each row, because logical replication fires no others; always, because a cache that is not told is an open door.
 -- On INSERT as well: a tenant whose registration is rolled back must be forgotten.
-CREATE TRIGGER tenancy_changed
-    AFTER INSERT OR UPDATE OR DELETE ON _tenancy.tenants
-    FOR EACH ROW EXECUTE FUNCTION _tenancy.announce_change();
-CREATE TRIGGER tenancy_truncated
-    AFTER TRUNCATE ON _tenancy.tenants
-    FOR EACH STATEMENT EXECUTE FUNCTION _tenancy.announce_change();
-ALTER TABLE _tenancy.tenants ENABLE ALWAYS TRIGGER tenancy_changed, ENABLE ALWAYS TRIGGER tenancy_truncated;
+DO $$
+DECLARE
+    cached regclass;
+BEGIN
+    FOREACH cached IN ARRAY '{_tenancy.tenants,_tenancy.quotas}'::regclass[] LOOP
+        EXECUTE format('CREATE TRIGGER tenancy_changed AFTER INSERT OR UPDATE OR DELETE ON %s
+                        FOR EACH ROW EXECUTE FUNCTION _tenancy.announce_change()', cached);
+        EXECUTE format('CREATE TRIGGER tenancy_truncated AFTER TRUNCATE ON %s
+                        FOR EACH STATEMENT EXECUTE FUNCTION _tenancy.announce_change()', cached);
+        EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER tenancy_changed, ENABLE ALWAYS TRIGGER tenancy_truncated', cached);
+    END LOOP;
+END
+$$;
 
 -- Names that belong to the service itself, so no tenant has them as its subdomain.
 CREATE FUNCTION _tenancy.is_reserved_subdomain(subdomain text) RETURNS boolean

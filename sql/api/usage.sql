@@ -248,7 +248,6 @@ DECLARE
     the_end timestamp := date_trunc('month', before AT TIME ZONE 'UTC');
     dropped bigint := 0;
     partition regclass;
-    n bigint;
 BEGIN
     PERFORM _tenancy.refuse_in_context('drop_usage');
     IF before IS NULL OR the_end > date_trunc('month', now() AT TIME ZONE 'UTC') THEN

@@ -27,7 +27,8 @@ struct Pinned {
 const PATH: (&CStr, &CStr) = (c"search_path", c"pg_catalog, pg_temp");
 /// For queries that look a few rows up by index: a plan that was made while a table was empty must be good when it is full, and a
 /// bitmap scan would not tell the index which entries are dead.
-const BY_INDEX: [(&CStr, &CStr); 3] = [PATH, (c"enable_seqscan", c"off"), (c"enable_bitmapscan", c"off")];
+const BY_INDEX: [(&CStr, &CStr); 4] =
+    [PATH, (c"enable_indexscan", c"on"), (c"enable_seqscan", c"off"), (c"enable_bitmapscan", c"off")];
 
 impl Pinned {
     /// As PostgreSQL does for a function with a SET clause. An error on the way restores the parameters as well.

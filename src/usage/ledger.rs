@@ -5,7 +5,7 @@
 
 use super::cells::{self, Amount};
 use super::{Key, Note};
-use crate::error::Error;
+use crate::error::internal;
 use crate::period::{Moment, Period};
 use crate::pg::{self, insert::Value};
 
@@ -67,7 +67,7 @@ pub fn sums(key: &Key, starts: &[Moment; 4]) -> [Amount; 4] {
     let mut amounts: [Amount; 4] = starts.map(|since| Amount { since, ..Amount::default() });
     let mut places = amounts.iter_mut();
     let start = |period: Period| pg::query::timestamp(starts[period as usize]);
-    let result = pg::query::latest_planned(
+    pg::query::latest_planned(
         key.ledger,
         SUMS,
         &[
@@ -84,10 +84,8 @@ pub fn sums(key: &Key, starts: &[Moment; 4]) -> [Amount; 4] {
             }
             Ok(())
         },
-    );
-    if let Err(error) = result {
-        Error::Internal(&error.to_string()).raise()
-    }
+    )
+    .unwrap_or_else(|error| internal(error));
     amounts
 }
 
@@ -97,7 +95,5 @@ pub fn lock_total(key: &Key) {
     cells::wait_for_prepared(key);
     let arguments = [key.tenant.as_str().into(), key.resource.as_str().into(), key.hash().into()];
     let command = "SELECT _tenancy.lock_usage($1, $2, $3)";
-    if let Err(error) = pg::query::run_planned(key.ledger, command, &arguments) {
-        Error::Internal(&error.to_string()).raise()
-    }
+    pg::query::run_planned(key.ledger, command, &arguments).unwrap_or_else(|error| internal(error));
 }

@@ -262,6 +262,7 @@ fn pending(key: &Key, now: Moment) -> usize {
     let counter = counter(key, now);
     // Nothing raises between the pin and its entry here.
     let place = TRANSACTION.with_borrow_mut(|transaction| {
+        transaction.by_row += usize::from(matches!(counter, Counter::Row(_)));
         if let Some(place) = place {
             transaction.pending[place].counter = counter;
             transaction.pending[place].counted_at = xact::level();
@@ -302,10 +303,7 @@ fn counter(key: &Key, now: Moment) -> Counter {
     // A cell is loaded for the periods of this moment, and not for those of a statement that began long ago: going on from
     // them to the next would forget what has been used since.
     let load = || ledger::sums(key, &starts(xact::now()));
-    let overflown = TRANSACTION.with_borrow(|transaction| {
-        let rows = transaction.pending.iter().filter(|pending| matches!(pending.counter, Counter::Row(_)));
-        rows.count()
-    });
+    let overflown = TRANSACTION.with_borrow(|transaction| transaction.by_row);
     cells::pin(key, now, overflown, load).map_or(Counter::Row(None), Counter::Cell)
 }
 

@@ -82,6 +82,8 @@ pub struct Transaction {
     /// Where a key is among what is pending; not kept while that is quicker looked through.
     index: HashMap<Key, usize>,
     saved: Vec<Saved>,
+    /// Keys that were counted by the row of their total, whether or not they still are.
+    pub by_row: usize,
     /// The ledger's entries are written: what is charged after that would be lost.
     pub is_written: bool,
 }
@@ -237,6 +239,12 @@ impl Transaction {
         }
     }
 
+    /// Looks at nothing where there is none, as usually: subtransactions can be many, and keys as well.
+    fn counted_by_row(&mut self) -> impl Iterator<Item = &mut Pending> {
+        let candidates = if self.by_row > 0 { self.pending.as_mut_slice() } else { &mut [] };
+        candidates.iter_mut().filter(|pending| matches!(pending.counter, Counter::Row(_)))
+    }
+
     /// Enters the last key, and all before it when they have become many.
     pub fn note_last(&mut self) {
         let count = self.pending.len();
@@ -279,7 +287,7 @@ impl Transaction {
             }
         }
         self.saved.truncate(kept);
-        for pending in self.pending.iter_mut().filter(|pending| matches!(pending.counter, Counter::Row(_))) {
+        for pending in self.counted_by_row() {
             pending.counted_at = pending.counted_at.min(parent.max(TOP));
             if let Counter::Row(Some((_, locked_at))) = &mut pending.counter {
                 *locked_at = (*locked_at).min(parent.max(TOP));
@@ -294,7 +302,7 @@ impl Transaction {
             pending.restore(saved.state);
             pending.saved_at = saved.saved_before;
         }
-        for pending in self.pending.iter_mut().filter(|pending| matches!(pending.counter, Counter::Row(_))) {
+        for pending in self.counted_by_row() {
             // The locks went with the subtransaction that took them.
             if pending.counted_at >= level {
                 pending.counter = Counter::Lost;

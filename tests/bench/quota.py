@@ -9,7 +9,6 @@ import re
 import statistics
 import subprocess
 import sys
-import time
 
 from bench import QUICK, SCRIPTS, heading, print_results, psql, ratio, result, say
 
@@ -187,5 +186,4 @@ def main():
 
 
 if __name__ == "__main__":
-    started = time.monotonic()
     main()
