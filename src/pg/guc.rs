@@ -112,7 +112,7 @@ pub fn define_user_id(
     setting: &'static GucSetting<Option<CString>>,
     flags: GucFlags,
 ) {
-    // SAFETY: the hook has the signature PostgreSQL asks for and raises no error.
+    // SAFETY: the hooks have the signatures PostgreSQL asks for and raise no error.
     unsafe {
         GucRegistry::define_string_guc_with_hooks(
             name,
@@ -122,7 +122,7 @@ pub fn define_user_id(
             GucContext::Suset,
             flags,
             None,
-            None,
+            Some(assign_user_id),
             Some(show_user_id),
         );
         USER_ID = find(name);
@@ -217,6 +217,39 @@ unsafe fn after_commit(entry: &pg_sys::config_generic, current: *mut c_char) -> 
         }
     }
     value
+}
+
+/// Takes the mark of a reported parameter off while its value is of `SET LOCAL` only.
+///
+/// Where a reported parameter has changed, PostgreSQL 15 looks through all parameters there are, and would twice for
+/// each transaction with SET LOCAL; later ones keep a list. The mark stays where a report is due, which `show` then words.
+unsafe fn mark_reported(parameter: Option<*mut pg_sys::config_generic>) {
+    // SAFETY: PostgreSQL's own entry, changed in the process that it belongs to, between two reads of the mark.
+    unsafe {
+        let Some(entry) = parameter.and_then(|entry| entry.as_mut()) else { return };
+        let is_due = entry.status & pg_sys::GUC_NEEDS_REPORT as c_int != 0;
+        if !is_due && is_all_local(entry) {
+            entry.flags &= !(pg_sys::GUC_REPORT as c_int);
+        } else {
+            entry.flags |= pg_sys::GUC_REPORT as c_int;
+        }
+    }
+}
+
+/// Whether a parameter was changed in the running transaction, and only by `SET LOCAL` or a function's SET clause.
+unsafe fn is_all_local(entry: &pg_sys::config_generic) -> bool {
+    use pg_sys::GucStackState::*;
+    // SAFETY: walks PostgreSQL's stack of earlier values.
+    unsafe {
+        let mut level = entry.stack;
+        while let Some(earlier) = level.as_ref() {
+            if !matches!(earlier.state, GUC_LOCAL | GUC_SAVE) {
+                return false;
+            }
+            level = earlier.prev;
+        }
+        !entry.stack.is_null()
+    }
 }
 
 /// Whether `SET` in an earlier transaction left a value in a parameter that is not defined yet: until it is, its value
@@ -356,9 +389,16 @@ unsafe extern "C-unwind" fn assign_context(_value: *const c_char, extra: *mut c_
     unsafe {
         let value = extra.cast::<Assigned>().as_ref().copied();
         *addr_of_mut!(ASSIGNED) = value;
+        mark_reported(TENANT_ID);
         super::accessor::forget();
         ASSIGN(value.as_ref());
     }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn assign_user_id(_value: *const c_char, _extra: *mut c_void) {
+    // SAFETY: written once, at load.
+    unsafe { mark_reported(USER_ID) }
 }
 
 #[pg_guard]

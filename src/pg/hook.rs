@@ -6,7 +6,7 @@
 //!
 //! It runs before each run of a query, which is each FETCH of a cursor as well as each statement.
 
-use std::ffi::{CStr, c_char, c_int};
+use std::ffi::{CStr, c_int};
 
 use pgrx::{pg_sys, prelude::*};
 
@@ -29,11 +29,6 @@ mod raw {
             count: u64,
         );
         pub fn AcceptInvalidationMessages();
-        pub fn get_relation_policy_oid(
-            relation: pg_sys::Oid,
-            policy: *const c_char,
-            missing_ok: bool,
-        ) -> pg_sys::Oid;
     }
 }
 
@@ -190,15 +185,12 @@ impl Statement {
 
     /// Whether the entry is a table with a policy of that name that applies to the role it is accessed as.
     unsafe fn is_under(&self, entry: *const pg_sys::RangeTblEntry, policy: &CStr) -> bool {
-        // SAFETY: a valid entry. The lookup is declared raw, so the guard is put around it here; no value that
-        // needs dropping is alive meanwhile.
+        // SAFETY: a valid entry, whose relation the statement has locked.
         unsafe {
             (*entry).rtekind == pg_sys::RTEKind::RTE_RELATION
                 && pg_sys::check_enable_rls((*entry).relid, self.accessed_as(entry), true)
                     == pg_sys::CheckEnableRlsResult::RLS_ENABLED as c_int
-                && pg_sys::ffi::pg_guard_ffi_boundary(|| {
-                    raw::get_relation_policy_oid((*entry).relid, policy.as_ptr(), true)
-                }) != pg_sys::InvalidOid
+                && has_policy((*entry).relid, policy)
         }
     }
 
@@ -219,6 +211,23 @@ impl Statement {
                 (*cell.ptr_value.cast::<pg_sys::RTEPermissionInfo>()).checkAsUser
             })
         }
+    }
+}
+
+/// Whether the relation has a policy of that name, as the relation cache knows it: other tables under row-level
+/// security are asked about as well, and should not pay a scan of the catalog for it.
+unsafe fn has_policy(relation: pg_sys::Oid, name: &CStr) -> bool {
+    // SAFETY: a locked relation, whose cache entry stays while it is open; policies have names.
+    unsafe {
+        let table = pg_sys::relation_open(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
+        let found = (*table).rd_rsdesc.as_ref().is_some_and(|security| {
+            entries(security.policies).iter().any(|cell| {
+                let policy = cell.ptr_value.cast::<pg_sys::RowSecurityPolicy>();
+                CStr::from_ptr((*policy).policy_name) == name
+            })
+        });
+        pg_sys::relation_close(table, pg_sys::NoLock as pg_sys::LOCKMODE);
+        found
     }
 }
 

@@ -180,15 +180,17 @@ def test_the_user_is_reported_in_the_same_way(dba):
     assert reported(dba, user) == ""
 
 
-def test_savepoints_in_every_order_are_reported_as_they_end(app):
-    """After each command the client knows what a commit would leave, whatever was set at whatever depth."""
+@pytest.mark.parametrize("at_once", [False, True], ids=["one by one", "at once"])
+def test_savepoints_in_every_order_are_reported_as_they_end(app, at_once):
+    """After each command the client knows what a commit would leave, whatever was set at whatever depth.
+
+    Where commands are sent at once, the client is told of the last value only."""
     commands = ["SET tenancy.tenant_id = 'acme'", "SET LOCAL tenancy.tenant_id = 'globex'",
                 "SET tenancy.tenant_id = 'globex'", "SET LOCAL tenancy.tenant_id = 'acme'", "SAVEPOINT s",
-                "RELEASE s", "ROLLBACK TO s"]
+                "RELEASE s", "ROLLBACK TO s", "COMMIT AND CHAIN"]
     compared = 0
     for history in itertools.product(commands, repeat=4):
-        set_session(app, "tenant-before")
-        app.execute("BEGIN")
+        sent = ["SET tenancy.tenant_id = 'tenant-before'", "BEGIN"]
         depth = 0
         for command in history:
             if command == "SAVEPOINT s":
@@ -197,7 +199,11 @@ def test_savepoints_in_every_order_are_reported_as_they_end(app):
                 depth -= 1
             elif command in ("RELEASE s", "ROLLBACK TO s") and depth == 0:
                 continue
-            app.execute(command)
+            elif command == "COMMIT AND CHAIN":
+                depth = 0
+            sent.append(command)
+        for commands_sent in ["; ".join(sent)] if at_once else sent:
+            app.execute(commands_sent)
         told = reported(app)
         app.execute("COMMIT")
         left = app.execute("SHOW tenancy.tenant_id").fetchone()[0]
