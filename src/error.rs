@@ -8,7 +8,6 @@
 use pgrx::{JsonB, PgSqlErrorCode as S, prelude::*};
 use serde_json::{Map, Value, json};
 
-use crate::period::Period;
 use crate::pg::ErrorReport;
 use crate::resource::Resource;
 use crate::tenant::{Malformed, TenantId};
@@ -175,7 +174,8 @@ pub struct Quota<'a> {
     /// None where the charge is not the context's own: nobody learns of another tenant.
     pub tenant: Option<TenantId>,
     pub resource: &'a str,
-    pub period: Period,
+    /// None for good.
+    pub period: Option<&'a str>,
     pub current: i64,
     pub limit: i64,
     pub requested: i64,
@@ -189,8 +189,8 @@ impl Quota<'_> {
             detail["tenant_id"] = json!(tenant.as_str());
         }
         detail["resource"] = json!(self.resource);
-        if self.period != Period::Standing {
-            detail["period"] = json!(self.period.as_str());
+        if let Some(period) = self.period {
+            detail["period"] = json!(period);
         }
         if self.tenant.is_some() {
             detail["current"] = json!(self.current);
@@ -508,7 +508,7 @@ mod tests {
             Error::QuotaExceeded(&Quota {
                 tenant: Some(id),
                 resource: "orders",
-                period: Period::Day,
+                period: Some("day"),
                 current: 10,
                 limit: 10,
                 requested: 1,

@@ -17,7 +17,7 @@ use crate::pg::{
 use crate::quota;
 use crate::resource::Resource;
 use crate::tenant::TenantId;
-use crate::usage::{self, Note};
+use crate::usage::{self, Maximums, Note};
 
 pub fn init() {
     transition::init(count);
@@ -205,7 +205,7 @@ fn mend(resource: &Resource, difference: &Difference) {
     let amount = difference.counted.saturating_sub(difference.recorded);
     if amount != 0 {
         let key = usage::key(&difference.tenant, resource);
-        let _levels = usage::charge(&key, amount, &[None; 4], Note::Correction);
+        let _charged = usage::charge(&key, amount, &Maximums::default(), Note::Correction);
     }
 }
 

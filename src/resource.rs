@@ -2,12 +2,20 @@
 //!
 //! Pure: no PostgreSQL call.
 
+use std::hash::{Hash, Hasher};
+
 /// The name of something that is counted.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct Resource {
     len: u8,
     bytes: [u8; Resource::MAX_LEN],
+}
+
+impl Hash for Resource {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.as_bytes().hash(state);
+    }
 }
 
 impl Resource {

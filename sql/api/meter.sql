@@ -224,26 +224,26 @@ COMMENT ON VIEW tenancy.meters IS
 'The metered tables: resource, measure, and drift: the table or those of its partitions and children that lack a trigger, so that
 statements that name them are not counted; empty normally. PUBLIC may read it.';
 
--- A table that is dropped takes its meters with it, and what it held no longer counts.
-CREATE FUNCTION _tenancy.forget_dropped_meters() RETURNS event_trigger
+-- A table that is dropped takes its protection and its meters with it, and what it held no longer counts.
+CREATE FUNCTION _tenancy.forget_dropped() RETURNS event_trigger
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
+    gone oid[] := ARRAY(SELECT d.objid FROM pg_event_trigger_dropped_objects() d
+                        WHERE d.classid = 'pg_class'::regclass AND d.objsubid = 0);
     the_resource text;
 BEGIN
+    DELETE FROM _tenancy.protected p WHERE p.relation = ANY (gone);
     FOR the_resource IN
-        WITH gone AS (
-            DELETE FROM _tenancy.meters m USING pg_event_trigger_dropped_objects() d
-            WHERE d.classid = 'pg_class'::regclass AND d.objid = m.relation AND d.objsubid = 0
-            RETURNING m.resource)
-        SELECT DISTINCT g.resource FROM gone g
+        WITH unmetered AS (DELETE FROM _tenancy.meters m WHERE m.relation = ANY (gone) RETURNING m.resource)
+        SELECT DISTINCT u.resource FROM unmetered u
     LOOP
         PERFORM _tenancy.recount_after_drop(the_resource);
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION _tenancy.forget_dropped_meters() IS
-'event trigger: a table that is dropped takes its meters with it';
-CREATE EVENT TRIGGER tenancy_forget_dropped_meters ON sql_drop
-    EXECUTE FUNCTION _tenancy.forget_dropped_meters();
+COMMENT ON FUNCTION _tenancy.forget_dropped() IS 'event trigger: a table that is dropped takes its protection and its meters with it';
+-- Any command can drop a table on the way: a type of its rows, a function of its partition key.
+CREATE EVENT TRIGGER tenancy_forget_dropped ON sql_drop
+    EXECUTE FUNCTION _tenancy.forget_dropped();

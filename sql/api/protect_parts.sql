@@ -277,18 +277,3 @@ CREATE VIEW tenancy.protected_tables AS
 COMMENT ON VIEW tenancy.protected_tables IS
 'The protected tables: kind, tenant column, state of row-level security, our policies, and drift: what differs from the
 protection, empty where nothing does. Call tenancy.protect again to mend it. PUBLIC may read it.';
-
--- A table that is dropped takes its protection with it.
-CREATE FUNCTION _tenancy.forget_dropped() RETURNS event_trigger
-    LANGUAGE plpgsql VOLATILE SECURITY DEFINER
-    SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-    DELETE FROM _tenancy.protected p USING pg_event_trigger_dropped_objects() d
-    WHERE d.classid = 'pg_class'::regclass AND d.objid = p.relation AND d.objsubid = 0;
-END
-$$;
-COMMENT ON FUNCTION _tenancy.forget_dropped() IS 'event trigger: a table that is dropped takes its protection with it';
--- Any command can drop a table on the way: a type of its rows, a function of its partition key.
-CREATE EVENT TRIGGER tenancy_forget_dropped ON sql_drop
-    EXECUTE FUNCTION _tenancy.forget_dropped();

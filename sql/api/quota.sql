@@ -9,13 +9,91 @@ COMMENT ON FUNCTION tenancy.enforce_quota(text, bigint) IS
 it charges up to that amount is not refused. Charges nothing: track_usage and meters do. Other errors: those of check_quota.
 Volatile. PUBLIC may call it.';
 COMMENT ON FUNCTION _tenancy.usage_of(text, text) IS
-'used and reserved amounts of a tenant and resource, for good and in the current hour, day and month (UTC)';
+'used and reserved amounts of a tenant and resource, for good, in the current hour, day and month (UTC), and in the other periods of its
+quotas';
+
+COMMENT ON FUNCTION _tenancy.span_start(bigint, bigint) IS
+'when the period of a length began that holds a moment; in microseconds since 2000-01-01 UTC, the length in months where it is negative';
+
+-- The one spelling of a period, and its length: zero for those that are always counted.
+CREATE FUNCTION _tenancy.quota_period(period text, OUT name text, OUT span bigint)
+    LANGUAGE plpgsql STABLE PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    length interval;
+    months bigint;
+    seconds numeric;
+    unit record;
+BEGIN
+    IF period IS NULL OR period IN ('', 'hour', 'day', 'month') THEN
+        name := coalesce(period, '');
+        span := 0;
+        RETURN;
+    END IF;
+    BEGIN
+        length := period::interval;
+    EXCEPTION WHEN data_exception THEN
+        PERFORM _tenancy.raise('PARAMETER_INVALID', format('unknown period "%s"', period), '{"argument": "period"}',
+            'A period is hour, day, month, an interval such as 15 minutes or 7 days, or null: for good.');
+    END;
+    months := extract(year FROM length)::bigint * 12 + extract(month FROM length)::bigint;
+    IF months BETWEEN 0 AND 1200 THEN
+        seconds := extract(epoch FROM length - make_interval(months => months::integer));
+    END IF;
+    IF seconds IS NULL OR seconds NOT BETWEEN 0 AND 3153600000 OR seconds <> trunc(seconds) OR (months > 0) = (seconds > 0) THEN
+        PERFORM _tenancy.raise('PARAMETER_INVALID', format('unsupported period "%s"', period), '{"argument": "period"}',
+            'An interval is of whole seconds, minutes, hours and days, or of months and years: one second to 100 years.');
+    END IF;
+    FOR unit IN SELECT u.name, u.size, u.length FROM (VALUES
+        ('year', 12, months), ('month', 1, months), ('day', 86400, seconds), ('hour', 3600, seconds), ('minute', 60, seconds), ('second', 1, seconds))
+        AS u (name, size, length) WHERE u.length > 0 AND u.length % u.size = 0
+    LOOP
+        name := CASE unit.length / unit.size WHEN 1 THEN unit.name ELSE trunc(unit.length / unit.size) || ' ' || unit.name || 's' END;
+        EXIT;
+    END LOOP;
+    -- As it is always counted.
+    span := CASE WHEN name IN ('hour', 'day', 'month') THEN 0 WHEN months > 0 THEN -months ELSE seconds * 1000000 END;
+END
+$$;
+COMMENT ON FUNCTION _tenancy.quota_period(text) IS 'the one spelling of a period of a quota, and its length';
+
+-- Has a resource counted over a period; returns the id of its counters.
+CREATE FUNCTION _tenancy.count_over(resource text, period text, span bigint) RETURNS bigint
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    the_id bigint;
+BEGIN
+    LOOP
+        SELECT p.id INTO the_id FROM _tenancy.quota_periods p
+        WHERE p.resource = count_over.resource AND p.period = count_over.period FOR SHARE;
+        IF FOUND THEN
+            RETURN the_id;
+        END IF;
+        -- Transactions that are committing have their charges in the ledger before this is committed; those that are not yet learn of
+        -- the period when they come to write there (src/usage/mod.rs).
+        LOCK TABLE _tenancy.usage_open IN SHARE MODE;
+        IF (SELECT count(*) >= 4 FROM _tenancy.quota_periods p WHERE p.resource = count_over.resource) THEN
+            PERFORM _tenancy.raise('PARAMETER_INVALID', format('"%s" has quotas over four intervals already', resource),
+                jsonb_build_object('resource', resource), 'Remove the quotas over one of them: SELECT * FROM tenancy.quotas;');
+        END IF;
+        INSERT INTO _tenancy.quota_periods (resource, period, span) VALUES (count_over.resource, count_over.period, count_over.span)
+        ON CONFLICT ON CONSTRAINT quota_periods_pkey DO NOTHING;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION _tenancy.count_over(text, text, bigint) IS 'has a resource counted over a period that is none of hour, day and month';
 
 CREATE FUNCTION _tenancy.set_quota(
     scope text, name text, resource text, max_amount bigint, period text, soft_limit bigint) RETURNS void
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
     SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    the_period record;
+    the_id bigint;
 BEGIN
     IF resource IS NULL OR resource !~ '^[A-Za-z0-9._:/-]{1,63}$' THEN
         PERFORM _tenancy.raise('PARAMETER_INVALID', 'malformed resource', '{"argument": "resource"}',
@@ -24,13 +102,14 @@ BEGIN
         PERFORM _tenancy.raise('PARAMETER_INVALID', 'limits must not be negative', '{"argument": "max_amount"}');
     ELSIF soft_limit > max_amount THEN
         PERFORM _tenancy.raise('PARAMETER_INVALID', 'soft_limit must not be greater than max_amount', '{"argument": "soft_limit"}');
-    ELSIF coalesce(period, '') NOT IN ('', 'hour', 'day', 'month') THEN
-        PERFORM _tenancy.raise('PARAMETER_INVALID', format('unknown period "%s"', period), '{"argument": "period"}',
-            'A period is hour, day or month (UTC), or null: for good.');
     END IF;
-    INSERT INTO _tenancy.quotas AS q (scope, name, resource, period, max_amount, soft_limit)
-    VALUES (set_quota.scope, set_quota.name, set_quota.resource, coalesce(set_quota.period, ''), set_quota.max_amount, set_quota.soft_limit)
-    ON CONFLICT ON CONSTRAINT quotas_pkey DO UPDATE SET max_amount = excluded.max_amount, soft_limit = excluded.soft_limit;
+    the_period := _tenancy.quota_period(period);
+    IF the_period.span <> 0 THEN
+        the_id := _tenancy.count_over(resource, the_period.name, the_period.span);
+    END IF;
+    INSERT INTO _tenancy.quotas AS q (scope, name, resource, period, max_amount, soft_limit, interval_id)
+    VALUES (set_quota.scope, set_quota.name, set_quota.resource, the_period.name, set_quota.max_amount, set_quota.soft_limit, the_id)
+    ON CONFLICT ON CONSTRAINT quotas_pkey DO UPDATE SET max_amount = excluded.max_amount, soft_limit = excluded.soft_limit, interval_id = excluded.interval_id;
 END
 $$;
 COMMENT ON FUNCTION _tenancy.set_quota(text, text, text, bigint, text, bigint) IS 'writes a quota';
@@ -63,8 +142,9 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION tenancy.set_quota(text, text, bigint, text, bigint) IS
-'Sets how much of a resource a tenant may use: max_amount, or without a limit where it is null; per period (hour, day or month,
-in UTC) or, where that is null, for good. soft_limit warns and refuses nothing. It goes before the quotas of the tenant''s plan and the
+'Sets how much of a resource a tenant may use: max_amount, or without a limit where it is null; per period or, where
+that is null, for good. period: hour, day or month (UTC), or an interval such as 15 minutes or 7 days. Intervals follow one another from
+Monday, January 3, 2000, 00:00 UTC, those of months from January 2000; a resource has at most four. soft_limit warns and refuses nothing. It goes before the quotas of the tenant''s plan and the
 default ones, for this period. In force at the next statement of every connection. Errors: 22023 PARAMETER_INVALID, TENANT_ID_INVALID, 42704
 TENANT_NOT_FOUND. Volatile. Granted to nobody; refused in the context of a tenant.';
 
@@ -103,15 +183,25 @@ CREATE FUNCTION tenancy.remove_quota(scope text, name text, resource text, perio
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    the_period text;
+    removed boolean;
 BEGIN
     PERFORM _tenancy.refuse_in_context('remove_quota');
     IF scope IS NULL OR scope NOT IN ('tenant', 'plan', 'default') THEN
         PERFORM _tenancy.raise('PARAMETER_INVALID', 'scope must be tenant, plan or default', '{"argument": "scope"}');
     END IF;
+    the_period := (_tenancy.quota_period(period)).name;
+    -- Nobody sets a quota over the period meanwhile (_tenancy.count_over locks it as well).
+    PERFORM FROM _tenancy.quota_periods p WHERE p.resource = remove_quota.resource AND p.period = the_period FOR UPDATE;
     DELETE FROM _tenancy.quotas q
     WHERE q.scope = remove_quota.scope AND q.name = coalesce(remove_quota.name, '')
-      AND q.resource = remove_quota.resource AND q.period = coalesce(remove_quota.period, '');
-    RETURN FOUND;
+      AND q.resource = remove_quota.resource AND q.period = the_period;
+    removed := FOUND;
+    DELETE FROM _tenancy.quota_periods p
+    WHERE p.resource = remove_quota.resource AND p.period = the_period
+      AND NOT EXISTS (SELECT FROM _tenancy.quotas q WHERE q.resource = p.resource AND q.period = p.period);
+    RETURN removed;
 END
 $$;
 COMMENT ON FUNCTION tenancy.remove_quota(text, text, text, text) IS

@@ -18,7 +18,7 @@ DO $$
 DECLARE
     cached regclass;
 BEGIN
-    FOREACH cached IN ARRAY '{_tenancy.tenants,_tenancy.quotas}'::regclass[] LOOP
+    FOREACH cached IN ARRAY '{_tenancy.tenants,_tenancy.quotas,_tenancy.quota_periods}'::regclass[] LOOP
         EXECUTE format('CREATE TRIGGER tenancy_changed AFTER INSERT OR UPDATE OR DELETE ON %s
                         FOR EACH ROW EXECUTE FUNCTION _tenancy.announce_change()', cached);
         EXECUTE format('CREATE TRIGGER tenancy_truncated AFTER TRUNCATE ON %s

@@ -62,7 +62,7 @@ CREATE VIEW tenancy.usage_daily WITH (security_barrier) AS
 COMMENT ON VIEW tenancy.usage_daily IS
 'Usage by day (UTC): added, removed, corrected by counting anew, and amount: what that comes to. Who sees what: as tenancy.usage_hourly. PUBLIC may read it.';
 
-COMMENT ON FUNCTION _tenancy.track(text, bigint, jsonb) IS
+COMMENT ON FUNCTION _tenancy.track(text, bigint, text) IS
 'records usage of the current tenant; for tenancy.track_usage';
 
 -- Whether the key is new; remembers it. Another transaction that tracks under the same key waits for this one.
@@ -103,6 +103,8 @@ BEGIN
     END IF;
     IF metadata IS NULL OR jsonb_typeof(metadata) <> 'object' THEN
         PERFORM _tenancy.raise('PARAMETER_INVALID', 'metadata must be a JSON object', '{"argument": "metadata"}');
+    ELSIF octet_length(metadata::text) > 8192 THEN
+        PERFORM _tenancy.raise('PARAMETER_INVALID', 'metadata must have at most 8192 bytes', '{"argument": "metadata"}');
     END IF;
     IF _tenancy.is_metered(resource) THEN
         PERFORM _tenancy.raise('PARAMETER_INVALID', format('resource "%s" is counted by a meter', resource),
@@ -114,14 +116,14 @@ BEGIN
     IF key IS NOT NULL AND NOT _tenancy.remember_usage_key(resource, amount, key) THEN
         RETURN false;
     END IF;
-    PERFORM _tenancy.track(resource, amount, metadata);
+    PERFORM _tenancy.track(resource, amount, metadata::text);
     RETURN true;
 END
 $$;
 COMMENT ON FUNCTION tenancy.track_usage(text, bigint, jsonb, text) IS
 'Records that the current tenant uses an amount of a resource that is not the rows of a table: API calls, tokens, minutes. It
 counts from now on, and is in tenancy.usage_records once the transaction commits. resource: 1 to 63 letters, digits or . _ : / -;
-amount: 0 or more, in units of your own; metadata: a JSON object, which gives the entry a row of its own; key: names the
+amount: 0 or more, in units of your own; metadata: a JSON object of at most 8192 bytes, which gives the entry a row of its own; key: names the
 request, so that the same one is counted once. Returns false where the key was known, so that nothing was counted.
 Errors: 53400 QUOTA_EXCEEDED, 22023 PARAMETER_INVALID, those of current_tenant(). Volatile. PUBLIC may call it.';
 
@@ -248,10 +250,21 @@ DECLARE
     the_end timestamp := date_trunc('month', before AT TIME ZONE 'UTC');
     dropped bigint := 0;
     partition regclass;
+    current_moment constant bigint := extract(epoch FROM (now() AT TIME ZONE 'UTC') - '2000-01-01'::timestamp) * 1000000;
+    reaching record;
 BEGIN
     PERFORM _tenancy.refuse_in_context('drop_usage');
     IF before IS NULL OR the_end > date_trunc('month', now() AT TIME ZONE 'UTC') THEN
         PERFORM _tenancy.raise('PARAMETER_INVALID', 'before must not be later than this month', '{"argument": "before"}');
+    END IF;
+    SELECT q.period, q.resource, q.began INTO reaching
+    FROM (SELECT p.period, p.resource, '2000-01-01'::timestamp + _tenancy.span_start(p.span, current_moment) * '1 microsecond'::interval AS began
+          FROM _tenancy.quota_periods p) AS q
+    WHERE q.began < the_end ORDER BY q.began LIMIT 1;
+    IF FOUND THEN
+        PERFORM _tenancy.raise('PARAMETER_INVALID', format('a quota for "%s" counts what was used since %s', reaching.resource, reaching.began),
+            jsonb_build_object('argument', 'before', 'resource', reaching.resource, 'period', reaching.period),
+            'Drop what is older than that, or remove the quota with tenancy.remove_quota.');
     END IF;
     -- Periods that run, and the totals, stay as they are: what is dropped is settled.
     PERFORM tenancy.settle_usage(9223372036854775807);

@@ -6,7 +6,7 @@
 //! Bounded: a full set evicts the cell that was used longest ago. Where all are pinned there is no place, and the caller
 //! goes the way without shared memory.
 
-use super::Key;
+use super::{Interval, Key, starts_of};
 use crate::period::Moment;
 use crate::pg::{
     self,
@@ -57,6 +57,7 @@ pub struct Cell {
     ledger: u32,
     tenant: TenantId,
     resource: Resource,
+    interval: Option<Interval>,
     pub amounts: [Amount; 4],
     prepared: [Prepared; PREPARED],
 }
@@ -70,6 +71,7 @@ impl Slot for Cell {
         ledger: 0,
         tenant: TenantId::NONE,
         resource: Resource::NONE,
+        interval: None,
         amounts: [Amount { since: 0, used: 0, reserved: 0 }; 4],
         prepared: [Prepared { transaction: 0, hour: 0, charged: [0; 4] }; PREPARED],
     };
@@ -80,6 +82,7 @@ impl Cell {
         self.is_taken
             && self.ledger == key.ledger.to_u32()
             && self.database == pg::database().to_u32()
+            && self.interval == key.interval
             && self.resource == key.resource
             && self.tenant == key.tenant
     }
@@ -104,7 +107,7 @@ impl Cell {
         };
         let entry = std::mem::take(found);
         self.end(
-            &crate::period::starts(entry.hour),
+            &starts_of(self.interval, entry.hour),
             &entry.charged,
             &entry.charged.map(|n| n.max(0)),
             is_committed,
@@ -137,6 +140,7 @@ const ONE_BY_ONE: usize = 64;
 fn hash(key: &Key) -> u64 {
     // Its low bits choose a set, so those of the database and the ledger are mixed in well.
     let place = u64::from(key.ledger.to_u32()) << 32 | u64::from(pg::database().to_u32());
+    let place = place ^ key.interval.map_or(0, |interval| interval.id as u64);
     (key.hash() as u64 ^ place).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(32)
 }
 
@@ -168,7 +172,7 @@ fn pin_existing(key: &Key, hash: u64, now: Moment) -> Option<Place> {
     })?
 }
 
-fn pin_new(key: &Key, hash: u64, now: Moment, amounts: [Amount; 4]) -> Option<Place> {
+fn place_new(key: &Key, hash: u64, now: Moment, amounts: [Amount; 4], pins: u32) -> Option<Place> {
     shmem::with_set(hash, |set, cells: &mut [Cell]| {
         let free = cells.iter().position(|cell| !cell.is_taken);
         let unpinned = || {
@@ -178,12 +182,13 @@ fn pin_new(key: &Key, hash: u64, now: Moment, amounts: [Amount; 4]) -> Option<Pl
         let way = free.or_else(unpinned)?;
         cells[way] = Cell {
             is_taken: true,
-            pins: 1,
+            pins,
             used_at: now,
             database: pg::database().to_u32(),
             ledger: key.ledger.to_u32(),
             tenant: key.tenant,
             resource: key.resource,
+            interval: key.interval,
             amounts,
             prepared: [Prepared::default(); PREPARED],
         };
@@ -254,10 +259,10 @@ pub fn pin(key: &Key, now: Moment, overflown: usize, load: impl FnOnce() -> [Amo
     lock::take(own, Mode::Exclusive);
     let place = pin_existing(key, hash, now).or_else(|| {
         let amounts = load();
-        pin_new(key, hash, now, amounts).or_else(|| {
+        place_new(key, hash, now, amounts, 1).or_else(|| {
             // Cells may be pinned by prepared transactions that have ended since.
             end_all_prepared(hash);
-            pin_new(key, hash, now, amounts)
+            place_new(key, hash, now, amounts, 1)
         })
     });
     lock::release(LOADING, Mode::Shared);
@@ -269,6 +274,21 @@ pub fn pin(key: &Key, now: Moment, overflown: usize, load: impl FnOnce() -> [Amo
         return pin_existing(key, hash, now);
     }
     place
+}
+
+/// What the cell of the key counts, which is loaded first where it is not in memory, and there is place.
+pub fn load(key: &Key, now: Moment, load: impl FnOnce() -> [Amount; 4]) -> [Amount; 4] {
+    let own = hash(key) | 1;
+    lock::take(LOADING, Mode::Shared);
+    lock::take(own, Mode::Exclusive);
+    let amounts = peek(key).unwrap_or_else(|| {
+        let amounts = load();
+        let _place = place_new(key, hash(key), now, amounts, 0);
+        amounts
+    });
+    lock::release(own, Mode::Exclusive);
+    lock::release(LOADING, Mode::Shared);
+    amounts
 }
 
 /// Calls `with` on a pinned cell.

@@ -4,10 +4,13 @@
 //! adds them up (`usage_totals`, `usage_hourly`). It does both in one transaction, so a snapshot sees each entry once.
 
 use super::cells::{self, Amount};
-use super::{Key, Note};
+use super::{Key, Note, OVER};
 use crate::error::internal;
-use crate::period::{Moment, Period};
-use crate::pg::{self, insert::Value};
+use crate::period::{Moment, Period, next_hour};
+use crate::pg::{
+    self,
+    insert::{Table, Value},
+};
 
 /// An entry that is to be written.
 pub struct Entry {
@@ -18,28 +21,25 @@ pub struct Entry {
 }
 
 /// Writes entries, with the actor of the context.
-pub fn write(ledger: pg::Oid, entries: &[Entry]) {
+pub fn write(ledger: &Table, entries: &[Entry]) {
     let actor = crate::guc::user_id();
     let actor = || actor.as_deref().map_or(Value::Null, Value::Text);
-    pg::insert::rows(
-        ledger,
-        entries.iter().map(|entry| {
-            vec![
-                Value::Text(entry.key.tenant.as_str()),
-                Value::Text(entry.key.resource.as_str()),
-                Value::Bigint(entry.amount),
-                Value::Timestamp(entry.at),
-                actor(),
-                match &entry.note {
-                    Note::Metadata(metadata) => Value::Json(metadata),
-                    Note::Merged | Note::Correction => Value::Null,
-                },
-                Value::Boolean(matches!(entry.note, Note::Correction)),
-                Value::Bigint(entry.key.hash()),
-                Value::Boolean(false),
-            ]
-        }),
-    );
+    ledger.insert(entries.iter().map(|entry| {
+        vec![
+            Value::Text(entry.key.tenant.as_str()),
+            Value::Text(entry.key.resource.as_str()),
+            Value::Bigint(entry.amount),
+            Value::Timestamp(entry.at),
+            actor(),
+            match &entry.note {
+                Note::Metadata(metadata) => Value::Json(metadata),
+                Note::Merged | Note::Correction => Value::Null,
+            },
+            Value::Boolean(matches!(entry.note, Note::Correction)),
+            Value::Bigint(entry.key.hash()),
+            Value::Boolean(false),
+        ]
+    }));
 }
 
 const SUMS: &str = "
@@ -61,10 +61,26 @@ const SUMS: &str = "
             + coalesce((SELECT sum(o.amount) FROM open o WHERE o.is_use AND o.recorded_at >= $5), 0))
     ) AS s (place, amount) ORDER BY s.place";
 
+/// The same over an interval: what is settled is added up by hours, and before the first whole one by entries.
+const SUM_OVER: &str = "
+    SELECT _tenancy.to_bigint(
+        coalesce((SELECT sum(o.amount) FROM _tenancy.usage_open o
+                  WHERE o.hash = $5 AND o.tenant_id = $1 AND o.resource = $2 AND o.recorded_at >= $3
+                    AND o.amount > 0 AND NOT o.is_correction), 0)
+        + coalesce((SELECT sum(s.amount) FROM _tenancy.usage_settled s
+                    WHERE s.tenant_id = $1 AND s.resource = $2 AND s.recorded_at >= $3 AND s.recorded_at < $4
+                      AND s.amount > 0 AND NOT s.is_correction), 0)
+        + coalesce((SELECT sum(h.added) FROM _tenancy.usage_hourly h
+                    WHERE h.tenant_id = $1 AND h.resource = $2 AND h.hour >= $4), 0))";
+
 /// What is committed now: for good, and in the periods that began then. What this transaction has charged is not in it,
 /// because its entries are written last.
 pub fn sums(key: &Key, starts: &[Moment; 4]) -> [Amount; 4] {
     let mut amounts: [Amount; 4] = starts.map(|since| Amount { since, ..Amount::default() });
+    if key.interval.is_some() {
+        amounts[OVER].used = sum_over(key, starts[OVER]);
+        return amounts;
+    }
     let mut places = amounts.iter_mut();
     let start = |period: Period| pg::query::timestamp(starts[period as usize]);
     pg::query::latest_planned(
@@ -87,6 +103,27 @@ pub fn sums(key: &Key, starts: &[Moment; 4]) -> [Amount; 4] {
     )
     .unwrap_or_else(|error| internal(error));
     amounts
+}
+
+fn sum_over(key: &Key, start: Moment) -> i64 {
+    let mut sum = 0;
+    pg::query::latest_planned(
+        key.ledger,
+        SUM_OVER,
+        &[
+            key.tenant.as_str().into(),
+            key.resource.as_str().into(),
+            pg::query::timestamp(start),
+            pg::query::timestamp(next_hour(start)),
+            key.hash().into(),
+        ],
+        |row| {
+            sum = row.get::<i64>(1)?.unwrap_or(0);
+            Ok(())
+        },
+    )
+    .unwrap_or_else(|error| internal(error));
+    sum
 }
 
 /// Takes the row lock of the key's total until the transaction ends, and settles its entries if they have become many, so

@@ -14,15 +14,14 @@
 
 use std::cell::{Cell, RefCell};
 use std::hash::{Hash, Hasher};
-
-use serde_json::Value;
+use std::rc::Rc;
 
 mod cells;
 mod ledger;
 mod transaction;
 
 use crate::error::Error;
-use crate::period::{Moment, PERIODS, Period, starts};
+use crate::period::{Moment, PERIODS, Period, Span, starts};
 use crate::pg::{
     self,
     xact::{self, Event},
@@ -38,7 +37,21 @@ pub struct Key {
     ledger: pg::Oid,
     tenant: TenantId,
     resource: Resource,
+    /// None where `PERIODS` are counted.
+    interval: Option<Interval>,
 }
+
+/// A period of another length, over which all tenants' use of a resource is counted, by counters of its own.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct Interval {
+    /// New each time that the period is asked for: counters of one that was given up are not taken up again.
+    pub id: i64,
+    pub span: Span,
+}
+
+/// The place among the counters of an interval's key where it is counted; the others stay at zero.
+const OVER: usize = Period::Hour as usize;
 
 impl Hash for Key {
     fn hash<H: Hasher>(&self, state: &mut H) {
@@ -46,21 +59,44 @@ impl Hash for Key {
     }
 }
 
-/// The most that may be used in each of `PERIODS`; none where that is not limited.
-pub type Maximums = [Option<i64>; 4];
+/// The most that may be used; none where that is not limited.
+#[derive(Default)]
+pub struct Maximums {
+    /// In each of `PERIODS`.
+    pub standard: [Option<i64>; 4],
+    /// In all other periods over which the resource is counted.
+    pub others: Vec<(Interval, Option<i64>)>,
+}
+
+impl Maximums {
+    pub fn is_unlimited(&self) -> bool {
+        self.standard.iter().all(Option::is_none) && self.others.iter().all(|(_, maximum)| maximum.is_none())
+    }
+}
 
 /// A charge that would pass a limit.
 pub struct Refused {
-    pub period: Period,
+    /// Of the period: among `PERIODS`, then among `Maximums::others`.
+    pub place: usize,
     pub current: i64,
     pub maximum: i64,
 }
 
-/// What was used and reserved, before and after a charge.
+/// What was used and reserved over a period, before and after a charge.
 #[derive(Clone, Copy, Default)]
-pub struct Levels {
-    pub before: [i64; 4],
-    pub after: [i64; 4],
+pub struct Level {
+    pub before: i64,
+    pub after: i64,
+}
+
+/// The same for `PERIODS`.
+type Levels = [Level; 4];
+
+/// What a charge came to.
+pub struct Charged {
+    pub standard: Levels,
+    /// For each of `Maximums::others`.
+    pub others: Vec<Level>,
 }
 
 /// What a charge is entered as.
@@ -68,19 +104,25 @@ pub struct Levels {
 pub enum Note {
     /// With others of its hour.
     Merged,
-    /// By itself, with what the application wants to keep.
-    Metadata(Value),
+    /// By itself, with what the application wants to keep, a JSON object.
+    Metadata(String),
     /// By itself: counting anew found a difference. It is no use of any period.
     Correction,
 }
 
+type Intervals = fn(&Resource) -> Rc<[Interval]>;
+
 thread_local! {
     static TRANSACTION: RefCell<Transaction> = RefCell::new(Transaction::default());
     static LEDGER: Cell<Option<pg::Oid>> = const { Cell::new(None) };
+    /// The intervals over which a resource is counted.
+    static INTERVALS: Cell<Intervals> = Cell::new(|_| Rc::new([]));
 }
 
-/// Asks for shared memory, if it can be had, and listens to transactions.
-pub fn init(cells: fn() -> usize) {
+/// Asks for shared memory, if it can be had, and listens to transactions. `intervals` knows over which the use of a resource is
+/// counted, and gets to know of a new one at the latest when the ledger is locked (see `write`).
+pub fn init(cells: fn() -> usize, intervals: Intervals) {
+    INTERVALS.set(intervals);
     pg::shmem::init::<cells::Cell>(cells);
     xact::listen(|event| match event {
         Event::BeforeCommit => write(),
@@ -120,7 +162,7 @@ fn ledger() -> Option<pg::Oid> {
 /// Who uses what, in this database.
 pub fn key(tenant: &TenantId, resource: &Resource) -> Key {
     let Some(ledger) = ledger() else { Error::NotInstalled.raise() };
-    Key { ledger, tenant: *tenant, resource: *resource }
+    Key { ledger, tenant: *tenant, resource: *resource, interval: None }
 }
 
 impl Key {
@@ -132,6 +174,21 @@ impl Key {
         }) as i64
     }
 
+    /// The same over an interval.
+    fn over(&self, interval: Interval) -> Key {
+        Key { interval: Some(interval), ..*self }
+    }
+
+    /// Whether something is counted at the place.
+    fn counts_at(&self, place: usize) -> bool {
+        self.interval.is_none() || place == OVER
+    }
+
+    /// When the periods began that hold this moment.
+    fn starts(&self, at: Moment) -> [Moment; 4] {
+        starts_of(self.interval, at)
+    }
+
     pub fn tenant(&self) -> &TenantId {
         &self.tenant
     }
@@ -141,77 +198,154 @@ impl Key {
     }
 }
 
+fn starts_of(interval: Option<Interval>, at: Moment) -> [Moment; 4] {
+    interval.map_or_else(|| starts(at), |interval| [0, interval.span.start(at), 0, 0])
+}
+
 /// Charges an amount, which may be negative: what is given back. Refuses a positive one that would pass a maximum.
-pub fn charge(key: &Key, amount: i64, maximums: &Maximums, note: Note) -> Result<Levels, Refused> {
+pub fn charge(key: &Key, amount: i64, maximums: &Maximums, note: Note) -> Result<Charged, Refused> {
     let now = xact::statement_began();
+    let in_periods = if matches!(note, Note::Correction) { 0 } else { amount.max(0) };
+    let ask = Ask { keep: [amount, in_periods], charge: [amount, in_periods] };
+    let others = take_others(key, &ask, maximums, now)?;
     let place = pending(key, now);
-    let base = base(place, amount > 0 && maximums.iter().any(Option::is_some), now);
+    let base = base(place, amount > 0 && maximums.standard.iter().any(Option::is_some), now);
     TRANSACTION.with_borrow_mut(|transaction| {
         transaction.save(place);
         let pending = &mut transaction.pending[place];
-        let in_periods = if matches!(note, Note::Correction) { 0 } else { amount.max(0) };
-        let ask = Ask { keep: [amount, in_periods], charge: [amount, in_periods] };
-        let levels = pending.take(&ask, maximums, &base, now)?;
-        // The clock may be behind that of the backend which began the period.
-        let hour = pending.state.holds[Period::Hour as usize].since;
-        let at = now.max(hour);
+        let standard = pending.take(&ask, &maximums.standard, &base, now)?;
+        // The clock may be behind that of the backend which began a period.
+        let since = pending.state.holds[Period::Hour as usize].since.max(others.since);
+        let at = now.max(since);
         match note {
-            Note::Merged => pending.state.note(hour, at, amount),
+            Note::Merged => pending.state.note(since, at, amount),
             note => {
                 pending.details.truncate(pending.state.details);
                 pending.details.push(Detail { at, amount, note });
                 pending.state.details = pending.details.len();
             }
         }
-        Ok(levels)
+        Ok(Charged { standard, others: others.levels })
     })
 }
 
 /// Keeps room for an amount until the transaction ends, so that charging it will not be refused.
-pub fn keep_room(key: &Key, amount: i64, maximums: &Maximums) -> Result<Levels, Refused> {
+pub fn keep_room(key: &Key, amount: i64, maximums: &Maximums) -> Result<Charged, Refused> {
     let now = xact::statement_began();
+    let ask = Ask { keep: [amount, amount], charge: [0, 0] };
+    let others = take_others(key, &ask, maximums, now)?.levels;
     let place = pending(key, now);
-    let base = base(place, maximums.iter().any(Option::is_some), now);
+    let base = base(place, maximums.standard.iter().any(Option::is_some), now);
     TRANSACTION.with_borrow_mut(|transaction| {
         transaction.save(place);
-        let ask = Ask { keep: [amount, amount], charge: [0, 0] };
-        transaction.pending[place].take(&ask, maximums, &base, now)
+        let standard = transaction.pending[place].take(&ask, &maximums.standard, &base, now)?;
+        Ok(Charged { standard, others })
+    })
+}
+
+/// What was taken over other periods than `PERIODS`.
+struct Others {
+    levels: Vec<Level>,
+    /// When the last of them began.
+    since: Moment,
+}
+
+fn take_others(key: &Key, ask: &Ask, maximums: &Maximums, now: Moment) -> Result<Others, Refused> {
+    let mut taken = Others { levels: Vec::new(), since: Moment::MIN };
+    for (n, (interval, maximum)) in maximums.others.iter().enumerate() {
+        let (level, since) = take_over(key, *interval, ask, *maximum, now)
+            .map_err(|refused| Refused { place: PERIODS.len() + n, ..refused })?;
+        taken.levels.push(level);
+        taken.since = taken.since.max(since);
+    }
+    Ok(taken)
+}
+
+/// Takes what is asked for over an interval; returns the level, and when the period began. What the transaction has charged
+/// before it knew of the interval is taken as well, whatever the maximum.
+fn take_over(
+    key: &Key,
+    interval: Interval,
+    ask: &Ask,
+    maximum: Option<i64>,
+    now: Moment,
+) -> Result<(Level, Moment), Refused> {
+    let start = interval.span.start(now);
+    let earlier = TRANSACTION.with_borrow(|transaction| transaction.missing_over(key, interval, start));
+    if ask.keep[1] == 0 && earlier == 0 {
+        return Ok((Level::default(), start));
+    }
+    let place = pending(&key.over(interval), now);
+    let base = base(place, maximum.is_some(), now);
+    TRANSACTION.with_borrow_mut(|transaction| {
+        transaction.save(place);
+        let pending = &mut transaction.pending[place];
+        let _level =
+            pending.take(&Ask { keep: [0, earlier], charge: [0, earlier] }, &[None; 4], &base, now)?;
+        pending.state.is_joined = true;
+        let ask = Ask { keep: [0, ask.keep[1]], charge: [0, ask.charge[1]] };
+        let levels = pending.take(&ask, &[None, maximum, None, None], &base, now)?;
+        Ok((levels[OVER], pending.state.holds[OVER].since))
     })
 }
 
 /// Whether an amount could be charged now.
-pub fn has_room(key: &Key, amount: i64, maximums: &Maximums) -> Result<(), Refused> {
-    let amounts = amounts(key);
-    let holds = TRANSACTION.with_borrow(|transaction| {
-        let place = transaction.find(key)?;
-        let pending = &transaction.pending[place];
-        Some((pending.state.holds, matches!(pending.counter, Counter::Cell(_))))
-    });
-    let (holds, is_shared) = holds.unwrap_or_default();
-    for period in PERIODS {
-        let hold = holds[period as usize];
-        let hold = if hold.since == amounts[period as usize].since { hold } else { Hold::default() };
-        // What this transaction has charged is reserved in the cell; elsewhere nobody knows it yet.
-        let (current, more) = if is_shared {
-            (amounts[period as usize].total(), hold.charged.saturating_add(amount).saturating_sub(hold.held))
-        } else {
-            (amounts[period as usize].total().saturating_add(hold.charged), amount)
-        };
-        match maximums[period as usize] {
-            Some(maximum) if more > 0 && current.saturating_add(more) > maximum => {
-                return Err(Refused { period, current, maximum });
-            }
-            _ => {}
-        }
-    }
-    Ok(())
+pub fn has_room(key: &Key, amount: i64, maximums: &Maximums) -> bool {
+    let mut others = maximums.others.iter().filter(|(_, maximum)| maximum.is_some());
+    let is_limited = maximums.standard.iter().any(Option::is_some);
+    (!is_limited || has_room_for(key, amount, &maximums.standard))
+        && others.all(|(interval, maximum)| {
+            let start = interval.span.start(xact::statement_began());
+            let earlier =
+                TRANSACTION.with_borrow(|transaction| transaction.missing_over(key, *interval, start));
+            has_room_for(&key.over(*interval), amount.saturating_add(earlier), &[None, *maximum, None, None])
+        })
 }
 
-/// What is used, and reserved by transactions that run, in the periods that it is now.
+fn has_room_for(key: &Key, amount: i64, maximums: &[Option<i64>; 4]) -> bool {
+    let amounts = loaded(key, xact::statement_began());
+    let (holds, is_shared) = TRANSACTION.with_borrow(|transaction| {
+        let pending = transaction.find(key).map(|place| &transaction.pending[place]);
+        pending
+            .map(|pending| (pending.state.holds, matches!(pending.counter, Counter::Cell(_))))
+            .unwrap_or_default()
+    });
+    (0..4).all(|place| {
+        let hold = holds[place];
+        let hold = if hold.since == amounts[place].since { hold } else { Hold::default() };
+        // What this transaction has charged is reserved in the cell; elsewhere nobody knows it yet.
+        let (current, more) = if is_shared {
+            (amounts[place].total(), hold.charged.saturating_add(amount).saturating_sub(hold.held))
+        } else {
+            (amounts[place].total().saturating_add(hold.charged), amount)
+        };
+        more <= 0 || maximums[place].is_none_or(|maximum| current.saturating_add(more) <= maximum)
+    })
+}
+
+/// What is used, and reserved by transactions that run, in the periods that it is now; the counters stay as they are.
 pub fn amounts(key: &Key) -> [Amount; 4] {
-    let starts = starts(xact::statement_began());
+    current(key, xact::statement_began(), |starts| ledger::sums(key, starts))
+}
+
+/// The same over an interval.
+pub fn amount_over(key: &Key, interval: Interval) -> Amount {
+    amounts(&key.over(interval))[OVER]
+}
+
+/// The same, of a key that is likely to be asked for again: it gets a cell where there is place.
+fn loaded(key: &Key, now: Moment) -> [Amount; 4] {
+    current(key, now, |starts| {
+        let load = || ledger::sums(key, &key.starts(xact::now()));
+        let found = cells::are_there().then(|| cells::load(key, now, load));
+        found.unwrap_or_else(|| ledger::sums(key, starts))
+    })
+}
+
+fn current(key: &Key, now: Moment, otherwise: impl FnOnce(&[Moment; 4]) -> [Amount; 4]) -> [Amount; 4] {
+    let starts = key.starts(now);
     let mut amounts =
-        cells::are_there().then(|| cells::peek(key)).flatten().unwrap_or_else(|| ledger::sums(key, &starts));
+        cells::are_there().then(|| cells::peek(key)).flatten().unwrap_or_else(|| otherwise(&starts));
     cells::advance(&mut amounts, &starts);
     amounts
 }
@@ -219,7 +353,7 @@ pub fn amounts(key: &Key) -> [Amount; 4] {
 /// What this transaction has charged for good, and what is not in the ledger yet.
 pub fn charged(resource: &Resource) -> Vec<(TenantId, i64)> {
     TRANSACTION.with_borrow(|transaction| {
-        let of_resource = transaction.pending.iter().filter(|pending| pending.key.resource == *resource);
+        let of_resource = transaction.standard().filter(|pending| pending.key.resource == *resource);
         of_resource.map(|pending| (pending.key.tenant, pending.state.holds[0].charged)).collect()
     })
 }
@@ -230,7 +364,7 @@ const MOST_TRACKED: usize = 100;
 /// Raises an error where the resource would be one too many of the tenant in this transaction.
 pub fn refuse_too_many(tenant: &TenantId, resource: &Resource) {
     let is_too_many = TRANSACTION.with_borrow(|transaction| {
-        let of_tenant = || transaction.pending.iter().filter(|pending| pending.key.tenant == *tenant);
+        let of_tenant = || transaction.standard().filter(|pending| pending.key.tenant == *tenant);
         of_tenant().count() >= MOST_TRACKED && of_tenant().all(|pending| pending.key.resource != *resource)
     });
     if is_too_many {
@@ -302,28 +436,24 @@ fn counter(key: &Key, now: Moment) -> Counter {
     }
     // A cell is loaded for the periods of this moment, and not for those of a statement that began long ago: going on from
     // them to the next would forget what has been used since.
-    let load = || ledger::sums(key, &starts(xact::now()));
+    let load = || ledger::sums(key, &key.starts(xact::now()));
     let overflown = TRANSACTION.with_borrow(|transaction| transaction.by_row);
     cells::pin(key, now, overflown, load).map_or(Counter::Row(None), Counter::Cell)
 }
 
 /// What was used when the row of the total was locked; locks it where that is needed and has not been done.
 fn base(place: usize, is_needed: bool, now: Moment) -> [Amount; 4] {
-    let starts = starts(now);
+    let key = TRANSACTION.with_borrow(|transaction| transaction.pending[place].key);
+    let starts = key.starts(now);
     let fresh = starts.map(|since| Amount { since, ..Amount::default() });
-    let known = TRANSACTION.with_borrow(|transaction| {
-        let pending = &transaction.pending[place];
-        match pending.counter {
-            Counter::Cell(_) => Ok(fresh),
-            Counter::Row(Some((amounts, _))) if amounts.map(|amount| amount.since) == starts => Ok(amounts),
-            Counter::Row(_) | Counter::Lost if !is_needed => Ok(fresh),
-            Counter::Row(_) | Counter::Lost => Err(pending.key),
-        }
+    let known = TRANSACTION.with_borrow(|transaction| match transaction.pending[place].counter {
+        Counter::Cell(_) => Some(fresh),
+        Counter::Row(Some((amounts, _))) if amounts.map(|amount| amount.since) == starts => Some(amounts),
+        Counter::Row(_) | Counter::Lost => (!is_needed).then_some(fresh),
     });
-    let key = match known {
-        Ok(amounts) => return amounts,
-        Err(key) => key,
-    };
+    if let Some(amounts) = known {
+        return amounts;
+    }
     ledger::lock_total(&key);
     let amounts = ledger::sums(&key, &starts);
     TRANSACTION.with_borrow_mut(|transaction| {
@@ -333,18 +463,36 @@ fn base(place: usize, is_needed: bool, now: Moment) -> [Amount; 4] {
 }
 
 /// Writes the ledger's entries.
+///
+/// Whoever has a resource counted over a new interval locks the ledger until that is committed, against all who write to it.
+/// So a transaction that charges has either committed before, and is in what the interval's counters are loaded from, or
+/// learns of the interval here, where it takes the lock, and counts over it what it has charged.
 fn write() {
     if !is_used() {
         return;
     }
     let Some(ledger) = ledger() else { return };
-    let entries: Vec<ledger::Entry> = TRANSACTION.with_borrow(|transaction| {
-        // Those of a ledger that this transaction has dropped went with it.
-        let pending = transaction.pending.iter().filter(|pending| pending.key.ledger == ledger);
-        pending.flat_map(Pending::entries).collect()
+    let keys: Vec<Key> = TRANSACTION.with_borrow(|transaction| {
+        // Entries of a ledger that this transaction has dropped went with it.
+        let written =
+            transaction.standard().filter(|pending| pending.key.ledger == ledger && pending.has_entries());
+        written.map(|pending| pending.key).collect()
     });
-    if !entries.is_empty() {
-        ledger::write(ledger, &entries);
+    if !keys.is_empty() {
+        let table = pg::insert::Table::open(ledger);
+        for key in &keys {
+            for interval in INTERVALS.get()(&key.resource).iter() {
+                let nothing = Ask { keep: [0, 0], charge: [0, 0] };
+                if take_over(key, *interval, &nothing, None, xact::now()).is_err() {
+                    Error::Internal("more is used than can be counted").raise()
+                }
+            }
+        }
+        let entries: Vec<ledger::Entry> = TRANSACTION.with_borrow(|transaction| {
+            let written = transaction.standard().filter(|pending| pending.key.ledger == ledger);
+            written.flat_map(Pending::entries).collect()
+        });
+        ledger::write(&table, &entries);
     }
     TRANSACTION.with_borrow_mut(|transaction| transaction.is_written = true);
 }

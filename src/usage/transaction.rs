@@ -5,8 +5,8 @@ use std::array::from_fn;
 use std::collections::HashMap;
 
 use super::cells::{self, Amount};
-use super::{Key, Levels, Maximums, Note, Refused, ledger};
-use crate::period::{Moment, PERIODS, Period, starts};
+use super::{Interval, Key, Level, Levels, Note, Refused, ledger};
+use crate::period::{Moment, Period};
 use crate::pg::{
     shmem::Place,
     xact::{self, Event},
@@ -20,10 +20,11 @@ pub struct Hold {
     pub held: i64,
 }
 
-/// Charges within an hour: one entry of the ledger for what was added, one for what was removed.
+/// Charges in the same periods: one entry of the ledger for what was added, one for what was removed.
 #[derive(Clone, Copy)]
 struct Charges {
-    hour: Moment,
+    /// When the last of these periods began.
+    since: Moment,
     at: Moment,
     added: i64,
     removed: i64,
@@ -53,6 +54,8 @@ pub struct State {
     pub holds: [Hold; 4],
     charges: Vec<Charges>,
     pub details: usize,
+    /// Of an interval's key: what was charged before is counted.
+    pub is_joined: bool,
 }
 
 pub struct Pending {
@@ -93,12 +96,12 @@ pub const TOP: i32 = 1;
 const FEW: usize = 8;
 
 impl State {
-    pub fn note(&mut self, hour: Moment, at: Moment, amount: i64) {
-        let same_hour = self.charges.iter_mut().find(|charges| charges.hour == hour);
-        let charges = match same_hour {
+    pub fn note(&mut self, since: Moment, at: Moment, amount: i64) {
+        let same = self.charges.iter_mut().find(|charges| charges.since == since);
+        let charges = match same {
             Some(charges) => charges,
             None => {
-                self.charges.push(Charges { hour, at, added: 0, removed: 0 });
+                self.charges.push(Charges { since, at, added: 0, removed: 0 });
                 let last = self.charges.len() - 1;
                 &mut self.charges[last]
             }
@@ -118,10 +121,10 @@ pub struct Ask {
 }
 
 /// The holds after taking what is asked for, on counters that stand at `amounts`; with what has to be reserved besides.
-fn advanced(holds: &[Hold; 4], amounts: &[Amount; 4], ask: &Ask) -> ([Hold; 4], [i64; 4]) {
+fn advanced(key: &Key, holds: &[Hold; 4], amounts: &[Amount; 4], ask: &Ask) -> ([Hold; 4], [i64; 4]) {
     let mut extra = [0; 4];
     let mut after = *holds;
-    for (place, hold) in after.iter_mut().enumerate() {
+    for (place, hold) in after.iter_mut().enumerate().filter(|(place, _)| key.counts_at(*place)) {
         if hold.since != amounts[place].since {
             *hold = Hold { since: amounts[place].since, ..Hold::default() };
         }
@@ -136,12 +139,12 @@ fn advanced(holds: &[Hold; 4], amounts: &[Amount; 4], ask: &Ask) -> ([Hold; 4], 
 /// The most that is counted, where nothing is limited: far enough from the end of the numbers that sums do not reach it.
 const CEILING: i64 = i64::MAX / 4;
 
-fn refusal(current: &[i64; 4], extra: &[i64; 4], maximums: &Maximums) -> Option<Refused> {
-    PERIODS.into_iter().find_map(|period| {
-        let (current, extra) = (current[period as usize], extra[period as usize]);
-        let maximum = maximums[period as usize].map_or(CEILING, |maximum| maximum.min(CEILING));
+fn refusal(current: &[i64; 4], extra: &[i64; 4], maximums: &[Option<i64>; 4]) -> Option<Refused> {
+    (0..4).find_map(|place| {
+        let (current, extra) = (current[place], extra[place]);
+        let maximum = maximums[place].map_or(CEILING, |maximum| maximum.min(CEILING));
         let passes = extra > 0 && current.saturating_add(extra) > maximum;
-        passes.then_some(Refused { period, current, maximum })
+        passes.then_some(Refused { place, current, maximum })
     })
 }
 
@@ -150,36 +153,52 @@ impl Pending {
     pub fn take(
         &mut self,
         ask: &Ask,
-        maximums: &Maximums,
+        maximums: &[Option<i64>; 4],
         base: &[Amount; 4],
         now: Moment,
     ) -> Result<Levels, Refused> {
-        let holds = self.state.holds;
+        let (key, holds) = (&self.key, self.state.holds);
+        let levels =
+            |before: [i64; 4], after: [i64; 4]| from_fn(|n| Level { before: before[n], after: after[n] });
+        let starts = key.starts(now);
         let (after, levels) = match self.counter {
             Counter::Cell(place) => cells::with(place, |cell| {
-                cell.advance(&starts(now));
+                cell.advance(&starts);
                 let before = cell.amounts.map(|amount| amount.total());
-                let (after, extra) = advanced(&holds, &cell.amounts, ask);
+                let (after, extra) = advanced(key, &holds, &cell.amounts, ask);
                 if let Some(refused) = refusal(&before, &extra, maximums) {
                     return Err(refused);
                 }
                 for (amount, extra) in cell.amounts.iter_mut().zip(extra) {
                     amount.reserved = amount.reserved.saturating_add(extra);
                 }
-                Ok((after, Levels { before, after: cell.amounts.map(|amount| amount.total()) }))
+                Ok((after, levels(before, cell.amounts.map(|amount| amount.total()))))
             })?,
             Counter::Row(_) | Counter::Lost => {
-                let (after, extra) = advanced(&holds, base, ask);
+                let (after, extra) = advanced(key, &holds, base, ask);
                 let total: [i64; 4] = from_fn(|n| base[n].used.saturating_add(after[n].held));
                 let before: [i64; 4] = from_fn(|n| total[n].saturating_sub(extra[n]));
                 if let Some(refused) = refusal(&before, &extra, maximums) {
                     return Err(refused);
                 }
-                (after, Levels { before, after: total })
+                (after, levels(before, total))
             }
         };
         self.state.holds = after;
         Ok(levels)
+    }
+
+    pub fn has_entries(&self) -> bool {
+        !self.state.charges.is_empty() || self.state.details > 0
+    }
+
+    /// What was used since then.
+    fn used_since(&self, start: Moment) -> i64 {
+        let merged = self.state.charges.iter().map(|charges| (charges.at, charges.added));
+        let details = self.details.iter().take(self.state.details);
+        let uses = details.filter(|detail| !matches!(detail.note, Note::Correction));
+        let uses = merged.chain(uses.map(|detail| (detail.at, detail.amount.max(0))));
+        uses.filter(|(at, _)| *at >= start).fold(0, |sum, (_, amount)| sum.saturating_add(amount))
     }
 
     pub fn entries(&self) -> Vec<ledger::Entry> {
@@ -237,6 +256,19 @@ impl Transaction {
         } else {
             self.index.get(key).copied()
         }
+    }
+
+    /// What is pending for `PERIODS`.
+    pub fn standard(&self) -> impl Iterator<Item = &Pending> {
+        self.pending.iter().filter(|pending| pending.key.interval.is_none())
+    }
+
+    /// What was used since the start of an interval's period, if that is not counted over it yet.
+    pub fn missing_over(&self, key: &Key, interval: Interval, start: Moment) -> i64 {
+        let over = self.find(&key.over(interval));
+        let is_joined = over.is_some_and(|place| self.pending[place].state.is_joined);
+        let standard = self.find(key).filter(|_| !is_joined);
+        standard.map_or(0, |place| self.pending[place].used_since(start))
     }
 
     /// Looks at nothing where there is none, as usually: subtransactions can be many, and keys as well.

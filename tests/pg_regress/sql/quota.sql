@@ -136,6 +136,30 @@ DELETE FROM _tenancy.usage;                                    -- SHOULD FAIL
 RESET ROLE;
 DELETE FROM _tenancy.usage;                                    -- SHOULD FAIL: superusers as well
 
+-- Periods of other lengths: one spelling each, at most four of a resource, counted for all tenants.
+SELECT p AS period, q.name, q.span FROM unnest('{15 minutes,60 minutes,90 seconds,1 week,24 hours,36 hours,1 mon,3 mons,1 year}'::text[]) AS p, _tenancy.quota_period(p) q;
+SELECT tenancy.set_quota('acme', 'minutes', 10, 'fortnight');  -- SHOULD FAIL
+SELECT tenancy.set_quota('acme', 'minutes', 10, '1 month 1 day');  -- SHOULD FAIL
+SELECT tenancy.set_quota('acme', 'minutes', 10, '0.5 seconds'); -- SHOULD FAIL
+SELECT tenancy.set_quota('acme', 'minutes', 10, '-1 days');    -- SHOULD FAIL
+SELECT tenancy.set_quota('acme', 'minutes', 10, '178000000 years'); -- SHOULD FAIL
+SELECT tenancy.set_default_quota('minutes', 10, '1 week', 8);
+SELECT tenancy.set_quota('acme', 'minutes', 12, '7 days');     -- the same period
+SELECT * FROM tenancy.quotas WHERE resource = 'minutes';
+SET ROLE regress_app;
+SET tenancy.tenant_id = 'beta';
+SELECT tenancy.track_usage('minutes', 9);                      -- passes the soft limit
+SELECT tenancy.track_usage('minutes', 2);                      -- SHOULD FAIL
+SET tenancy.tenant_id = 'acme';
+SELECT tenancy.track_usage('minutes', 12);
+RESET ROLE;
+RESET tenancy.tenant_id;
+SELECT tenant_id, period, scope, used, "limit", remaining FROM tenancy.quota_status WHERE resource = 'minutes' AND used > 0 ORDER BY tenant_id;
+SELECT tenancy.set_default_quota('minutes', NULL, p) FROM unnest('{2 days,3 days,4 days}'::text[]) AS p;
+SELECT tenancy.set_default_quota('minutes', NULL, '5 days');   -- SHOULD FAIL: a fifth
+SELECT tenancy.remove_quota('default', NULL, 'minutes', '4 days'), tenancy.remove_quota('default', NULL, 'minutes', '7 days');
+SELECT resource, period FROM _tenancy.quota_periods ORDER BY span; -- acme still has one over seven days
+
 -- Settling changes where entries are, and no figure.
 CREATE TEMP TABLE before AS SELECT tenant_id, resource, period, used FROM tenancy.quota_status;
 SELECT count(*) > 0 AS open FROM _tenancy.usage_open;
