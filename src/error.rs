@@ -58,7 +58,7 @@ pub const CATALOGUE: &[Code] = &[
         "RELATION_NOT_SUPPORTED",
         S::ERRCODE_WRONG_OBJECT_TYPE,
         400,
-        "the relation cannot be protected: a view, a foreign table, a partition on its own",
+        "the relation cannot be protected: a view, a foreign table, a partition on its own; or an index cannot be on the ledger",
     ),
     ("RELATION_NOT_OWNED", S::ERRCODE_INSUFFICIENT_PRIVILEGE, 403, "the caller does not own the table"),
     (
@@ -161,6 +161,8 @@ pub enum Error<'a> {
     MeteredColumn(&'a str),
     /// A row of a metered table has a tenant id that cannot be registered.
     MeteredTenant(Malformed),
+    /// An index of the ledger that is no B-tree on columns, or is unique or partial.
+    LedgerIndex(&'a str),
     /// A failure that is a defect of the extension.
     Internal(&'a str),
     /// An argument that must not be null.
@@ -359,6 +361,12 @@ impl Error<'_> {
                 json!({"reason": malformed.reason()}),
                 "Register the tenant first, with: SELECT tenancy.create_tenant('<tenant>');",
             ),
+            Error::LedgerIndex(name) => (
+                "RELATION_NOT_SUPPORTED",
+                format!("index \"{name}\" of the ledger of usage is not supported"),
+                json!({"index": name}),
+                "Drop it: the open part of the ledger takes B-tree indexes on columns, neither unique nor partial.",
+            ),
             Error::Internal(message) => (
                 "INTERNAL_ERROR",
                 format!("internal error: {message}"),
@@ -522,6 +530,7 @@ mod tests {
             Error::Argument("amount", "must not be negative"),
             Error::MeteredColumn("tenant_id"),
             Error::MeteredTenant(Malformed::Character),
+            Error::LedgerIndex("by_name"),
             Error::Internal("none"),
             Error::NotInstalled,
         ];

@@ -93,7 +93,7 @@ pub extern "C-unwind" fn _PG_init() {
     registry::init();
     let named = context::init();
     guc::init();
-    usage::init(guc::usage_counters, quota::intervals);
+    usage::init(guc::usage_counters, quota::INTERVALS);
     quota::init();
     meter::init();
     context::ready(named);

@@ -25,63 +25,63 @@ pub fn init() {
     pg::inval::listen(|_| KNOWN.with_borrow_mut(HashMap::clear));
 }
 
-/// What the arguments of a trigger ask for: where the tenant is, and a resource for each measure.
+/// What is counted of a table: where the tenant is, and a resource for each measure.
 struct Meters {
     layout: Layout,
     resources: Vec<Resource>,
 }
 
 thread_local! {
-    /// The meters of triggers that were called, until any relation changes.
+    /// The meters of tables whose triggers were called, until any relation changes.
     static KNOWN: RefCell<HashMap<pg::Oid, Rc<Meters>>> = RefCell::new(HashMap::new());
 }
 
 fn meters_of(trigger: &Trigger) -> Rc<Meters> {
-    let known = KNOWN.with_borrow(|known| known.get(&trigger.id()).cloned());
+    let relation = trigger.relation();
+    let known = KNOWN.with_borrow(|known| known.get(&relation).cloned());
     known.unwrap_or_else(|| {
-        let found = Rc::new(parse(trigger));
-        KNOWN.with_borrow_mut(|known| known.insert(trigger.id(), found.clone()));
+        let found = Rc::new(read(trigger));
+        KNOWN.with_borrow_mut(|known| known.insert(relation, found.clone()));
         found
     })
 }
 
-/// Reads the arguments: the tenant column, then a resource and a measure for each meter.
-fn parse(trigger: &Trigger) -> Meters {
-    let metered = metered_for(trigger.relation());
-    let arguments = trigger.arguments();
-    let pairs = || {
-        let all = arguments.get(1..).unwrap_or_default().chunks_exact(2);
-        all.filter(|pair| metered.iter().any(|resource| resource == pair[0]))
-    };
-    let measures: Vec<_> = pairs().map(|pair| (pair[1], pair[1].strip_prefix("sum:"))).collect();
-    let layout = trigger
-        .layout(arguments.first().copied().unwrap_or_default(), &measures)
-        .unwrap_or_else(|column| Error::MeteredColumn(column).raise());
-    Meters { layout, resources: pairs().map(|pair| quota::resource(pair[0])).collect() }
-}
-
-/// The resources for which the table, or one that it is a partition or child of, is metered. A partition that was detached still
-/// has its triggers, and is counted no more.
-fn metered_for(relation: pg::Oid) -> Vec<String> {
-    let mut found = Vec::new();
+/// The meters of the table, or of one that it is a partition or child of. A partition that was detached still has its triggers,
+/// and is counted no more.
+fn read(trigger: &Trigger) -> Meters {
+    let mut found: Vec<(String, String, String)> = Vec::new();
     let query = "WITH RECURSIVE up (relation) AS (
                      SELECT $1
                      UNION
                      SELECT i.inhparent FROM up JOIN pg_inherits i ON i.inhrelid = up.relation
                  )
-                 SELECT m.resource FROM up JOIN _tenancy.meters m ON m.relation = up.relation";
-    let read = pg::query::latest_planned(meters(), query, &[relation.into()], |row| {
-        found.extend(row.get::<String>(1)?);
+                 SELECT m.resource, m.tenant_column::text, m.measure
+                 FROM up JOIN _tenancy.meters m ON m.relation = up.relation";
+    let read = pg::query::latest_planned(meters(), query, &[trigger.relation().into()], |row| {
+        if let (Some(resource), Some(column), Some(measure)) = (row.get(1)?, row.get(2)?, row.get(3)?) {
+            found.push((resource, column, measure));
+        }
         Ok(())
     });
     read.unwrap_or_else(|error| internal(error));
-    found
+    let measures: Vec<_> = found.iter().map(|(_, _, m)| (m.as_str(), m.strip_prefix("sum:"))).collect();
+    let layout = match found.first() {
+        Some((_, column, _)) => trigger.layout(column, &measures),
+        None => Ok(Layout::default()),
+    };
+    Meters {
+        layout: layout.unwrap_or_else(|column| Error::MeteredColumn(column).raise()),
+        resources: found.iter().map(|(resource, _, _)| quota::resource(resource)).collect(),
+    }
 }
 
 /// Charges each tenant for what the statement did to its rows. Tenants in the order of their ids, so that two statements do not
 /// wait for each other's.
 fn count(trigger: &Trigger) {
     let Meters { layout, resources } = &*meters_of(trigger);
+    if resources.is_empty() {
+        return;
+    }
     if trigger.event() == transition::Event::Truncate {
         resources.iter().for_each(recount_resource);
         return;

@@ -5,8 +5,7 @@ CREATE FUNCTION _tenancy.meter_rows() RETURNS trigger
     LANGUAGE c VOLATILE
     AS 'MODULE_PATHNAME', 'tenancy_meter_rows';
 COMMENT ON FUNCTION _tenancy.meter_rows() IS
-'trigger on metered tables: charges each tenant for what a statement did to its rows. Arguments: the tenant column, then a resource and a
-measure for each meter';
+'trigger on metered tables: charges each tenant for what a statement did to its rows';
 
 COMMENT ON FUNCTION _tenancy.recount(regclass, text, boolean) IS
 'counts a resource anew, and records the difference if asked for; the caller must own the table';
@@ -44,34 +43,32 @@ AS $$
 $$;
 COMMENT ON FUNCTION _tenancy.meters_of(regclass) IS 'the meters of a table';
 
--- Makes the triggers of a table fit its meters: one for each event, with all meters as arguments, on the table and each partition or
--- child, because a statement fires the triggers of the table that it names and no others.
+-- Gives a metered table its triggers, and takes those of others: one for each event, on the table and each partition or child, because a
+-- statement fires the triggers of the table that it names and no others. Made anew each time, which tells every backend to read
+-- the meters anew. Without arguments, because PostgreSQL copies them for each statement.
 CREATE FUNCTION _tenancy.make_meter_triggers(relation regclass) RETURNS void
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    arguments text;
+    is_metered constant boolean := EXISTS (SELECT FROM _tenancy.meters_of(relation));
     member regclass;
     event record;
 BEGIN
-    SELECT string_agg(quote_literal(m.resource) || ', ' || quote_literal(m.measure), ', ') INTO arguments
-    FROM _tenancy.meters_of(relation) m;
-    SELECT quote_literal(m.tenant_column) || ', ' || arguments INTO arguments FROM _tenancy.meters_of(relation) m LIMIT 1;
     FOR member IN SELECT t.relation FROM _tenancy.tree(make_meter_triggers.relation) t ORDER BY t.depth, t.relation::text LOOP
         -- Known by what they call: one that was renamed would count twice.
         FOR event IN SELECT g.tgname AS name FROM pg_trigger g WHERE g.tgrelid = member AND g.tgfoid = '_tenancy.meter_rows()'::regprocedure LOOP
             EXECUTE format('DROP TRIGGER %I ON %s', event.name, member);
         END LOOP;
-        CONTINUE WHEN arguments IS NULL;
+        CONTINUE WHEN NOT is_metered;
         FOR event IN SELECT * FROM (VALUES
             ('tenancy_meter_insert', 'INSERT', 'REFERENCING NEW TABLE AS new_rows'),
             ('tenancy_meter_update', 'UPDATE', 'REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows'),
             ('tenancy_meter_delete', 'DELETE', 'REFERENCING OLD TABLE AS old_rows'),
             ('tenancy_meter_truncate', 'TRUNCATE', '')) AS e(name, command, tables)
         LOOP
-            EXECUTE format('CREATE TRIGGER %I AFTER %s ON %s %s FOR EACH STATEMENT EXECUTE FUNCTION _tenancy.meter_rows(%s)',
-                           event.name, event.command, member, event.tables, arguments);
+            EXECUTE format('CREATE TRIGGER %I AFTER %s ON %s %s FOR EACH STATEMENT EXECUTE FUNCTION _tenancy.meter_rows()',
+                           event.name, event.command, member, event.tables);
             EXECUTE format('ALTER TABLE ONLY %s ENABLE ALWAYS TRIGGER %I', member, event.name);
         END LOOP;
     END LOOP;

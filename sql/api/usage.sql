@@ -196,10 +196,10 @@ BEGIN
         ON CONFLICT DO NOTHING;
     END LOOP;
     -- Many open entries would have to be added up each time.
-    IF (SELECT count(*) >= 50 FROM (SELECT FROM _tenancy.usage_open o WHERE o.hash = lock_usage.hash LIMIT 50) AS s) THEN
+    IF (SELECT count(*) >= 50 FROM (SELECT FROM _tenancy.usage_open o WHERE o.hash BETWEEN lock_usage.hash AND lock_usage.hash + 7 LIMIT 50) AS s) THEN
         PERFORM _tenancy.settle(ARRAY(
             SELECT o.ctid FROM _tenancy.usage_open o
-            WHERE o.hash = lock_usage.hash AND o.tenant_id = tenant AND o.resource = lock_usage.resource
+            WHERE o.hash BETWEEN lock_usage.hash AND lock_usage.hash + 7 AND o.tenant_id = tenant AND o.resource = lock_usage.resource
             LIMIT 10000 FOR UPDATE SKIP LOCKED));
     END IF;
 END

@@ -12,7 +12,8 @@ CREATE TABLE _tenancy.usage (
     metadata jsonb,
     -- Counting anew found a difference: it counts for good, and is no use of any period.
     is_correction boolean NOT NULL,
-    -- A hash of tenant and resource (src/usage/mod.rs, Key::hash): an index on it costs a transaction less than one on both.
+    -- A hash of tenant and resource (src/usage/mod.rs, Key::hash): an index on it costs a transaction less than one on both. Its last
+    -- three bits are the writing connection's, so that those of one tenant do not wait for one another's page of the index.
     hash bigint NOT NULL,
     is_settled boolean NOT NULL
 ) PARTITION BY LIST (is_settled);

@@ -1,39 +1,148 @@
 //! Inserting a row of the extension's own as PostgreSQL inserts into its catalogs: without a query, so without the
 //! privileges, policies and triggers of whoever runs. It belongs to the transaction like any other row.
+//!
+//! Every transaction that charges comes here as it commits, so PostgreSQL's functions are declared raw and called inside one
+//! guard for each step. What is alive in these frames is plain data, which a longjmp may skip.
 
-use std::ffi::CString;
+use std::ffi::{CStr, c_char, c_int};
 
-use pgrx::{IntoDatum, pg_sys};
+use pgrx::pg_sys;
+
+mod raw {
+    use super::*;
+    unsafe extern "C-unwind" {
+        pub fn cstring_to_text_with_len(text: *const c_char, length: c_int) -> *mut pg_sys::text;
+        pub fn DirectFunctionCall1Coll(
+            function: unsafe extern "C-unwind" fn(pg_sys::FunctionCallInfo) -> pg_sys::Datum,
+            collation: pg_sys::Oid,
+            argument: pg_sys::Datum,
+        ) -> pg_sys::Datum;
+        pub fn jsonb_in(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum;
+        pub fn heap_form_tuple(
+            desc: pg_sys::TupleDesc,
+            values: *mut pg_sys::Datum,
+            nulls: *mut bool,
+        ) -> pg_sys::HeapTuple;
+        pub fn simple_heap_insert(relation: pg_sys::Relation, tuple: pg_sys::HeapTuple);
+        pub fn RelationGetIndexList(relation: pg_sys::Relation) -> *mut pg_sys::List;
+        pub fn index_open(index: pg_sys::Oid, mode: pg_sys::LOCKMODE) -> pg_sys::Relation;
+        pub fn index_close(index: pg_sys::Relation, mode: pg_sys::LOCKMODE);
+        pub fn BuildIndexInfo(index: pg_sys::Relation) -> *mut pg_sys::IndexInfo;
+        pub fn index_insert(
+            index: pg_sys::Relation,
+            values: *mut pg_sys::Datum,
+            nulls: *mut bool,
+            place: pg_sys::ItemPointer,
+            relation: pg_sys::Relation,
+            check: pg_sys::IndexUniqueCheck::Type,
+            is_unchanged: bool,
+            info: *mut pg_sys::IndexInfo,
+        ) -> bool;
+    }
+}
 
 /// A value of a column.
+#[derive(Clone, Copy)]
 pub enum Value<'a> {
     Text(&'a str),
     Bigint(i64),
     Boolean(bool),
-    /// For a column of type `jsonb`: well-formed JSON without NUL.
-    Json(&'a str),
+    /// For a column of type `jsonb`: well-formed JSON.
+    Json(&'a CStr),
     /// Microseconds since 2000-01-01 UTC.
     Timestamp(i64),
     Null,
 }
 
 impl Value<'_> {
-    fn datum(&self) -> Option<pg_sys::Datum> {
-        match self {
-            Value::Text(text) => text.into_datum(),
-            Value::Bigint(number) => number.into_datum(),
-            Value::Boolean(is) => is.into_datum(),
-            // By PostgreSQL's own function, so that numbers keep all of their digits.
-            Value::Json(json) => {
-                let text = CString::new(*json).unwrap_or_default();
-                // SAFETY: a C string that lives through the call.
-                unsafe {
-                    pgrx::direct_function_call_as_datum(pg_sys::jsonb_in, &[text.as_c_str().into_datum()])
+    /// Called inside a guard.
+    unsafe fn datum(&self) -> Option<pg_sys::Datum> {
+        // SAFETY: texts that live through the call, which copies them.
+        unsafe {
+            Some(match self {
+                Value::Text(text) => {
+                    raw::cstring_to_text_with_len(text.as_ptr().cast(), text.len() as c_int).into()
                 }
-            }
-            Value::Timestamp(at) => Some(pg_sys::Datum::from(*at)),
-            Value::Null => None,
+                Value::Bigint(number) => pg_sys::Datum::from(*number),
+                Value::Boolean(is) => pg_sys::Datum::from(*is),
+                // By PostgreSQL's own function, so that numbers keep all of their digits.
+                Value::Json(json) => {
+                    raw::DirectFunctionCall1Coll(raw::jsonb_in, pg_sys::InvalidOid, json.as_ptr().into())
+                }
+                Value::Timestamp(at) => pg_sys::Datum::from(*at),
+                Value::Null => return None,
+            })
         }
+    }
+}
+
+/// The most indexes that a table may have.
+const MOST: usize = 8;
+
+/// The open indexes of a table: B-trees on columns, which are neither unique nor partial, so that each is given the columns'
+/// values as they are.
+#[derive(Clone, Copy)]
+struct Indexes {
+    all: [(pg_sys::Relation, *mut pg_sys::IndexInfo); MOST],
+    count: usize,
+}
+
+impl Indexes {
+    /// Called inside a guard, on an open table. The number of an index of another kind, if there is one.
+    unsafe fn open(table: pg_sys::Relation) -> Result<Indexes, pg_sys::Oid> {
+        let mut indexes = Indexes { all: [(std::ptr::null_mut(), std::ptr::null_mut()); MOST], count: 0 };
+        // SAFETY: the list has `length` numbers of indexes, which the lock of the table keeps from being dropped.
+        unsafe {
+            let list = raw::RelationGetIndexList(table);
+            let count = if list.is_null() { 0 } else { (*list).length as usize };
+            for n in 0..count {
+                let number = (*(*list).elements.add(n)).oid_value;
+                let Some(place) = indexes.all.get_mut(n) else { return Err(number) };
+                let index = raw::index_open(number, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE);
+                *place = (index, raw::BuildIndexInfo(index));
+                if !is_plain(place.0, place.1) {
+                    return Err(number);
+                }
+                indexes.count += 1;
+            }
+        }
+        Ok(indexes)
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &(pg_sys::Relation, *mut pg_sys::IndexInfo)> {
+        self.all.iter().take(self.count)
+    }
+
+    /// Called inside a guard.
+    unsafe fn close(&self) {
+        for (index, _) in self.iter() {
+            // SAFETY: what `open` opened; the locks are kept.
+            unsafe { raw::index_close(*index, pg_sys::NoLock as pg_sys::LOCKMODE) }
+        }
+    }
+}
+
+/// Raises an error for an index of another kind, which only a superuser can have made.
+fn refuse(index: pg_sys::Oid) -> ! {
+    // SAFETY: an index that exists, because its table is locked; a copy of its name, or null.
+    let name = unsafe {
+        let name = pg_sys::get_rel_name(index);
+        if name.is_null() { c"" } else { CStr::from_ptr(name) }
+    };
+    crate::error::Error::LedgerIndex(&name.to_string_lossy()).raise()
+}
+
+unsafe fn is_plain(index: pg_sys::Relation, info: *const pg_sys::IndexInfo) -> bool {
+    // SAFETY: an open index, and what PostgreSQL made of it.
+    unsafe {
+        let columns = &(&(*info).ii_IndexAttrNumbers)[..(*info).ii_NumIndexAttrs as usize];
+        (*(*index).rd_rel).relam == pg_sys::BTREE_AM_OID
+            && (*info).ii_ReadyForInserts
+            && !(*info).ii_Unique
+            && (*info).ii_Expressions.is_null()
+            && (*info).ii_Predicate.is_null()
+            && (*info).ii_ExclusionOps.is_null()
+            && columns.iter().all(|column| *column > 0)
     }
 }
 
@@ -47,30 +156,68 @@ impl Table {
         Table(unsafe { pg_sys::table_open(table, pg_sys::RowExclusiveLock as i32) })
     }
 
-    /// Inserts rows, with a value for each column, also into the table's indexes.
-    pub fn insert<'a>(&self, rows: impl Iterator<Item = Vec<Value<'a>>>) {
+    /// Inserts rows, with a value for each column, also into the table's indexes. Raises an error where it has an index that this
+    /// cannot do.
+    pub fn insert<'a, const COLUMNS: usize>(&self, rows: impl Iterator<Item = [Value<'a>; COLUMNS]>) {
         // SAFETY: the relation is open. Its indexes stay open until all is inserted, or the error that ends the transaction
-        // releases them. Values and nulls have as many entries as the table has columns.
+        // releases them.
         unsafe {
-            let desc = (*self.0).rd_att;
-            let columns = (*desc).natts as usize;
-            let indexes = pg_sys::CatalogOpenIndexes(self.0);
-            let mut nulls = Vec::with_capacity(columns);
-            let mut values = Vec::with_capacity(columns);
+            assert_eq!((*(*self.0).rd_att).natts as usize, COLUMNS, "a row has a value for each column");
+            let indexes = pg_sys::ffi::pg_guard_ffi_boundary(|| Indexes::open(self.0));
+            let indexes = indexes.unwrap_or_else(|index| refuse(index));
             for row in rows {
-                assert_eq!(row.len(), columns, "a row has a value for each column");
-                nulls.clear();
-                values.clear();
-                for value in &row {
-                    let datum = value.datum();
-                    nulls.push(datum.is_none());
-                    values.push(datum.unwrap_or(pg_sys::Datum::from(0)));
-                }
-                let tuple = pg_sys::heap_form_tuple(desc, values.as_mut_ptr(), nulls.as_mut_ptr());
-                pg_sys::CatalogTupleInsertWithInfo(self.0, tuple, indexes);
-                pg_sys::heap_freetuple(tuple);
+                pg_sys::ffi::pg_guard_ffi_boundary(|| self.insert_one(&row, &indexes));
             }
-            pg_sys::CatalogCloseIndexes(indexes);
+            pg_sys::ffi::pg_guard_ffi_boundary(|| indexes.close());
+        }
+    }
+
+    /// Called inside a guard.
+    unsafe fn insert_one<const COLUMNS: usize>(&self, row: &[Value; COLUMNS], indexes: &Indexes) {
+        let mut values = [pg_sys::Datum::from(0); COLUMNS];
+        let mut nulls = [true; COLUMNS];
+        // SAFETY: values and nulls have as many entries as the table has columns, and an index has columns of it.
+        unsafe {
+            for ((value, null), given) in values.iter_mut().zip(&mut nulls).zip(row) {
+                if let Some(datum) = given.datum() {
+                    (*value, *null) = (datum, false);
+                }
+            }
+            let tuple = raw::heap_form_tuple((*self.0).rd_att, values.as_mut_ptr(), nulls.as_mut_ptr());
+            raw::simple_heap_insert(self.0, tuple);
+            for (index, info) in indexes.iter() {
+                self.insert_key(&values, &nulls, &mut (*tuple).t_self, *index, *info);
+            }
+        }
+    }
+
+    unsafe fn insert_key(
+        &self,
+        values: &[pg_sys::Datum],
+        nulls: &[bool],
+        place: &mut pg_sys::ItemPointerData,
+        index: pg_sys::Relation,
+        info: *mut pg_sys::IndexInfo,
+    ) {
+        const KEYS: usize = pg_sys::INDEX_MAX_KEYS as usize;
+        let mut key = [pg_sys::Datum::from(0); KEYS];
+        let mut key_nulls = [true; KEYS];
+        // SAFETY: the columns of such an index count those of the table from one.
+        unsafe {
+            let columns = (*info).ii_NumIndexAttrs as usize;
+            for (n, column) in (*info).ii_IndexAttrNumbers.iter().enumerate().take(columns) {
+                (key[n], key_nulls[n]) = (values[*column as usize - 1], nulls[*column as usize - 1]);
+            }
+            raw::index_insert(
+                index,
+                key.as_mut_ptr(),
+                key_nulls.as_mut_ptr(),
+                place,
+                self.0,
+                pg_sys::IndexUniqueCheck::UNIQUE_CHECK_NO,
+                false,
+                info,
+            );
         }
     }
 }

@@ -53,6 +53,12 @@ pub fn database() -> Oid {
     unsafe { pg_sys::MyDatabaseId }
 }
 
+/// The number of this process.
+pub fn process() -> i32 {
+    // SAFETY: a plain read of a backend-local integer.
+    unsafe { pg_sys::MyProcPid }
+}
+
 /// Raises 25006 in a transaction that must not write, as the command of that name does.
 pub fn refuse_read_only(command: &'static std::ffi::CStr) {
     // SAFETY: C strings that live for good.

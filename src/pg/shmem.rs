@@ -7,6 +7,15 @@ use std::ptr::null_mut;
 
 use pgrx::{pg_sys, prelude::*};
 
+/// A light-weight lock: taking it raises an error only where a process holds hundreds, so it goes without a guard.
+mod raw {
+    use super::*;
+    unsafe extern "C-unwind" {
+        pub fn LWLockAcquire(lock: *mut pg_sys::LWLock, mode: pg_sys::LWLockMode::Type) -> bool;
+        pub fn LWLockRelease(lock: *mut pg_sys::LWLock);
+    }
+}
+
 /// Slots that one lock guards, and among which a newcomer finds its place.
 pub const WAYS: usize = 8;
 const LOCKS: usize = 128;
@@ -136,10 +145,10 @@ fn locked<T: Slot, R>(set: u32, with: impl FnOnce(&mut [T]) -> R) -> R {
     // this the only reference to them. `T` is the type of `init`, of which all values in the table are valid.
     unsafe {
         let lock = std::ptr::addr_of_mut!((*TRANCHE.add(set % LOCKS)).lock);
-        pg_sys::LWLockAcquire(lock, pg_sys::LWLockMode::LW_EXCLUSIVE);
+        raw::LWLockAcquire(lock, pg_sys::LWLockMode::LW_EXCLUSIVE);
         let first = BASE.add(set * WAYS * size_of::<T>()).cast::<T>();
         let result = with(std::slice::from_raw_parts_mut(first, WAYS));
-        pg_sys::LWLockRelease(lock);
+        raw::LWLockRelease(lock);
         result
     }
 }

@@ -3,12 +3,43 @@
 //! They are read from their start through the first read pointer: whoever else reads the same store, a query of another
 //! trigger, has a pointer of its own (`ExecInitNamedTuplestoreScan`). What a value weighs is judged before TOAST, because a
 //! row is not yet compressed when it is inserted and is when it is deleted.
+//!
+//! PostgreSQL's functions that are called for each row are declared raw, and called inside one guard for each run of rows of
+//! one tenant. What is alive in these frames is plain data, which a longjmp may skip.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, c_int};
 
 use pgrx::{FromDatum, pg_sys, prelude::*};
 
 use crate::tenant::{Malformed, TenantId};
+
+mod raw {
+    use super::*;
+    unsafe extern "C-unwind" {
+        pub fn MakeSingleTupleTableSlot(
+            desc: pg_sys::TupleDesc,
+            kind: *const pg_sys::TupleTableSlotOps,
+        ) -> *mut pg_sys::TupleTableSlot;
+        pub fn tuplestore_select_read_pointer(store: *mut pg_sys::Tuplestorestate, pointer: c_int);
+        pub fn tuplestore_rescan(store: *mut pg_sys::Tuplestorestate);
+        pub fn tuplestore_gettupleslot(
+            store: *mut pg_sys::Tuplestorestate,
+            forward: bool,
+            copy: bool,
+            slot: *mut pg_sys::TupleTableSlot,
+        ) -> bool;
+        pub fn systable_getnext(scan: pg_sys::SysScanDesc) -> pg_sys::HeapTuple;
+        pub fn ExecStoreHeapTuple(
+            tuple: pg_sys::HeapTuple,
+            slot: *mut pg_sys::TupleTableSlot,
+            should_free: bool,
+        ) -> *mut pg_sys::TupleTableSlot;
+        pub fn slot_getsomeattrs_int(slot: *mut pg_sys::TupleTableSlot, column: c_int);
+        pub fn pg_detoast_datum_packed(value: *mut pg_sys::varlena) -> *mut pg_sys::varlena;
+        pub fn toast_raw_datum_size(value: pg_sys::Datum) -> pg_sys::Size;
+        pub fn ProcessInterrupts();
+    }
+}
 
 /// The event that fired a trigger.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -25,6 +56,7 @@ pub struct Trigger {
 }
 
 /// Where the rows of a table tell their tenant, and what is measured of them.
+#[derive(Default)]
 pub struct Layout {
     tenant: i16,
     kind: Kind,
@@ -32,8 +64,9 @@ pub struct Layout {
 }
 
 /// The type of a tenant column.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 enum Kind {
+    #[default]
     Text,
     Uuid,
     Bigint,
@@ -60,7 +93,7 @@ const ROW_OVERHEAD: i64 = 28;
 
 /// A tenant id as a column holds it.
 enum Raw<'a> {
-    Text(&'a str),
+    Text(&'a [u8]),
     Uuid(&'a [u8; 16]),
     Number(i64),
 }
@@ -68,7 +101,7 @@ enum Raw<'a> {
 impl Raw<'_> {
     fn is(&self, id: &TenantId) -> bool {
         match self {
-            Raw::Text(text) => text.as_bytes() == id.as_bytes(),
+            Raw::Text(text) => *text == id.as_bytes(),
             Raw::Uuid(bytes) => id.uuid().as_ref() == Some(*bytes),
             Raw::Number(number) => id.bigint() == Some(*number),
         }
@@ -76,7 +109,7 @@ impl Raw<'_> {
 
     fn parse(&self) -> Result<TenantId, Malformed> {
         match self {
-            Raw::Text(text) => TenantId::parse(text.as_bytes()),
+            Raw::Text(text) => TenantId::parse(text),
             Raw::Uuid(bytes) => {
                 let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
                 let parts = [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]];
@@ -130,28 +163,10 @@ impl Trigger {
         }
     }
 
-    /// The number of the trigger in the catalog.
-    pub fn id(&self) -> pg_sys::Oid {
-        // SAFETY: valid while the trigger is called.
-        unsafe { (*(*self.data).tg_trigger).tgoid }
-    }
-
     /// The table that it is called for.
     pub fn relation(&self) -> pg_sys::Oid {
         // SAFETY: an open relation.
         unsafe { (*(*self.data).tg_relation).rd_id }
-    }
-
-    /// The arguments of CREATE TRIGGER.
-    pub fn arguments(&self) -> Vec<&str> {
-        // SAFETY: `tgargs` has `tgnargs` C strings, which live as long as the relation's cache entry, pinned by the
-        // trigger's call.
-        unsafe {
-            let trigger = (*self.data).tg_trigger;
-            (0..(*trigger).tgnargs as usize)
-                .map(|i| CStr::from_ptr(*(*trigger).tgargs.add(i)).to_str().unwrap_or(""))
-                .collect()
-        }
     }
 
     /// Where the table has these columns, and whether they are of types that can be counted.
@@ -189,14 +204,13 @@ impl Trigger {
         // SAFETY: the store and the descriptor live while the trigger is called.
         unsafe {
             let desc = (*(*self.data).tg_relation).rd_att;
-            let slot = pg_sys::MakeSingleTupleTableSlot(desc, std::ptr::addr_of!(pg_sys::TTSOpsMinimalTuple));
-            pg_sys::tuplestore_select_read_pointer(store, 0);
-            pg_sys::tuplestore_rescan(store);
-            let mut runs = Runs::new(layout, desc);
-            while pg_sys::tuplestore_gettupleslot(store, true, false, slot) {
-                runs.add(slot, &mut each)?;
-            }
-            runs.finish(&mut each);
+            let slot = pg_sys::ffi::pg_guard_ffi_boundary(|| {
+                raw::tuplestore_select_read_pointer(store, 0);
+                raw::tuplestore_rescan(store);
+                raw::MakeSingleTupleTableSlot(desc, std::ptr::addr_of!(pg_sys::TTSOpsMinimalTuple))
+            });
+            let next = || raw::tuplestore_gettupleslot(store, true, false, slot);
+            Runs::new(layout, desc).add(slot, next, &mut each)?;
             pg_sys::ExecDropSingleTupleTableSlot(slot);
         }
         Ok(())
@@ -237,17 +251,17 @@ pub fn table_rows(
             0,
             std::ptr::null_mut(),
         );
-        let mut runs = Runs::new(&layout, desc);
-        loop {
-            pgrx::check_for_interrupts!();
-            let tuple = pg_sys::systable_getnext(scan);
-            if tuple.is_null() {
-                break;
+        let next = || {
+            if pg_sys::InterruptPending != 0 {
+                raw::ProcessInterrupts();
             }
-            pg_sys::ExecStoreHeapTuple(tuple, slot, false);
-            runs.add(slot, &mut each).map_err(Uncounted::Tenant)?;
-        }
-        runs.finish(&mut each);
+            let tuple = raw::systable_getnext(scan);
+            if !tuple.is_null() {
+                raw::ExecStoreHeapTuple(tuple, slot, false);
+            }
+            !tuple.is_null()
+        };
+        Runs::new(&layout, desc).add(slot, next, &mut each).map_err(Uncounted::Tenant)?;
         pg_sys::ExecDropSingleTupleTableSlot(slot);
         pg_sys::systable_endscan(scan);
         pg_sys::table_close(table, pg_sys::AccessShareLock as i32);
@@ -271,26 +285,58 @@ impl<'a> Runs<'a> {
         Runs { layout, desc, last_column, run: None, sums: vec![0; layout.measures.len()] }
     }
 
+    /// Adds all rows up that `next` puts into the slot, and calls `each` on each run of one tenant.
     unsafe fn add(
         &mut self,
         slot: *mut pg_sys::TupleTableSlot,
+        next: impl Fn() -> bool,
         each: &mut impl FnMut(&TenantId, &[i64]),
     ) -> Result<(), Malformed> {
-        // SAFETY: the caller passes a slot with a row of the descriptor; a value is read before the slot moves on.
+        // SAFETY: the caller passes a slot for rows of the descriptor, and a function that is called inside the guard only.
         unsafe {
-            if i32::from((*slot).tts_nvalid) < self.last_column {
-                pg_sys::slot_getsomeattrs_int(slot, self.last_column);
-            }
-            let Some(raw) = raw(slot, self.layout) else { return Ok(()) };
-            if !self.run.as_ref().is_some_and(|last| raw.is(last)) {
+            while pg_sys::ffi::pg_guard_ffi_boundary(|| self.goes_on_with_another(slot, &next)) {
                 self.finish(each);
-                self.run = Some(raw.parse()?);
-            }
-            for (sum, measure) in self.sums.iter_mut().zip(&self.layout.measures) {
-                *sum = sum.saturating_add(measured(slot, self.desc, *measure));
+                let parsed = pg_sys::ffi::pg_guard_ffi_boundary(|| {
+                    self.add_one(slot);
+                    tenant(slot, self.layout).map(|tenant| tenant.parse())
+                });
+                self.run = parsed.transpose()?;
             }
         }
+        self.finish(each);
         Ok(())
+    }
+
+    /// Adds rows up until one that is another tenant's is in the slot, or there is none. Called inside a guard.
+    unsafe fn goes_on_with_another(
+        &mut self,
+        slot: *mut pg_sys::TupleTableSlot,
+        next: &impl Fn() -> bool,
+    ) -> bool {
+        // SAFETY: as in `add`; a value is read before the slot moves on.
+        unsafe {
+            while next() {
+                if c_int::from((*slot).tts_nvalid) < self.last_column {
+                    raw::slot_getsomeattrs_int(slot, self.last_column);
+                }
+                match tenant(slot, self.layout) {
+                    Some(tenant) if self.run.as_ref().is_some_and(|last| tenant.is(last)) => {
+                        self.add_one(slot)
+                    }
+                    Some(_) => return true,
+                    None => {}
+                }
+            }
+        }
+        false
+    }
+
+    /// Called inside a guard.
+    unsafe fn add_one(&mut self, slot: *mut pg_sys::TupleTableSlot) {
+        for (sum, measure) in self.sums.iter_mut().zip(&self.layout.measures) {
+            // SAFETY: as above.
+            *sum = sum.saturating_add(unsafe { measured(slot, self.desc, *measure) });
+        }
     }
 
     fn finish(&mut self, each: &mut impl FnMut(&TenantId, &[i64])) {
@@ -374,12 +420,17 @@ unsafe fn value(slot: *mut pg_sys::TupleTableSlot, column: i16) -> Option<pg_sys
     }
 }
 
-unsafe fn raw<'a>(slot: *mut pg_sys::TupleTableSlot, layout: &Layout) -> Option<Raw<'a>> {
+/// Called inside a guard.
+unsafe fn tenant<'a>(slot: *mut pg_sys::TupleTableSlot, layout: &Layout) -> Option<Raw<'a>> {
     // SAFETY: as in `value`; the layout was made of this very descriptor, so it tells what the datum is.
     unsafe {
         let datum = value(slot, layout.tenant)?;
         match layout.kind {
-            Kind::Text => <&str>::from_datum(datum, false).map(Raw::Text),
+            Kind::Text => {
+                let text = raw::pg_detoast_datum_packed(datum.cast_mut_ptr());
+                let bytes = pgrx::varlena::vardata_any(text).cast::<u8>();
+                Some(Raw::Text(std::slice::from_raw_parts(bytes, pgrx::varlena::varsize_any_exhdr(text))))
+            }
             Kind::Uuid => Some(Raw::Uuid(&*datum.cast_mut_ptr::<[u8; 16]>())),
             Kind::Bigint => i64::from_datum(datum, false).map(Raw::Number),
             Kind::Integer => i32::from_datum(datum, false).map(|number| Raw::Number(number.into())),
@@ -387,6 +438,7 @@ unsafe fn raw<'a>(slot: *mut pg_sys::TupleTableSlot, layout: &Layout) -> Option<
     }
 }
 
+/// Called inside a guard.
 unsafe fn measured(slot: *mut pg_sys::TupleTableSlot, desc: pg_sys::TupleDesc, measure: Measure) -> i64 {
     // SAFETY: as in `value`.
     unsafe {
@@ -420,7 +472,7 @@ unsafe fn weight(desc: pg_sys::TupleDesc, column: i16, datum: pg_sys::Datum) -> 
     // SAFETY: as in `value`; the length of the type tells what the datum is.
     unsafe {
         match (*attribute(desc, i32::from(column) - 1)).attlen {
-            -1 => pg_sys::toast_raw_datum_size(datum) as i64,
+            -1 => raw::toast_raw_datum_size(datum) as i64,
             -2 => CStr::from_ptr(datum.cast_mut_ptr()).to_bytes_with_nul().len() as i64,
             length => length.into(),
         }

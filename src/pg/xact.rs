@@ -8,6 +8,16 @@ use std::ptr::{addr_of, addr_of_mut};
 
 use pgrx::{pg_sys, prelude::*};
 
+/// Reads of backend-local state, which raise nothing and so need no guard; some are asked for with each charge.
+mod raw {
+    unsafe extern "C-unwind" {
+        pub fn GetCurrentTransactionNestLevel() -> std::ffi::c_int;
+        pub fn GetCurrentStatementStartTimestamp() -> i64;
+        pub fn IsTransactionState() -> bool;
+        pub fn RecoveryInProgress() -> bool;
+    }
+}
+
 /// What happens to the transaction, or to a subtransaction at a nesting level (the outermost transaction is at 1).
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Event {
@@ -57,19 +67,19 @@ pub fn number() -> u64 {
 /// Whether a transaction is running.
 pub fn in_transaction() -> bool {
     // SAFETY: reads backend-local state.
-    unsafe { pg_sys::IsTransactionState() }
+    unsafe { raw::IsTransactionState() }
 }
 
 /// How deep the current subtransaction is nested; 1 outside of any.
 pub fn level() -> i32 {
     // SAFETY: reads backend-local state.
-    unsafe { pg_sys::GetCurrentTransactionNestLevel() }
+    unsafe { raw::GetCurrentTransactionNestLevel() }
 }
 
 /// Whether this server is a standby, where nothing can be written.
 pub fn in_recovery() -> bool {
     // SAFETY: reads shared state of one word.
-    unsafe { pg_sys::RecoveryInProgress() }
+    unsafe { raw::RecoveryInProgress() }
 }
 
 /// The number that this transaction has in the database; it gets one if it has none.
@@ -98,7 +108,7 @@ pub fn may_be_prepared() -> bool {
 /// When the client's statement began, in microseconds since 2000-01-01 UTC.
 pub fn statement_began() -> i64 {
     // SAFETY: reads backend-local state.
-    unsafe { pg_sys::GetCurrentStatementStartTimestamp() }
+    unsafe { raw::GetCurrentStatementStartTimestamp() }
 }
 
 /// The time now, likewise.

@@ -110,6 +110,11 @@ pub fn init() {
     });
 }
 
+/// Changes whenever any limit or period may have.
+pub fn generation() -> u64 {
+    GENERATION.get()
+}
+
 fn relations() -> Relations {
     let find = || {
         let relation = |name| pg::scan::relation(c"_tenancy", name);
@@ -142,7 +147,7 @@ pub fn of(tenant: &TenantId, resource: &Resource) -> Rc<Limits> {
     let known = LIMITS.with_borrow(|limits| limits.get(&name).filter(|known| is_current(known)).cloned());
     let known = known.unwrap_or_else(|| {
         // As of the generations before the read: what arrives during it makes this answer outdated at once.
-        let known = Known { generations, value: Rc::new(read(tenant, resource)) };
+        let known = Known { generations, value: Rc::new(read(tenant, resource, generations.0)) };
         LIMITS.with_borrow_mut(|limits| {
             if limits.len() >= CACHED {
                 limits.clear();
@@ -155,7 +160,7 @@ pub fn of(tenant: &TenantId, resource: &Resource) -> Rc<Limits> {
     known.value
 }
 
-fn read(tenant: &TenantId, resource: &Resource) -> Limits {
+fn read(tenant: &TenantId, resource: &Resource, generation: u64) -> Limits {
     let relations = relations();
     // Quotas before periods: each quota comes and goes with its period, so a period that is not there is of a quota that has
     // been removed meanwhile, which is news that makes this answer outdated.
@@ -190,6 +195,7 @@ fn read(tenant: &TenantId, resource: &Resource) -> Limits {
         maximums: Maximums {
             standard: standard.map(|limit| limit.maximum),
             others: others.iter().map(|other| (other.interval, limit_over(other).maximum)).collect(),
+            generation,
         },
         soft: standard
             .iter()

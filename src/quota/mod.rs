@@ -3,7 +3,7 @@
 //! Guarantees: a tenant's own quota goes before that of its plan, which goes before the default, for each period by itself;
 //! a change is in force at the next statement of every backend (relcache invalidation, as in `registry`).
 
-use std::rc::Rc;
+use std::ffi::CString;
 
 use pgrx::prelude::*;
 
@@ -15,7 +15,7 @@ use crate::period::{PERIODS, Span};
 use crate::pg;
 use crate::resource::Resource;
 use crate::tenant::TenantId;
-use crate::usage::{self, Charged, Interval, Key, Note, Refused};
+use crate::usage::{self, Charged, Intervals, Key, Note, Refused};
 use limits::Limits;
 
 /// Where those who listen learn that a soft limit was passed.
@@ -26,10 +26,11 @@ pub fn init() {
     limits::init();
 }
 
-/// The intervals over which a resource is counted, for every tenant.
-pub fn intervals(resource: &Resource) -> Rc<[Interval]> {
-    limits::others(resource).iter().map(|other| other.interval).collect()
-}
+/// The intervals over which resources are counted, for every tenant.
+pub const INTERVALS: Intervals = Intervals {
+    of: |resource| limits::others(resource).iter().map(|other| other.interval).collect(),
+    generation: limits::generation,
+};
 
 /// The tenant, where the caller may learn of it: a tenant's own context, or none.
 fn visible(tenant: &TenantId) -> Option<TenantId> {
@@ -137,7 +138,12 @@ pub fn track(resource: &str, amount: i64, metadata: &str) {
     let (tenant, resource, amount) = (context::required(), self::resource(resource), positive(amount));
     pg::refuse_read_only(c"track_usage");
     usage::refuse_too_many(&tenant, &resource);
-    let note = if metadata == "{}" { Note::Merged } else { Note::Metadata(metadata.to_owned()) };
+    // A text of PostgreSQL's has no NUL.
+    let note = if metadata == "{}" {
+        Note::Merged
+    } else {
+        Note::Metadata(CString::new(metadata).unwrap_or_default())
+    };
     charge(&tenant, &resource, amount, note);
 }
 

@@ -13,6 +13,7 @@
 //! savepoint, since it can roll back to each.
 
 use std::cell::{Cell, RefCell};
+use std::ffi::CString;
 use std::hash::{Hash, Hasher};
 use std::rc::Rc;
 
@@ -66,6 +67,8 @@ pub struct Maximums {
     pub standard: [Option<i64>; 4],
     /// In all other periods over which the resource is counted.
     pub others: Vec<(Interval, Option<i64>)>,
+    /// That of the intervals, when they were read.
+    pub generation: u64,
 }
 
 impl Maximums {
@@ -105,18 +108,24 @@ pub enum Note {
     /// With others of its hour.
     Merged,
     /// By itself, with what the application wants to keep, a JSON object.
-    Metadata(String),
+    Metadata(CString),
     /// By itself: counting anew found a difference. It is no use of any period.
     Correction,
 }
 
-type Intervals = fn(&Resource) -> Rc<[Interval]>;
+/// Over which intervals the use of a resource is counted.
+#[derive(Clone, Copy)]
+pub struct Intervals {
+    pub of: fn(&Resource) -> Rc<[Interval]>,
+    /// Changes whenever that may have changed for any resource; never zero.
+    pub generation: fn() -> u64,
+}
 
 thread_local! {
     static TRANSACTION: RefCell<Transaction> = RefCell::new(Transaction::default());
     static LEDGER: Cell<Option<pg::Oid>> = const { Cell::new(None) };
     /// The intervals over which a resource is counted.
-    static INTERVALS: Cell<Intervals> = Cell::new(|_| Rc::new([]));
+    static INTERVALS: Cell<Intervals> = Cell::new(Intervals { of: |_| Rc::new([]), generation: || 0 });
 }
 
 /// Asks for shared memory, if it can be had, and listens to transactions. `intervals` knows over which the use of a resource is
@@ -130,11 +139,11 @@ pub fn init(cells: fn() -> usize, intervals: Intervals) {
             write();
             prepare();
         }
-        // A backend that is terminated comes here from where it was, without unwinding; so nothing that can wait or raise runs
-        // while the transaction is borrowed.
+        // A backend that is terminated comes here from where it was, without unwinding; so nothing that can be interrupted or raise
+        // runs while the transaction is borrowed.
         Event::Committed | Event::Prepared | Event::Aborted => {
             if is_used() {
-                TRANSACTION.take().end(event);
+                TRANSACTION.with_borrow_mut(|transaction| transaction.end(event));
             }
         }
         Event::SubCommitted(level) => TRANSACTION.with_borrow_mut(|t| t.sub_committed(level)),
@@ -166,12 +175,16 @@ pub fn key(tenant: &TenantId, resource: &Resource) -> Key {
 }
 
 impl Key {
+    /// The bits of a hash that are left to those who write it.
+    const LANES: i64 = 7;
+
     /// A hash of tenant and resource: FNV-1a, of which the ledger keeps the values, so it never changes.
     fn hash(&self) -> i64 {
         let bytes = self.tenant.as_bytes().iter().chain(&[0]).chain(self.resource.as_bytes());
-        bytes.fold(0xCBF2_9CE4_8422_2325_u64, |hash, byte| {
+        let hash = bytes.fold(0xCBF2_9CE4_8422_2325_u64, |hash, byte| {
             (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01B3)
-        }) as i64
+        });
+        hash as i64 & !Key::LANES
     }
 
     /// The same over an interval.
@@ -205,6 +218,7 @@ fn starts_of(interval: Option<Interval>, at: Moment) -> [Moment; 4] {
 /// Charges an amount, which may be negative: what is given back. Refuses a positive one that would pass a maximum.
 pub fn charge(key: &Key, amount: i64, maximums: &Maximums, note: Note) -> Result<Charged, Refused> {
     let now = xact::statement_began();
+    TRANSACTION.with_borrow_mut(|transaction| transaction.note_generation(maximums.generation));
     let in_periods = if matches!(note, Note::Correction) { 0 } else { amount.max(0) };
     let ask = Ask { keep: [amount, in_periods], charge: [amount, in_periods] };
     let others = take_others(key, &ask, maximums, now)?;
@@ -480,13 +494,9 @@ fn write() {
     });
     if !keys.is_empty() {
         let table = pg::insert::Table::open(ledger);
-        for key in &keys {
-            for interval in INTERVALS.get()(&key.resource).iter() {
-                let nothing = Ask { keep: [0, 0], charge: [0, 0] };
-                if take_over(key, *interval, &nothing, None, xact::now()).is_err() {
-                    Error::Internal("more is used than can be counted").raise()
-                }
-            }
+        let generation = (INTERVALS.get().generation)();
+        if TRANSACTION.with_borrow(|transaction| transaction.generation != Some(generation)) {
+            keys.iter().for_each(count_over_new_intervals);
         }
         let entries: Vec<ledger::Entry> = TRANSACTION.with_borrow(|transaction| {
             let written = transaction.standard().filter(|pending| pending.key.ledger == ledger);
@@ -495,6 +505,15 @@ fn write() {
         ledger::write(&table, &entries);
     }
     TRANSACTION.with_borrow_mut(|transaction| transaction.is_written = true);
+}
+
+fn count_over_new_intervals(key: &Key) {
+    for interval in (INTERVALS.get().of)(&key.resource).iter() {
+        let nothing = Ask { keep: [0, 0], charge: [0, 0] };
+        if take_over(key, *interval, &nothing, None, xact::now()).is_err() {
+            Error::Internal("more is used than can be counted").raise()
+        }
+    }
 }
 
 /// Leaves what is charged behind for the time between PREPARE and the end of the prepared transaction.

@@ -89,6 +89,8 @@ pub struct Transaction {
     pub by_row: usize,
     /// The ledger's entries are written: what is charged after that would be lost.
     pub is_written: bool,
+    /// That of the intervals, if each charge was made under the same: then what is charged is counted over all of them.
+    pub generation: Option<u64>,
 }
 
 pub const TOP: i32 = 1;
@@ -344,8 +346,14 @@ impl Transaction {
         }
     }
 
-    pub fn end(self, event: Event) {
-        for pending in self.pending {
+    pub fn note_generation(&mut self, generation: u64) {
+        let is_same = self.pending.is_empty() || self.generation == Some(generation);
+        self.generation = is_same.then_some(generation);
+    }
+
+    /// Ends the transaction, and makes ready for the next.
+    pub fn end(&mut self, event: Event) {
+        for pending in &self.pending {
             let Counter::Cell(place) = pending.counter else { continue };
             let holds = pending.state.holds;
             let since = holds.map(|hold| hold.since);
@@ -357,6 +365,14 @@ impl Transaction {
                     cell.end(&since, &charged, &held, event == Event::Committed);
                 }),
             }
+        }
+        if self.pending.len() > FEW {
+            *self = Transaction::default();
+        } else {
+            self.pending.clear();
+            self.index.clear();
+            self.saved.clear();
+            (self.by_row, self.is_written, self.generation) = (0, false, None);
         }
     }
 }

@@ -160,6 +160,22 @@ SELECT tenancy.set_default_quota('minutes', NULL, '5 days');   -- SHOULD FAIL: a
 SELECT tenancy.remove_quota('default', NULL, 'minutes', '4 days'), tenancy.remove_quota('default', NULL, 'minutes', '7 days');
 SELECT resource, period FROM _tenancy.quota_periods ORDER BY span; -- acme still has one over seven days
 
+-- Indexes that a superuser adds to the ledger know its entries as well; one that is not plain is refused at the next charge.
+CREATE INDEX by_amount ON _tenancy.usage_open (amount, tenant_id);
+SET tenancy.tenant_id = 'acme';
+SELECT tenancy.track_usage('indexed', 101);
+SET enable_seqscan = off;
+SET enable_bitmapscan = off;
+EXPLAIN (COSTS off) SELECT resource FROM _tenancy.usage_open WHERE amount = 101;
+SELECT resource FROM _tenancy.usage_open WHERE amount = 101;
+RESET enable_seqscan;
+RESET enable_bitmapscan;
+CREATE INDEX by_name ON _tenancy.usage_open (upper(resource));
+SELECT tenancy.track_usage('indexed', 102);                    -- SHOULD FAIL
+DROP INDEX _tenancy.by_amount, _tenancy.by_name;
+SELECT tenancy.track_usage('indexed', 103);
+RESET tenancy.tenant_id;
+
 -- Settling changes where entries are, and no figure.
 CREATE TEMP TABLE before AS SELECT tenant_id, resource, period, used FROM tenancy.quota_status;
 SELECT count(*) > 0 AS open FROM _tenancy.usage_open;
