@@ -1,6 +1,6 @@
 -- Runs last: who may call what. Nothing is PUBLIC by accident: everything is revoked, then granted by name.
 REVOKE ALL ON ALL TABLES IN SCHEMA tenancy, _tenancy FROM PUBLIC;
-REVOKE ALL ON ALL FUNCTIONS IN SCHEMA tenancy, _tenancy FROM PUBLIC;
+REVOKE ALL ON ALL ROUTINES IN SCHEMA tenancy, _tenancy FROM PUBLIC;
 
 -- The views show a tenant its own figures, and all to those who may monitor; the ledger is under a policy.
 GRANT SELECT ON tenancy.protected_tables, tenancy.meters, tenancy.usage_records, tenancy.usage_hourly, tenancy.usage_daily, tenancy.quota_status,

@@ -73,12 +73,12 @@ extension_sql_file!("../sql/api/protect.sql", name = "protect", requires = ["pro
 extension_sql_file!(
     "../sql/api/usage.sql",
     name = "usage",
-    requires = ["protect", quota::track, quota::sees_all_tenants]
+    requires = ["protect", quota::track, quota::lock_settling, quota::sees_all_tenants]
 );
 extension_sql_file!(
     "../sql/api/quota.sql",
     name = "quota",
-    requires = ["usage", quota::check_quota, quota::enforce_quota, quota::usage_of]
+    requires = ["usage", quota::check_quota, quota::enforce_quota, quota::usage_of, quota::span_start]
 );
 extension_sql_file!(
     "../sql/api/meter.sql",

@@ -157,9 +157,29 @@ COMMENT ON FUNCTION tenancy.meter(regclass, text, text, boolean) IS
 'Counts what a protected table holds for each tenant, with its partitions and children, under the name of a resource; several tables may
 count for one resource, and one table for several. measure: rows; bytes (of the header and the values of each row, uncompressed); or
 sum(column) of an integer column. count_existing counts what is there at once, while writers wait and readers do not; with false nobody
-waits, and tenancy.reconcile(relation, true) counts it later. Quotas of the resource are enforced from then on, for every role.
+waits, and tenancy.reconcile(relation, true) counts it later; tenancy.meter_concurrently does both. Quotas of the resource are enforced from then on, for every role.
 Errors: RELATION_NOT_PROTECTED 55000, RELATION_NOT_OWNED 42501, PARAMETER_INVALID 22023. Volatile. Granted to nobody; refused in the
 context of a tenant.';
+
+-- Without a SET clause, with which PostgreSQL would not let it commit in the middle; so every name has its schema.
+CREATE PROCEDURE tenancy.meter_concurrently(relation regclass, resource text, measure text DEFAULT 'rows')
+    LANGUAGE plpgsql
+AS $$
+DECLARE
+    counted bigint;
+BEGIN
+    PERFORM tenancy.meter(meter_concurrently.relation, meter_concurrently.resource, meter_concurrently.measure, false);
+    COMMIT;
+    SELECT pg_catalog.sum(r.counted) INTO counted
+    FROM _tenancy.recount(meter_concurrently.relation, meter_concurrently.resource, true) r;
+    RAISE NOTICE '% counted', coalesce(counted, 0);
+END
+$$;
+COMMENT ON PROCEDURE tenancy.meter_concurrently(regclass, text, text) IS
+'Does what tenancy.meter does, in two transactions: writers wait for the first one only, which makes the triggers; the second one counts what
+is there in a snapshot while others write. Until it is done, what is there is not held against any quota. If it does not come to its end,
+SELECT tenancy.reconcile(relation, true) counts. To be called outside a transaction block, or error 2D000. Other errors: those of
+tenancy.meter. Granted to nobody; refused in the context of a tenant.';
 
 CREATE FUNCTION tenancy.unmeter(relation regclass, resource text) RETURNS void
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE

@@ -156,6 +156,8 @@ AS $$
 $$;
 COMMENT ON FUNCTION _tenancy.settle(tid[]) IS 'settles entries of the ledger; the caller has locked them';
 
+COMMENT ON FUNCTION _tenancy.lock_settling() IS 'lets one transaction at a time settle the ledger';
+
 CREATE FUNCTION tenancy.settle_usage(max_entries bigint DEFAULT 100000) RETURNS bigint
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
@@ -169,6 +171,7 @@ BEGIN
     IF max_entries IS NULL OR max_entries < 1 THEN
         PERFORM _tenancy.raise('PARAMETER_INVALID', 'max_entries must be at least 1', '{"argument": "max_entries"}');
     END IF;
+    PERFORM _tenancy.lock_settling();
     WHILE settled < max_entries LOOP
         moved := _tenancy.settle(ARRAY(
             SELECT o.ctid FROM _tenancy.usage_open o LIMIT least(batch, max_entries - settled) FOR UPDATE SKIP LOCKED));
@@ -180,7 +183,7 @@ END
 $$;
 COMMENT ON FUNCTION tenancy.settle_usage(bigint) IS
 'Adds up to max_entries open entries of the ledger to the totals, and returns how many it was. Totals stay exact while others write;
-nobody waits for it, where the library is preloaded. Call it every minute or so. Error: 22023 PARAMETER_INVALID. Volatile. Granted to
+nobody waits for it but another call, where the library is preloaded. Call it every minute or so. Error: 22023 PARAMETER_INVALID. Volatile. Granted to
 nobody; refused in the context of a tenant.';
 
 -- Without shared memory, a charge against a limit locks this row, so charges of a tenant and resource follow one another.

@@ -43,6 +43,13 @@ pub fn take(key: u64, mode: Mode) {
     }
 }
 
+/// Takes it if nobody else holds it in a mode that stands against that; returns whether it did.
+pub fn try_take(key: u64, mode: Mode) -> bool {
+    // SAFETY: as above.
+    let result = unsafe { pg_sys::LockAcquire(&tag(key), mode.of_postgres(), false, true) };
+    result != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
+}
+
 /// Gives back a lock that `take` took.
 pub fn release(key: u64, mode: Mode) {
     // SAFETY: as above.

@@ -147,6 +147,13 @@ pub fn track(resource: &str, amount: i64, metadata: &str) {
     charge(&tenant, &resource, amount, note);
 }
 
+/// Waits for another transaction that settles the ledger, and keeps the next from doing so until this one ends. Volatile. For
+/// `tenancy.settle_usage`.
+#[pg_extern(schema = "_tenancy", volatile)]
+pub fn lock_settling() {
+    usage::lock_settling();
+}
+
 /// Returns whether the caller sees the figures of all tenants: a superuser, a role with BYPASSRLS or one that inherits
 /// `pg_monitor`, where no tenant is set. Stable. For the views of usage and quotas.
 #[pg_extern(schema = "_tenancy", stable, parallel_restricted)]

@@ -131,9 +131,11 @@ pub fn advance(amounts: &mut [Amount; 4], starts: &[Moment; 4]) {
     }
 }
 
-/// The lock that holds off all who would load a cell: for a transaction that charges more keys without one than it is good to
-/// lock one by one.
+/// The lock that keeps all from loading a cell: for a transaction that charges more keys without one than it is good to lock
+/// one by one. Nobody waits for it: who cannot load a cell counts without.
 const LOADING: u64 = 0;
+/// The lock of those who settle the ledger. Those of keys are odd.
+pub const SETTLING: u64 = 2;
 /// Keys without a cell that a transaction locks one by one.
 const ONE_BY_ONE: usize = 64;
 
@@ -252,42 +254,50 @@ pub fn pin(key: &Key, now: Moment, overflown: usize, load: impl FnOnce() -> [Amo
     if let Some(place) = pin_existing(key, hash, now) {
         return Some(place);
     }
+    if overflown >= ONE_BY_ONE && lock::try_take(LOADING, Mode::Exclusive) {
+        return pin_existing(key, hash, now);
+    }
     // One loader at a time for a key: what another had loaded could be charged, committed and evicted again between our
     // look at the ledger and our use of it.
     let own = hash | 1;
-    lock::take(LOADING, Mode::Shared);
     lock::take(own, Mode::Exclusive);
     let place = pin_existing(key, hash, now).or_else(|| {
+        if !lock::try_take(LOADING, Mode::Shared) {
+            return None;
+        }
         let amounts = load();
-        place_new(key, hash, now, amounts, 1).or_else(|| {
+        let place = place_new(key, hash, now, amounts, 1).or_else(|| {
             // Cells may be pinned by prepared transactions that have ended since.
             end_all_prepared(hash);
             place_new(key, hash, now, amounts, 1)
-        })
+        });
+        lock::release(LOADING, Mode::Shared);
+        place
     });
-    lock::release(LOADING, Mode::Shared);
     if place.is_some() {
         lock::release(own, Mode::Exclusive);
-    } else if overflown >= ONE_BY_ONE {
-        lock::take(LOADING, Mode::Exclusive);
-        lock::release(own, Mode::Exclusive);
-        return pin_existing(key, hash, now);
     }
     place
 }
 
-/// What the cell of the key counts, which is loaded first where it is not in memory, and there is place.
+/// What is counted of the key, for who only looks: its cell is loaded where that holds nobody up, and there is place.
 pub fn load(key: &Key, now: Moment, load: impl FnOnce() -> [Amount; 4]) -> [Amount; 4] {
     let own = hash(key) | 1;
-    lock::take(LOADING, Mode::Shared);
-    lock::take(own, Mode::Exclusive);
+    if !lock::try_take(own, Mode::Exclusive) {
+        return load();
+    }
+    let may_load = lock::try_take(LOADING, Mode::Shared);
     let amounts = peek(key).unwrap_or_else(|| {
         let amounts = load();
-        let _place = place_new(key, hash(key), now, amounts, 0);
+        if may_load {
+            let _place = place_new(key, hash(key), now, amounts, 0);
+        }
         amounts
     });
+    if may_load {
+        lock::release(LOADING, Mode::Shared);
+    }
     lock::release(own, Mode::Exclusive);
-    lock::release(LOADING, Mode::Shared);
     amounts
 }
 

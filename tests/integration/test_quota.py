@@ -104,3 +104,57 @@ def test_settling_while_others_write(db):
 
     run_workers(db, in_bulk, until_settled, seed=7)
     assert_exact(db)
+
+
+def test_metering_while_others_write(db):
+    """What is there is counted while others write: nobody waits for it, and nothing is counted twice or not at all."""
+    db.run("SELECT tenancy.unmeter('job', 'jobs')", "SELECT tenancy.unmeter('job', 'sizes')")
+    db.run("INSERT INTO job (tenant_id) SELECT 'globex' FROM generate_series(1, 300000)")
+    written = 0
+
+    def write(worker, connection):
+        nonlocal written
+        connection.execute("SET lock_timeout = '5s'")
+        one_at_a_time(worker, connection)
+        written += 1
+
+    def until_metered(workers):
+        nonlocal written
+        with db.connect("postgres") as dba:
+            dba.execute("CALL tenancy.meter_concurrently('job', 'jobs')")
+            # It counts for as long as others write: they have written while it did.
+            before, started = written, time.monotonic()
+            assert dba.execute("SELECT * FROM tenancy.reconcile('job')").fetchall() == []
+            assert written > before or time.monotonic() - started < 0.01
+
+    run_workers(db, write, until_metered, seed=11)
+    assert status(db, "globex") == (300_000, 0)
+    assert_exact(db)
+
+
+def test_two_who_settle_do_not_stop_each_other(db):
+    """Each takes entries of many tenants, in any order, and adds them to sums that the other adds to as well."""
+    db.run("SELECT tenancy.create_tenant('t' || n) FROM generate_series(1, 300) AS n")
+    every = "INSERT INTO job (tenant_id) SELECT 't' || n FROM generate_series(1, 300) AS n ORDER BY random()"
+    failures = []
+
+    def settle():
+        try:
+            with db.connect("postgres") as dba:
+                for _ in range(20):
+                    dba.execute(every)
+                    dba.execute("SELECT tenancy.settle_usage(150)")
+                    with dba.transaction():
+                        for _ in range(4):
+                            dba.execute("SELECT tenancy.settle_usage(100)")
+        except psycopg.Error as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=settle) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    db.run("SELECT tenancy.settle_usage()")
+    assert_exact(db)

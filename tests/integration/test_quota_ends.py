@@ -304,6 +304,30 @@ def test_many_resources_of_one_tenant_do_not_stop_another(db):
         one.execute("ROLLBACK")
 
 
+def test_asking_gives_no_counter_to_who_counts_without(db):
+    """A transaction that found no counter locks the key; check_quota must not load one that does not know its charges."""
+    set_quota(db, "acme", 5, "calls")
+    with db.connect(APP) as one, db.connect(APP) as two, db.connect(APP) as other:
+        for connection, tenant in ((one, "acme"), (two, "acme"), (other, "globex")):
+            set_session(connection, tenant)
+        other.execute("BEGIN")
+        for n in range(64):
+            other.execute("SELECT tenancy.track_usage(%s)", [f"r{n}"])
+        one.execute("BEGIN")
+        one.execute("SELECT tenancy.track_usage('calls', 3)")
+        assert value(one, "SELECT tenancy.check_quota('calls', 2)")
+        other.execute("COMMIT")
+        assert value(one, "SELECT tenancy.check_quota('calls', 2)")
+        assert not value(one, "SELECT tenancy.check_quota('calls', 3)")
+        two.execute("SET lock_timeout = '200ms'")
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            two.execute("SELECT tenancy.track_usage('calls', 3)")
+        one.execute("COMMIT")
+        with refused("QUOTA_EXCEEDED"):
+            two.execute("SELECT tenancy.track_usage('calls', 3)")
+        two.execute("SELECT tenancy.track_usage('calls', 2)")
+
+
 def test_overlapping_charges_do_not_overflow(db):
     big = 2**61 - 1
     with db.connect(APP) as one, db.connect(APP) as two:

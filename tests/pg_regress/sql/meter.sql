@@ -208,3 +208,21 @@ DELETE FROM shared_item WHERE tenant_id IS NULL;
 TABLE used;
 DROP TABLE shared_item;
 DROP VIEW used;
+
+-- Concurrently: the triggers first, then a count of what is there, in a transaction of its own.
+SET client_min_messages = warning;
+CREATE TABLE "Weird Item" (tenant_id text, size integer);
+INSERT INTO "Weird Item" VALUES ('acme', 5), ('acme', 6), ('beta', 7);
+SELECT tenancy.protect('"Weird Item"');
+RESET client_min_messages;
+BEGIN;
+CALL tenancy.meter_concurrently('"Weird Item"', 'weird');      -- SHOULD FAIL: in a transaction
+ROLLBACK;
+SELECT count(*) FROM tenancy.meters WHERE resource = 'weird';
+CALL tenancy.meter_concurrently('"Weird Item"', 'weird', 'sum(size)');
+CALL tenancy.meter_concurrently('"Weird Item"', 'weird', 'sum(size)'); -- SHOULD FAIL: already
+SELECT tenant_id, sum(amount) AS used FROM tenancy.usage_records WHERE resource = 'weird' GROUP BY tenant_id ORDER BY tenant_id;
+SET ROLE regress_owner;
+CALL tenancy.meter_concurrently('"Weird Item"', 'mine');       -- SHOULD FAIL: granted to nobody
+RESET ROLE;
+DROP TABLE "Weird Item";
