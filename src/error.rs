@@ -100,6 +100,12 @@ pub const CATALOGUE: &[Code] = &[
         "too many prepared transactions of a tenant wait for their end",
     ),
     (
+        "LEDGER_BUSY",
+        S::ERRCODE_LOCK_NOT_AVAILABLE,
+        503,
+        "the ledger of usage could not be locked in time, to count over a new interval",
+    ),
+    (
         "EXTENSION_NOT_INSTALLED",
         S::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
         500,

@@ -33,11 +33,11 @@ BEGIN
     END IF;
     BEGIN
         length := period::interval;
-    EXCEPTION WHEN data_exception THEN
+        months := extract(year FROM length)::bigint * 12 + extract(month FROM length)::bigint;
+    EXCEPTION WHEN data_exception OR feature_not_supported THEN  -- the latter of an infinite interval
         PERFORM _tenancy.raise('PARAMETER_INVALID', format('unknown period "%s"', period), '{"argument": "period"}',
             'A period is hour, day, month, an interval such as 15 minutes or 7 days, or null: for good.');
     END;
-    months := extract(year FROM length)::bigint * 12 + extract(month FROM length)::bigint;
     IF months BETWEEN 0 AND 1200 THEN
         seconds := extract(epoch FROM length - make_interval(months => months::integer));
     END IF;
@@ -58,6 +58,21 @@ END
 $$;
 COMMENT ON FUNCTION _tenancy.quota_period(text) IS 'the one spelling of a period of a quota, and its length';
 
+-- Whether the ledger could be locked until the transaction ends, against all who write to it. They wait behind who waits, so not for
+-- long: somebody may hold it for hours, as a prepared transaction does.
+CREATE FUNCTION _tenancy.try_lock_ledger() RETURNS boolean
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp SET lock_timeout = '200ms'
+AS $$
+BEGIN
+    LOCK TABLE _tenancy.usage_open IN SHARE ROW EXCLUSIVE MODE;
+    RETURN true;
+EXCEPTION WHEN lock_not_available THEN
+    RETURN false;
+END
+$$;
+COMMENT ON FUNCTION _tenancy.try_lock_ledger() IS 'whether the ledger could be locked against all who write to it';
+
 -- Has a resource counted over a period; returns the id of its counters.
 CREATE FUNCTION _tenancy.count_over(resource text, period text, span bigint) RETURNS bigint
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
@@ -65,6 +80,7 @@ CREATE FUNCTION _tenancy.count_over(resource text, period text, span bigint) RET
 AS $$
 DECLARE
     the_id bigint;
+    attempt integer := 0;
 BEGIN
     LOOP
         SELECT p.id INTO the_id FROM _tenancy.quota_periods p
@@ -74,7 +90,14 @@ BEGIN
         END IF;
         -- Transactions that are committing have their charges in the ledger before this is committed; those that are not yet learn of
         -- the period when they come to write there (src/usage/mod.rs).
-        LOCK TABLE _tenancy.usage_open IN SHARE MODE;
+        WHILE NOT _tenancy.try_lock_ledger() LOOP
+            attempt := attempt + 1;
+            IF attempt = 10 THEN
+                PERFORM _tenancy.raise('LEDGER_BUSY', 'ledger of usage could not be locked', jsonb_build_object('resource', resource),
+                    'Some transaction has written to it and does not end; prepared ones: SELECT * FROM pg_prepared_xacts;');
+            END IF;
+            PERFORM pg_sleep(0.3);
+        END LOOP;
         IF (SELECT count(*) >= 4 FROM _tenancy.quota_periods p WHERE p.resource = count_over.resource) THEN
             PERFORM _tenancy.raise('PARAMETER_INVALID', format('"%s" has quotas over four intervals already', resource),
                 jsonb_build_object('resource', resource), 'Remove the quotas over one of them: SELECT * FROM tenancy.quotas;');

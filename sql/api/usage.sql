@@ -260,6 +260,12 @@ BEGIN
     IF before IS NULL OR the_end > date_trunc('month', now() AT TIME ZONE 'UTC') THEN
         PERFORM _tenancy.raise('PARAMETER_INVALID', 'before must not be later than this month', '{"argument": "before"}');
     END IF;
+    -- Quotas that are set meanwhile wait, and those that were set before are seen.
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        PERFORM _tenancy.raise('PARAMETER_INVALID', 'drop_usage must be called in a transaction at READ COMMITTED', '{}',
+            'BEGIN ISOLATION LEVEL READ COMMITTED;');
+    END IF;
+    LOCK TABLE _tenancy.quota_periods IN SHARE MODE;
     SELECT q.period, q.resource, q.began INTO reaching
     FROM (SELECT p.period, p.resource, '2000-01-01'::timestamp + _tenancy.span_start(p.span, current_moment) * '1 microsecond'::interval AS began
           FROM _tenancy.quota_periods p) AS q

@@ -97,11 +97,16 @@ impl Indexes {
             let count = if list.is_null() { 0 } else { (*list).length as usize };
             for n in 0..count {
                 let number = (*(*list).elements.add(n)).oid_value;
-                let Some(place) = indexes.all.get_mut(n) else { return Err(number) };
                 let index = raw::index_open(number, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE);
-                *place = (index, raw::BuildIndexInfo(index));
-                if !is_plain(place.0, place.1) {
-                    return Err(number);
+                let info = raw::BuildIndexInfo(index);
+                // One that is being made CONCURRENTLY waits for all who write before it reads what they wrote.
+                if !(*info).ii_ReadyForInserts {
+                    raw::index_close(index, pg_sys::NoLock as pg_sys::LOCKMODE);
+                    continue;
+                }
+                match indexes.all.get_mut(indexes.count) {
+                    Some(place) if is_plain(index, info) => *place = (index, info),
+                    _ => return Err(number),
                 }
                 indexes.count += 1;
             }
@@ -137,7 +142,6 @@ unsafe fn is_plain(index: pg_sys::Relation, info: *const pg_sys::IndexInfo) -> b
     unsafe {
         let columns = &(&(*info).ii_IndexAttrNumbers)[..(*info).ii_NumIndexAttrs as usize];
         (*(*index).rd_rel).relam == pg_sys::BTREE_AM_OID
-            && (*info).ii_ReadyForInserts
             && !(*info).ii_Unique
             && (*info).ii_Expressions.is_null()
             && (*info).ii_Predicate.is_null()

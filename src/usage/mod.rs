@@ -85,6 +85,13 @@ pub struct Refused {
     pub maximum: i64,
 }
 
+impl Refused {
+    /// The same refusal, by the maximum at a place among `Maximums::others`.
+    fn over(self, place: usize) -> Refused {
+        Refused { place: PERIODS.len() + place, ..self }
+    }
+}
+
 /// What was used and reserved over a period, before and after a charge.
 #[derive(Clone, Copy, Default)]
 pub struct Level {
@@ -217,20 +224,13 @@ fn starts_of(interval: Option<Interval>, at: Moment) -> [Moment; 4] {
 
 /// Charges an amount, which may be negative: what is given back. Refuses a positive one that would pass a maximum.
 pub fn charge(key: &Key, amount: i64, maximums: &Maximums, note: Note) -> Result<Charged, Refused> {
-    let now = xact::statement_began();
     TRANSACTION.with_borrow_mut(|transaction| transaction.note_generation(maximums.generation));
     let in_periods = if matches!(note, Note::Correction) { 0 } else { amount.max(0) };
     let ask = Ask { keep: [amount, in_periods], charge: [amount, in_periods] };
-    let others = take_others(key, &ask, maximums, now)?;
-    let place = pending(key, now);
-    let base = base(place, amount > 0 && maximums.standard.iter().any(Option::is_some), now);
+    let (charged, at, since) = take_all(key, &ask, maximums)?;
     TRANSACTION.with_borrow_mut(|transaction| {
-        transaction.save(place);
+        let Some(place) = transaction.find(key) else { return };
         let pending = &mut transaction.pending[place];
-        let standard = pending.take(&ask, &maximums.standard, &base, now)?;
-        // The clock may be behind that of the backend which began a period.
-        let since = pending.state.holds[Period::Hour as usize].since.max(others.since);
-        let at = now.max(since);
         match note {
             Note::Merged => pending.state.note(since, at, amount),
             note => {
@@ -239,40 +239,45 @@ pub fn charge(key: &Key, amount: i64, maximums: &Maximums, note: Note) -> Result
                 pending.state.details = pending.details.len();
             }
         }
-        Ok(Charged { standard, others: others.levels })
-    })
+    });
+    Ok(charged)
 }
 
 /// Keeps room for an amount until the transaction ends, so that charging it will not be refused.
 pub fn keep_room(key: &Key, amount: i64, maximums: &Maximums) -> Result<Charged, Refused> {
-    let now = xact::statement_began();
     let ask = Ask { keep: [amount, amount], charge: [0, 0] };
-    let others = take_others(key, &ask, maximums, now)?.levels;
-    let place = pending(key, now);
-    let base = base(place, maximums.standard.iter().any(Option::is_some), now);
-    TRANSACTION.with_borrow_mut(|transaction| {
-        transaction.save(place);
-        let standard = transaction.pending[place].take(&ask, &maximums.standard, &base, now)?;
-        Ok(Charged { standard, others })
-    })
+    take_all(key, &ask, maximums).map(|(charged, _, _)| charged)
 }
 
-/// What was taken over other periods than `PERIODS`.
-struct Others {
-    levels: Vec<Level>,
-    /// When the last of them began.
-    since: Moment,
-}
-
-fn take_others(key: &Key, ask: &Ask, maximums: &Maximums, now: Moment) -> Result<Others, Refused> {
-    let mut taken = Others { levels: Vec::new(), since: Moment::MIN };
+/// Takes what is asked for over all periods; returns the moment at which that counts, and when the last of the periods began.
+///
+/// The clock of a statement may be behind that of the one that began a period, so each counter may stand in a later period
+/// than the statement began in. What is charged is entered in the ledger at a moment that is in no later period than those
+/// that it was counted in: or it would be found in one that did not know of it, when that is loaded.
+fn take_all(key: &Key, ask: &Ask, maximums: &Maximums) -> Result<(Charged, Moment, Moment), Refused> {
+    let mut others = Vec::new();
+    let mut at = xact::statement_began();
     for (n, (interval, maximum)) in maximums.others.iter().enumerate() {
-        let (level, since) = take_over(key, *interval, ask, *maximum, now)
-            .map_err(|refused| Refused { place: PERIODS.len() + n, ..refused })?;
-        taken.levels.push(level);
-        taken.since = taken.since.max(since);
+        let taken = take_over(key, *interval, ask, *maximum, at).map_err(|refused| refused.over(n))?;
+        at = at.max(taken.1);
+        others.push(taken);
     }
-    Ok(taken)
+    let place = pending(key, at);
+    let base = base(place, ask.keep[0] > 0 && maximums.standard.iter().any(Option::is_some), at);
+    let (standard, began) = TRANSACTION.with_borrow_mut(|transaction| {
+        transaction.save(place);
+        let pending = &mut transaction.pending[place];
+        let standard = pending.take(ask, &maximums.standard, &base, at)?;
+        Ok((standard, pending.state.holds[Period::Hour as usize].since))
+    })?;
+    at = at.max(began);
+    for (n, (interval, maximum)) in maximums.others.iter().enumerate() {
+        if interval.span.start(at) > others[n].1 {
+            others[n] = take_over(key, *interval, ask, *maximum, at).map_err(|refused| refused.over(n))?;
+        }
+    }
+    let since = others.iter().fold(began, |since, (_, began)| since.max(*began));
+    Ok((Charged { standard, others: others.into_iter().map(|(level, _)| level).collect() }, at, since))
 }
 
 /// Takes what is asked for over an interval; returns the level, and when the period began. What the transaction has charged
@@ -285,21 +290,27 @@ fn take_over(
     now: Moment,
 ) -> Result<(Level, Moment), Refused> {
     let start = interval.span.start(now);
-    let earlier = TRANSACTION.with_borrow(|transaction| transaction.missing_over(key, interval, start));
-    if ask.keep[1] == 0 && earlier == 0 {
+    let is_missing =
+        TRANSACTION.with_borrow(|transaction| transaction.missing_over(key, interval, start) != 0);
+    if ask.keep[1] == 0 && !is_missing {
         return Ok((Level::default(), start));
     }
     let place = pending(&key.over(interval), now);
     let base = base(place, maximum.is_some(), now);
+    let take = |transaction: &mut Transaction, keep: i64, charge: i64, maximum: Option<i64>| {
+        let ask = Ask { keep: [0, keep], charge: [0, charge] };
+        transaction.pending[place].take(&ask, &[None, maximum, None, None], &base, now)
+    };
     TRANSACTION.with_borrow_mut(|transaction| {
         transaction.save(place);
-        let pending = &mut transaction.pending[place];
-        let _level =
-            pending.take(&Ask { keep: [0, earlier], charge: [0, earlier] }, &[None; 4], &base, now)?;
-        pending.state.is_joined = true;
-        let ask = Ask { keep: [0, ask.keep[1]], charge: [0, ask.charge[1]] };
-        let levels = pending.take(&ask, &[None, maximum, None, None], &base, now)?;
-        Ok((levels[OVER], pending.state.holds[OVER].since))
+        // Nothing yet, but to learn in which period the counter is.
+        take(transaction, 0, 0, None)?;
+        let began = transaction.pending[place].state.holds[OVER].since;
+        let earlier = transaction.missing_over(key, interval, began);
+        take(transaction, earlier, earlier, None)?;
+        transaction.pending[place].state.is_joined = true;
+        let levels = take(transaction, ask.keep[1], ask.charge[1], maximum)?;
+        Ok((levels[OVER], transaction.pending[place].state.holds[OVER].since))
     })
 }
 

@@ -48,6 +48,7 @@ def db(db):
         "SELECT tenancy.create_usage_partitions(1)",
         "SELECT tenancy.meter('trail', 'trails'), tenancy.meter('plans', 'bytes', 'bytes')",
         "SELECT tenancy.set_default_quota('trails', 5, 'month'), tenancy.set_quota('acme', 'bytes', 1000)",
+        "SELECT tenancy.set_quota('acme', 'trails', 6, '10 years')",
         "SELECT tenancy.settle_usage()",
         "INSERT INTO trail VALUES ('acme', 'went on')",
     )
@@ -86,7 +87,8 @@ def test_protected_tables_survive_without_drift(db, restored):
 
 
 def test_usage_and_quotas_survive(db, restored):
-    assert len(db.run(USAGE)) == 8  # of seven tenants for trails, of one for bytes
+    # Of seven tenants for trails, of one of them over another period as well, and of one for bytes.
+    assert len(db.run(USAGE)) == 9
     assert restored.run(USAGE) == db.run(USAGE)
     assert restored.run("SELECT * FROM tenancy.reconcile('trail')") == []
     assert restored.run("SELECT * FROM tenancy.reconcile('plans')") == []

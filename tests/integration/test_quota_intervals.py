@@ -115,15 +115,30 @@ def test_who_commits_meanwhile_waits_for_the_quota(db, app, end):
     assert used(db) == (4, 0)
 
 
+def expect_busy(connection, command):
+    with refused("LEDGER_BUSY"):
+        connection.execute(command)
+
+
 @pytest.mark.parametrize("end", ["COMMIT PREPARED", "ROLLBACK PREPARED"])
 def test_it_waits_for_prepared_transactions(db, app, end):
     app.execute("BEGIN")
     app.execute(TRACK, [4])
     app.execute("PREPARE TRANSACTION 'it_interval'")
-    with db.connect("postgres") as dba:
-        dba.execute("SET lock_timeout = '200ms'")
-        with pytest.raises(psycopg.errors.LockNotAvailable):
-            dba.execute("SELECT tenancy.set_quota('acme', 'calls', 10, '7 days')")
+    # Whoever prepares can hold up nobody else: a quota that waits gives way to those who commit, and then gives up.
+    with db.connect("postgres") as dba, db.connect(APP) as other:
+        set_session(other, "globex")
+        setting = threading.Thread(target=expect_busy, args=[dba, "SELECT tenancy.set_quota('acme', 'calls', 10, '7 days')"])
+        setting.start()
+        charged = 0
+        while setting.is_alive():
+            began = time.monotonic()
+            other.execute(TRACK, [1])
+            assert time.monotonic() - began < 2
+            charged += 1
+        setting.join()
+        assert charged > 5
+        assert dba.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
     db.run(f"{end} 'it_interval'")
     set_quota(db, "acme", 10, "calls", "7 days")
     there = 4 if end == "COMMIT PREPARED" else 0
@@ -236,3 +251,62 @@ def test_what_a_quota_counts_is_not_dropped(db, app):
     with db.connect("postgres") as dba, refused("PARAMETER_INVALID") as caught:
         dba.execute("SELECT tenancy.drop_usage(now())")
     assert caught.detail["period"] == "10 years"
+
+
+def test_removing_a_quota_in_an_old_snapshot_keeps_those_of_others(db, app):
+    set_quota(db, "acme", 10, "calls", "7 days")
+    with db.connect("postgres") as dba:
+        dba.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        dba.execute("SELECT 1")
+        set_quota(db, "globex", 10, "calls", "7 days")
+        with pytest.raises((psycopg.errors.ForeignKeyViolation, psycopg.errors.SerializationFailure)):
+            dba.execute("SELECT tenancy.remove_quota('tenant', 'acme', 'calls', '7 days')")
+        dba.execute("ROLLBACK")
+    set_session(app, "globex")
+    with refused("QUOTA_EXCEEDED"):
+        app.execute(TRACK, [11])
+
+
+def test_an_index_that_is_being_made_stops_nobody(db, app):
+    """REINDEX CONCURRENTLY waits for who has written to the ledger; meanwhile, and if it is cancelled, charges go on."""
+    with db.connect("postgres") as holder, db.connect("postgres") as dba:
+        holder.execute("BEGIN")
+        holder.execute("SELECT tenancy.settle_usage()")
+        reindexing = threading.Thread(target=expect_cancelled, args=[dba], daemon=True)
+        reindexing.start()
+        exists = "SELECT count(*) FROM pg_class WHERE relname = 'usage_open_hash_ccnew'"
+        eventually(lambda: db.run(exists) == [(1,)])
+        app.execute(TRACK, [1])
+        db.run(f"SELECT pg_cancel_backend({dba.info.backend_pid})")
+        reindexing.join()
+        app.execute(TRACK, [1])
+        holder.execute("COMMIT")
+        dba.execute("DROP INDEX _tenancy.usage_open_hash_ccnew")
+        dba.execute("REINDEX INDEX CONCURRENTLY _tenancy.usage_open_hash")
+        app.execute(TRACK, [1])
+        dba.execute("SET enable_seqscan = off")
+        assert value(dba, f"SELECT count(*) FROM _tenancy.usage_open WHERE hash BETWEEN {HASH} AND {HASH} + 7") == 3
+
+
+def expect_cancelled(connection):
+    with pytest.raises(psycopg.errors.QueryCanceled):
+        connection.execute("REINDEX INDEX CONCURRENTLY _tenancy.usage_open_hash")
+
+
+def test_a_statement_over_the_end_of_a_period_counts_in_one(db, app):
+    """It began in one period and charges in the next. All counters must count it where the ledger does."""
+    set_quota(db, "acme", 10, "calls", "4 seconds")
+    with db.connect("postgres") as dba:
+        seconds = f"SELECT mod(extract(epoch FROM clock_timestamp() - {ORIGIN}), 4)::float8"
+        eventually(lambda: 1.5 < value(dba, seconds) < 2.5)
+        app.execute(TRACK, [1])  # its counter is there, in the period that ends soon
+        set_quota(db, "acme", 1_000, "calls", "1 second")  # its counter will be made in the next
+        app.execute("SELECT pg_sleep(3), tenancy.track_usage('calls', 9)")
+        for amount in (10, 5, 1):
+            try:
+                app.execute(TRACK, [amount])
+            except psycopg.errors.ConfigurationLimitExceeded:
+                pass
+        sums = f"""SELECT sum(amount) FROM tenancy.usage_records WHERE resource = 'calls'
+                   GROUP BY date_bin('4 seconds', recorded_at, {ORIGIN})"""
+        assert max(amount for (amount,) in dba.execute(sums)) <= 10

@@ -143,6 +143,7 @@ SELECT tenancy.set_quota('acme', 'minutes', 10, '1 month 1 day');  -- SHOULD FAI
 SELECT tenancy.set_quota('acme', 'minutes', 10, '0.5 seconds'); -- SHOULD FAIL
 SELECT tenancy.set_quota('acme', 'minutes', 10, '-1 days');    -- SHOULD FAIL
 SELECT tenancy.set_quota('acme', 'minutes', 10, '178000000 years'); -- SHOULD FAIL
+SELECT tenancy.set_quota('acme', 'minutes', 10, 'infinity');   -- SHOULD FAIL
 SELECT tenancy.set_default_quota('minutes', 10, '1 week', 8);
 SELECT tenancy.set_quota('acme', 'minutes', 12, '7 days');     -- the same period
 SELECT * FROM tenancy.quotas WHERE resource = 'minutes';
