@@ -214,6 +214,11 @@ BEGIN
     IF scope IS NULL OR scope NOT IN ('tenant', 'plan', 'default') THEN
         PERFORM _tenancy.raise('PARAMETER_INVALID', 'scope must be tenant, plan or default', '{"argument": "scope"}');
     END IF;
+    -- In an older snapshot, quotas of others over the period would not be seen, and would be left without it.
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        PERFORM _tenancy.raise('PARAMETER_INVALID', 'remove_quota must be called in a transaction at READ COMMITTED', '{}',
+            'BEGIN ISOLATION LEVEL READ COMMITTED;');
+    END IF;
     the_period := (_tenancy.quota_period(period)).name;
     -- Nobody sets a quota over the period meanwhile (_tenancy.count_over locks it as well).
     PERFORM FROM _tenancy.quota_periods p WHERE p.resource = remove_quota.resource AND p.period = the_period FOR UPDATE;
@@ -229,7 +234,7 @@ END
 $$;
 COMMENT ON FUNCTION tenancy.remove_quota(text, text, text, text) IS
 'Removes a quota, so that the next one applies: scope is tenant, plan or default, name the tenant''s id or the plan, or null. Returns
-whether there was one. Error: 22023 PARAMETER_INVALID. Volatile. Granted to nobody; refused in the context of a tenant.';
+whether there was one. To be called at READ COMMITTED. Error: 22023 PARAMETER_INVALID. Volatile. Granted to nobody; refused in the context of a tenant.';
 
 CREATE VIEW tenancy.quotas AS
     SELECT q.scope, nullif(q.name, '') AS name, q.resource, nullif(q.period, '') AS period, q.max_amount, q.soft_limit

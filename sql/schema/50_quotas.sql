@@ -12,8 +12,7 @@ CREATE TABLE _tenancy.quota_periods (
     -- Names the counters in shared memory. Another one each time that the period is asked for, in this or in any other database that
     -- the tables are restored to, so it is drawn by lot.
     id bigint NOT NULL DEFAULT pg_catalog.hashtextextended(pg_catalog.gen_random_uuid()::text, 0),
-    CONSTRAINT quota_periods_pkey PRIMARY KEY (resource, period),
-    CONSTRAINT quota_periods_id UNIQUE (id)
+    CONSTRAINT quota_periods_pkey PRIMARY KEY (resource, period)
 );
 COMMENT ON TABLE _tenancy.quota_periods IS 'the periods other than hour, day and month over which resources are counted';
 
@@ -27,8 +26,8 @@ CREATE TABLE _tenancy.quotas (
     -- Null: not limited.
     max_amount bigint CHECK (max_amount >= 0),
     soft_limit bigint CHECK (soft_limit >= 0),
-    -- A period does not go while a quota asks for it, in whatever snapshot it is removed.
-    interval_id bigint REFERENCES _tenancy.quota_periods (id) CHECK ((interval_id IS NULL) = (period IN ('', 'hour', 'day', 'month'))),
+    -- The id of the period among quota_periods. No foreign key: a parallel pg_restore does not load the two in order.
+    interval_id bigint CHECK ((interval_id IS NULL) = (period IN ('', 'hour', 'day', 'month'))),
     CONSTRAINT quotas_pkey PRIMARY KEY (scope, name, resource, period)
 );
 COMMENT ON TABLE _tenancy.quotas IS 'the quotas; read them through tenancy.quotas';
