@@ -11,7 +11,7 @@ COMMENT ON VIEW tenancy.tenants IS
 CREATE FUNCTION _tenancy.announce_change() RETURNS trigger
     LANGUAGE c VOLATILE
     AS 'MODULE_PATHNAME', 'announce_change_wrapper';
-COMMENT ON FUNCTION _tenancy.announce_change() IS 'trigger on tenants and quotas: tells every backend, at commit, that the table changed';
+COMMENT ON FUNCTION _tenancy.announce_change() IS 'trigger on tenants, quotas and their periods: tells every backend, at commit, that the table changed';
 -- For each row, because logical replication fires no others; always, because a cache that is not told is an open door.
 -- On INSERT as well: a tenant whose registration is rolled back must be forgotten.
 DO $$

@@ -112,7 +112,7 @@ pub struct Charged {
 /// What a charge is entered as.
 #[derive(Clone)]
 pub enum Note {
-    /// With others of its hour.
+    /// With others of the same periods.
     Merged,
     /// By itself, with what the application wants to keep, a JSON object.
     Metadata(CString),
@@ -227,34 +227,43 @@ pub fn charge(key: &Key, amount: i64, maximums: &Maximums, note: Note) -> Result
     TRANSACTION.with_borrow_mut(|transaction| transaction.note_generation(maximums.generation));
     let in_periods = if matches!(note, Note::Correction) { 0 } else { amount.max(0) };
     let ask = Ask { keep: [amount, in_periods], charge: [amount, in_periods] };
-    let (charged, at, since) = take_all(key, &ask, maximums)?;
+    let taken = take_all(key, &ask, maximums)?;
     TRANSACTION.with_borrow_mut(|transaction| {
-        let Some(place) = transaction.find(key) else { return };
-        let pending = &mut transaction.pending[place];
+        let pending = &mut transaction.pending[taken.place];
         match note {
-            Note::Merged => pending.state.note(since, at, amount),
+            Note::Merged => pending.state.note(taken.since, taken.at, amount),
             note => {
                 pending.details.truncate(pending.state.details);
-                pending.details.push(Detail { at, amount, note });
+                pending.details.push(Detail { at: taken.at, amount, note });
                 pending.state.details = pending.details.len();
             }
         }
     });
-    Ok(charged)
+    Ok(taken.charged)
 }
 
 /// Keeps room for an amount until the transaction ends, so that charging it will not be refused.
 pub fn keep_room(key: &Key, amount: i64, maximums: &Maximums) -> Result<Charged, Refused> {
     let ask = Ask { keep: [amount, amount], charge: [0, 0] };
-    take_all(key, &ask, maximums).map(|(charged, _, _)| charged)
+    take_all(key, &ask, maximums).map(|taken| taken.charged)
 }
 
-/// Takes what is asked for over all periods; returns the moment at which that counts, and when the last of the periods began.
+struct Taken {
+    charged: Charged,
+    /// Of the key, without an interval, among what is pending.
+    place: usize,
+    /// When it counts.
+    at: Moment,
+    /// When the last of the periods began that it counts in.
+    since: Moment,
+}
+
+/// Takes what is asked for over all periods.
 ///
 /// The clock of a statement may be behind that of the one that began a period, so each counter may stand in a later period
 /// than the statement began in. What is charged is entered in the ledger at a moment that is in no later period than those
 /// that it was counted in: or it would be found in one that did not know of it, when that is loaded.
-fn take_all(key: &Key, ask: &Ask, maximums: &Maximums) -> Result<(Charged, Moment, Moment), Refused> {
+fn take_all(key: &Key, ask: &Ask, maximums: &Maximums) -> Result<Taken, Refused> {
     let mut others = Vec::new();
     let mut at = xact::statement_began();
     for (n, (interval, maximum)) in maximums.others.iter().enumerate() {
@@ -277,7 +286,8 @@ fn take_all(key: &Key, ask: &Ask, maximums: &Maximums) -> Result<(Charged, Momen
         }
     }
     let since = others.iter().fold(began, |since, (_, began)| since.max(*began));
-    Ok((Charged { standard, others: others.into_iter().map(|(level, _)| level).collect() }, at, since))
+    let others = others.into_iter().map(|(level, _)| level).collect();
+    Ok(Taken { charged: Charged { standard, others }, place, at, since })
 }
 
 /// Takes what is asked for over an interval; returns the level, and when the period began. What the transaction has charged
@@ -475,16 +485,19 @@ fn counter(key: &Key, now: Moment) -> Counter {
 
 /// What was used when the row of the total was locked; locks it where that is needed and has not been done.
 fn base(place: usize, is_needed: bool, now: Moment) -> [Amount; 4] {
-    let key = TRANSACTION.with_borrow(|transaction| transaction.pending[place].key);
-    let starts = key.starts(now);
-    let fresh = starts.map(|since| Amount { since, ..Amount::default() });
-    let known = TRANSACTION.with_borrow(|transaction| match transaction.pending[place].counter {
-        Counter::Cell(_) => Some(fresh),
-        Counter::Row(Some((amounts, _))) if amounts.map(|amount| amount.since) == starts => Some(amounts),
-        Counter::Row(_) | Counter::Lost => (!is_needed).then_some(fresh),
+    let (key, counter) = TRANSACTION.with_borrow(|transaction| {
+        let pending = &transaction.pending[place];
+        (pending.key, pending.counter)
     });
-    if let Some(amounts) = known {
-        return amounts;
+    // A cell knows what is used itself.
+    if matches!(counter, Counter::Cell(_)) {
+        return [Amount::default(); 4];
+    }
+    let starts = key.starts(now);
+    match counter {
+        Counter::Row(Some((amounts, _))) if amounts.map(|amount| amount.since) == starts => return amounts,
+        _ if !is_needed => return starts.map(|since| Amount { since, ..Amount::default() }),
+        _ => {}
     }
     ledger::lock_total(&key);
     let amounts = ledger::sums(&key, &starts);

@@ -3,6 +3,8 @@
 //! The server is the one that `PGHOST`, `PGPORT` and `PGUSER` (a superuser) name; `tests/tools/server.sh` starts
 //! one. The superuser sets things up; every claim is made by the ordinary role.
 
+pub mod property;
+
 use std::env;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};

@@ -11,12 +11,11 @@ mod statements;
 mod world;
 
 use std::cell::RefCell;
-use std::collections::hash_map::RandomState;
-use std::hash::{BuildHasher, Hasher};
 use std::thread;
 
 use proptest::strategy::{Strategy, ValueTree};
-use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
+use proptest::test_runner::TestCaseError;
+use tenancy_client_tests::property::{number, runner, seed};
 
 use engine::Tally;
 use statements::Layout;
@@ -55,18 +54,6 @@ const LENGTH: usize = 100;
 const CASES: u32 = 60;
 const AT_LEAST: usize = 10_000;
 
-fn number(name: &str) -> Option<u64> {
-    let text = std::env::var(name).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{name} is not a number: {text}")))
-}
-
-fn runner(seed: u64, cases: u32) -> TestRunner {
-    let config = Config { cases, max_shrink_iters: 2_000, failure_persistence: None, ..Config::default() };
-    let mut bytes = [0; 32];
-    bytes[..8].copy_from_slice(&seed.to_le_bytes());
-    TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes))
-}
-
 /// Runs random sequences on one layout; returns what happened, or the smallest failing sequence.
 fn explore(layout: &Layout, seed: u64, cases: u32) -> Result<Tally, String> {
     let world = RefCell::new(World::create(layout, ""));
@@ -84,7 +71,7 @@ fn explore(layout: &Layout, seed: u64, cases: u32) -> Result<Tally, String> {
 
 #[test]
 fn tenants_never_meet() {
-    let seed = number("TENANCY_SEED").unwrap_or_else(|| RandomState::new().build_hasher().finish());
+    let seed = seed();
     let cases = number("TENANCY_CASES").map_or(CASES, |cases| cases as u32);
     let runs: Vec<_> =
         layouts().into_iter().map(|layout| thread::spawn(move || explore(&layout, seed, cases))).collect();

@@ -7,11 +7,10 @@ mod history;
 mod model;
 
 use std::cell::RefCell;
-use std::collections::hash_map::RandomState;
-use std::hash::{BuildHasher, Hasher};
 
 use proptest::strategy::{Strategy, ValueTree};
-use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
+use proptest::test_runner::TestCaseError;
+use tenancy_client_tests::property::{number, runner, seed};
 
 use history::{Tally, World};
 
@@ -19,21 +18,9 @@ use history::{Tally, World};
 const CASES: u32 = 100;
 const AT_LEAST: usize = 5_000;
 
-fn number(name: &str) -> Option<u64> {
-    let text = std::env::var(name).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{name} is not a number: {text}")))
-}
-
-fn runner(seed: u64, cases: u32) -> TestRunner {
-    let config = Config { cases, max_shrink_iters: 500, failure_persistence: None, ..Config::default() };
-    let mut bytes = [0; 32];
-    bytes[..8].copy_from_slice(&seed.to_le_bytes());
-    TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes))
-}
-
 #[test]
 fn no_limit_is_passed_and_no_unit_is_lost() {
-    let seed = number("TENANCY_SEED").unwrap_or_else(|| RandomState::new().build_hasher().finish());
+    let seed = seed();
     let cases = number("TENANCY_CASES").map_or(CASES, |cases| cases as u32);
     let world = RefCell::new(World::create(""));
     let tally = RefCell::new(Tally::default());
