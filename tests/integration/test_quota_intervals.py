@@ -269,7 +269,8 @@ def test_removing_a_quota_in_an_old_snapshot_keeps_those_of_others(db, app):
 
 def test_an_index_that_is_being_made_stops_nobody(db, app):
     """REINDEX CONCURRENTLY waits for who has written to the ledger; meanwhile, and if it is cancelled, charges go on."""
-    with db.connect("postgres") as holder, db.connect("postgres") as dba:
+    # The holder is let go of first, whatever fails.
+    with db.connect("postgres") as dba, db.connect("postgres") as holder:
         holder.execute("BEGIN")
         holder.execute("SELECT tenancy.settle_usage()")
         reindexing = threading.Thread(target=expect_cancelled, args=[dba], daemon=True)
