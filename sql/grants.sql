@@ -29,7 +29,7 @@ GRANT EXECUTE ON FUNCTION
     _tenancy.apply(regclass, text, name, jsonb, boolean, jsonb),
     _tenancy.save_protection(regclass, text, text, jsonb, jsonb), _tenancy.forget_protection(regclass),
     _tenancy.meters_of(regclass),
-    _tenancy.deny_system_write(), _tenancy.deny_audit_change()
+    _tenancy.deny_system_write(), _tenancy.deny_audit_change(), _tenancy.deny_truncate(), _tenancy.begin_anew()
     TO PUBLIC;
 
 DO $$

@@ -134,6 +134,14 @@ pub enum Error<'a> {
     Overridden,
     /// A cursor goes on after the transaction went to another tenant.
     CursorOfAnother,
+    /// The tenant was to change, or has changed, in a statement that reads or writes protected tables.
+    ChangedInStatement,
+    /// A cursor WITH HOLD on a protected table.
+    KeptCursor,
+    /// A statement on a table that goes round its isolation.
+    Bypassed(&'a str),
+    /// TRUNCATE of a protected table, for a tenant.
+    TruncatedFor(TenantId, &'a str),
     /// A row that is not of the context's tenant was to be written.
     WriteAcrossTenants(TenantId),
     NotFound(TenantId),
@@ -253,6 +261,30 @@ impl Error<'_> {
                 "cursor was opened for another tenant".to_owned(),
                 json!({}),
                 "Open it again for the current tenant.",
+            ),
+            Error::ChangedInStatement => (
+                "TENANT_ACCESS_DENIED",
+                "tenant cannot change while a statement reads or writes its rows".to_owned(),
+                json!({}),
+                "Set the tenant in a statement of its own. What visits several tenants is a procedure: CALL, or DO.",
+            ),
+            Error::KeptCursor => (
+                "TENANT_ACCESS_DENIED",
+                "cursor on a protected table cannot outlive its transaction".to_owned(),
+                json!({}),
+                "Declare it without WITH HOLD, and fetch its rows in the transaction that set the tenant.",
+            ),
+            Error::Bypassed(table) => (
+                "TENANT_ACCESS_DENIED",
+                format!("isolation of table \"{table}\" is bypassed"),
+                json!({"relation": table, "bypass_guard": "refuse"}),
+                "Use a role under row-level security, or say that the rows of all tenants are meant: SET LOCAL row_security = off;",
+            ),
+            Error::TruncatedFor(id, table) => (
+                "TENANT_ACCESS_DENIED",
+                format!("table \"{table}\" cannot be truncated in the context of a tenant"),
+                json!({"tenant_id": id.as_str(), "relation": table}),
+                "TRUNCATE would remove the rows of all tenants: use DELETE.",
             ),
             Error::WriteAcrossTenants(id) => (
                 "TENANT_ACCESS_DENIED",
@@ -446,6 +478,15 @@ fn report(code: &str, message: String, detail: &Value, hint: Option<String>) -> 
     unreachable!("an ERROR does not return")
 }
 
+/// Writes to the server's log that a statement goes round the isolation of a table.
+pub fn log_bypass(table: &str) {
+    let detail = detail_text("ISOLATION_BYPASSED", &json!({"relation": table}));
+    let message = format!("isolation of table \"{table}\" is bypassed");
+    ErrorReport::new(S::ERRCODE_SUCCESSFUL_COMPLETION, message, "tenancy")
+        .set_detail(detail)
+        .report(PgLogLevel::LOG);
+}
+
 /// Says that a charge has passed a soft limit: a NOTICE whose DETAIL is like that of the error of a hard one.
 pub fn warn_of_quota(quota: &Quota) {
     let detail = detail_text("QUOTA_SOFT_LIMIT", &quota.detail());
@@ -509,6 +550,10 @@ mod tests {
             Error::Unsealable(id),
             Error::Overridden,
             Error::CursorOfAnother,
+            Error::ChangedInStatement,
+            Error::KeptCursor,
+            Error::Bypassed("orders"),
+            Error::TruncatedFor(id, "orders"),
             Error::WriteAcrossTenants(id),
             Error::NotFound(id),
             Error::NotActive(id, "suspended"),

@@ -11,6 +11,16 @@ use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
 use crate::pg;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PostgresGucEnum)]
+pub enum BypassGuard {
+    #[name = c"off"]
+    Off,
+    #[name = c"log"]
+    Log,
+    #[name = c"refuse"]
+    Refuse,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PostgresGucEnum)]
 pub enum MissingTenant {
     #[name = c"error"]
     Error,
@@ -42,6 +52,8 @@ pub enum SessionContext {
     Refuse,
 }
 
+/// `off`: superusers and roles with BYPASSRLS see all rows, as everywhere else.
+static BYPASS_GUARD: GucSetting<BypassGuard> = GucSetting::<BypassGuard>::new(BypassGuard::Off);
 /// The tenant of a single-tenant deployment; `default`, as the same schema's first tenant is usually called.
 static DEFAULT_TENANT: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"default"));
 /// `error`: an application that forgot its tenant should find out, not see an empty page.
@@ -58,7 +70,8 @@ static TENANT_ID: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::n
 static USER_ID: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 
 /// Every parameter that asks for a privilege.
-pub const PRIVILEGED: [&CStr; 6] = [
+pub const PRIVILEGED: [&CStr; 7] = [
+    c"tenancy.bypass_guard",
     c"tenancy.default_tenant",
     c"tenancy.mode",
     c"tenancy.seal",
@@ -68,6 +81,13 @@ pub const PRIVILEGED: [&CStr; 6] = [
 ];
 
 pub fn init() {
+    pg::guc::define_enum(
+        c"tenancy.bypass_guard",
+        c"What is done with a statement that reads or writes a protected table without its isolation.",
+        c"log writes to the server's log, refuse raises an error; SET row_security = off says that all rows are meant.",
+        &BYPASS_GUARD,
+        GucContext::Suset,
+    );
     pg::guc::define_tenant_id(
         c"tenancy.default_tenant",
         c"Tenant of a single-tenant deployment.",
@@ -137,6 +157,10 @@ pub fn init() {
 fn text(setting: &GucSetting<Option<CString>>) -> Option<String> {
     let value = setting.get()?.into_string().ok()?;
     (!value.is_empty()).then_some(value)
+}
+
+pub fn bypass_guard() -> BypassGuard {
+    BYPASS_GUARD.get()
 }
 
 pub fn default_tenant() -> Option<String> {

@@ -57,6 +57,7 @@ extension_sql_file!(
         context::context,
         context::seal,
         context::refuse_in_context,
+        context::begin_anew,
         error::raise,
         error::error_codes,
         registry::normalize_tenant_id

@@ -100,7 +100,9 @@ AS $$
     -- 2 is BEFORE, 4 INSERT, 8 DELETE, 16 UPDATE, 32 TRUNCATE; each row would be 1.
     SELECT g.events, g.function, g.tgtype::smallint
     FROM (VALUES ('system', 'INSERT OR UPDATE OR DELETE OR TRUNCATE', '_tenancy.deny_system_write', 62),
-                 ('audit', 'UPDATE OR DELETE OR TRUNCATE', '_tenancy.deny_audit_change', 58)) AS g(kind, events, function, tgtype)
+                 ('audit', 'UPDATE OR DELETE OR TRUNCATE', '_tenancy.deny_audit_change', 58),
+                 ('tenant', 'TRUNCATE', '_tenancy.deny_truncate', 34),
+                 ('shared', 'TRUNCATE', '_tenancy.deny_truncate', 34)) AS g(kind, events, function, tgtype)
     WHERE g.kind = guard.kind
 $$;
 COMMENT ON FUNCTION _tenancy.guard(text) IS 'the statement trigger of a kind of protected table';
@@ -259,6 +261,11 @@ CREATE FUNCTION _tenancy.deny_system_write() RETURNS trigger
     LANGUAGE c VOLATILE
     AS 'MODULE_PATHNAME', 'deny_system_write_wrapper';
 COMMENT ON FUNCTION _tenancy.deny_system_write() IS 'trigger on tables of kind system: no change in the context of a tenant';
+
+CREATE FUNCTION _tenancy.deny_truncate() RETURNS trigger
+    LANGUAGE c VOLATILE
+    AS 'MODULE_PATHNAME', 'deny_truncate_wrapper';
+COMMENT ON FUNCTION _tenancy.deny_truncate() IS 'trigger on protected tables: no TRUNCATE in the context of a tenant';
 
 CREATE FUNCTION _tenancy.deny_audit_change() RETURNS trigger
     LANGUAGE c VOLATILE

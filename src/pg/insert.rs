@@ -129,12 +129,7 @@ impl Indexes {
 
 /// Raises an error for an index of another kind, which only a superuser can have made.
 fn refuse(index: pg_sys::Oid) -> ! {
-    // SAFETY: an index that exists, because its table is locked; a copy of its name, or null.
-    let name = unsafe {
-        let name = pg_sys::get_rel_name(index);
-        if name.is_null() { c"" } else { CStr::from_ptr(name) }
-    };
-    crate::error::Error::LedgerIndex(&name.to_string_lossy()).raise()
+    crate::error::Error::LedgerIndex(&super::relation_name(index)).raise()
 }
 
 unsafe fn is_plain(index: pg_sys::Relation, info: *const pg_sys::IndexInfo) -> bool {
