@@ -3,7 +3,7 @@ REVOKE ALL ON ALL TABLES IN SCHEMA tenancy, _tenancy FROM PUBLIC;
 REVOKE ALL ON ALL ROUTINES IN SCHEMA tenancy, _tenancy FROM PUBLIC;
 
 -- The views show a tenant its own figures, and all to those who may monitor; the ledger is under a policy.
-GRANT SELECT ON tenancy.protected_tables, tenancy.meters, tenancy.usage_records, tenancy.usage_hourly, tenancy.usage_daily, tenancy.quota_status,
+GRANT SELECT ON tenancy.protected_tables, tenancy.protected_schemas, tenancy.meters, tenancy.usage_records, tenancy.usage_hourly, tenancy.usage_daily, tenancy.quota_status,
     _tenancy.usage TO PUBLIC;
 GRANT EXECUTE ON FUNCTION
     -- What policies, defaults and triggers call runs with the rights of whoever queries the table.
@@ -29,6 +29,11 @@ GRANT EXECUTE ON FUNCTION
     _tenancy.apply(regclass, text, name, jsonb, boolean, jsonb),
     _tenancy.save_protection(regclass, text, text, jsonb, jsonb), _tenancy.forget_protection(regclass),
     _tenancy.meters_of(regclass),
+    -- What event triggers call, with the rights of whoever changes a table.
+    _tenancy.is_restoring(), _tenancy.is_changing(oid), _tenancy.begin_change(regclass), _tenancy.end_change(oid),
+    _tenancy.altered(pg_ddl_command), _tenancy.weakness(regclass, text, name, jsonb, text[]), _tenancy.refuse_weakness(regclass, text[]),
+    _tenancy.policy_differences(regclass, text, name, boolean), _tenancy.protect_new(regclass), _tenancy.schema_column(regnamespace),
+    _tenancy.add_protection(regclass, text, text, jsonb, jsonb), _tenancy.follow_column(regclass, text), _tenancy.fit_meters(oid, oid),
     _tenancy.deny_system_write(), _tenancy.deny_audit_change(), _tenancy.deny_truncate(), _tenancy.begin_anew()
     TO PUBLIC;
 

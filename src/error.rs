@@ -62,6 +62,12 @@ pub const CATALOGUE: &[Code] = &[
     ),
     ("RELATION_NOT_OWNED", S::ERRCODE_INSUFFICIENT_PRIVILEGE, 403, "the caller does not own the table"),
     (
+        "PROTECTION_WEAKENED",
+        S::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        409,
+        "a command would take isolation from a protected table",
+    ),
+    (
         "RELATION_NOT_PROTECTED",
         S::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
         400,
@@ -163,6 +169,8 @@ pub enum Error<'a> {
     AlreadyMetered(Resource),
     /// The resource is one that is tracked.
     Tracked(Resource),
+    /// The caller does not own the table.
+    NotOwned,
     /// A table that is to be metered is not protected.
     NotProtected,
     /// The usage of another tenant than the context's was asked for.
@@ -362,6 +370,12 @@ impl Error<'_> {
                 format!("resource \"{}\" has usage that was tracked", resource.as_str()),
                 json!({"resource": resource.as_str()}),
                 "Meter the table for another resource.",
+            ),
+            Error::NotOwned => (
+                "RELATION_NOT_OWNED",
+                "must be owner of the table".to_owned(),
+                json!({}),
+                "Call it as the owner of the table, or as a superuser.",
             ),
             Error::NotProtected => (
                 "RELATION_NOT_PROTECTED",
@@ -575,6 +589,7 @@ mod tests {
             Error::NotMetered(Resource::parse("orders").expect("well-formed")),
             Error::AlreadyMetered(Resource::parse("orders").expect("well-formed")),
             Error::Tracked(Resource::parse("orders").expect("well-formed")),
+            Error::NotOwned,
             Error::NotProtected,
             Error::OfAnotherTenant,
             Error::TooManyPrepared(Resource::parse("orders").expect("well-formed")),

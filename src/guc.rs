@@ -60,6 +60,8 @@ static DEFAULT_TENANT: GucSetting<Option<CString>> = GucSetting::<Option<CString
 static MISSING_TENANT: GucSetting<MissingTenant> = GucSetting::<MissingTenant>::new(MissingTenant::Error);
 /// `multi`: isolation is what the extension was installed for.
 static MODE: GucSetting<Mode> = GucSetting::<Mode>::new(Mode::Multi);
+/// `off`: what pg_restore and a superuser's repairs need is not what anybody else may do.
+static RESTORING: GucSetting<bool> = GucSetting::<bool>::new(false);
 /// `off`: a test or a console may visit several tenants in a transaction; an application's role should not.
 static SEAL: GucSetting<Seal> = GucSetting::<Seal>::new(Seal::Off);
 /// `allow`: plain `SET` is what a simple client wants; behind a pooler that does not restore it, use `refuse`.
@@ -70,10 +72,11 @@ static TENANT_ID: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::n
 static USER_ID: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 
 /// Every parameter that asks for a privilege.
-pub const PRIVILEGED: [&CStr; 7] = [
+pub const PRIVILEGED: [&CStr; 8] = [
     c"tenancy.bypass_guard",
     c"tenancy.default_tenant",
     c"tenancy.mode",
+    c"tenancy.restoring",
     c"tenancy.seal",
     c"tenancy.session_context",
     c"tenancy.tenant_id",
@@ -109,6 +112,14 @@ pub fn init() {
         c"single uses tenancy.default_tenant where no tenant is set.",
         &MODE,
         GucContext::Suset,
+    );
+    GucRegistry::define_bool_guc(
+        c"tenancy.restoring",
+        c"Whether protection may be weakened, and new tables be left unprotected.",
+        c"For pg_restore into a database that is in use, and for repairs.",
+        &RESTORING,
+        GucContext::Suset,
+        GucFlags::default(),
     );
     pg::guc::define_enum(
         c"tenancy.seal",
@@ -173,6 +184,10 @@ pub fn missing_tenant() -> MissingTenant {
 
 pub fn mode() -> Mode {
     MODE.get()
+}
+
+pub fn restoring() -> bool {
+    RESTORING.get()
 }
 
 pub fn seal() -> Seal {

@@ -327,6 +327,7 @@ BEGIN
         FROM _tenancy.tree(protect.relation) t LEFT JOIN LATERAL _tenancy.protection(t.relation) p ON true
         ORDER BY t.depth, t.relation::text
     LOOP
+        PERFORM _tenancy.begin_change(item.relation);
         SELECT * INTO step FROM _tenancy.apply(item.relation, protect.kind, the_column, options,
                                                (root_undo ->> 'default')::boolean, item.undo);
         IF protect.kind IN ('tenant', 'audit') THEN
@@ -343,6 +344,7 @@ BEGIN
             step.undo := step.undo || jsonb_build_object('own_index', own_index);
         END IF;
         PERFORM _tenancy.save_protection(item.relation, protect.kind, the_column::text, options, step.undo);
+        PERFORM _tenancy.end_change(item.relation);
         done := done || ARRAY(SELECT CASE WHEN item.depth = 0 THEN d ELSE item.relation || ': ' || d END FROM unnest(step.done) d);
     END LOOP;
 
@@ -367,13 +369,17 @@ Errors: RELATION_NOT_SUPPORTED 42809, RELATION_NOT_OWNED 42501, TENANT_COLUMN_NO
 the table; refused in the context of a tenant.';
 
 -- The saved protection of a table, for its owner.
-CREATE FUNCTION _tenancy.protection(relation regclass) RETURNS TABLE (kind text, tenant_column name, undo jsonb)
+CREATE FUNCTION _tenancy.protection(relation regclass)
+    RETURNS TABLE (kind text, tenant_column name, undo jsonb, options jsonb)
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT p.kind, p.tenant_column, p.undo FROM _tenancy.protected p WHERE p.relation = protection.relation
+    SELECT p.kind, p.tenant_column, p.undo, p.options FROM _tenancy.protected p WHERE p.relation = protection.relation
 $$;
-COMMENT ON FUNCTION _tenancy.protection(regclass) IS 'the saved protection of a table: kind, column, what to put back';
+COMMENT ON FUNCTION _tenancy.protection(regclass) IS 'the saved protection of a table: kind, column, what to put back, options';
+COMMENT ON FUNCTION _tenancy.begin_change(regclass) IS
+'lets changes of a table''s protection through until end_change or an error; the caller must own the table';
+COMMENT ON FUNCTION _tenancy.end_change(oid) IS 'ends what begin_change began';
 
 CREATE FUNCTION tenancy.unprotect(relation regclass) RETURNS void
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
@@ -412,6 +418,7 @@ BEGIN
         JOIN LATERAL _tenancy.protection(t.relation) p ON true
         ORDER BY t.depth, t.relation::text
     LOOP
+        PERFORM _tenancy.begin_change(item.relation);
         FOR lost IN SELECT p.name FROM _tenancy.present_policies(item.relation) p LOOP
             EXECUTE format('DROP POLICY %I ON %s', lost.name, item.relation);
         END LOOP;
@@ -457,6 +464,7 @@ BEGIN
         IF item.relation = ANY (was_not_null) AND item.depth > 0 THEN
             EXECUTE format('ALTER TABLE %s ALTER COLUMN %I SET NOT NULL', item.relation, item.tenant_column);
         END IF;
+        PERFORM _tenancy.end_change(item.relation);
     END LOOP;
     RAISE NOTICE 'table % is no longer protected', unprotect.relation;
 END
