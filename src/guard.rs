@@ -47,14 +47,15 @@ pub fn end_change(relation: pg::Oid) {
     });
 }
 
-/// Returns whether the extension itself is changing a table, or `tenancy.restoring` is on. Volatile. For the event triggers.
+/// Returns whether the extension itself is changing a table. Volatile. For the event triggers.
 #[pg_extern(schema = "_tenancy", volatile)]
 pub fn is_changing(relation: pg::Oid) -> bool {
-    crate::guc::restoring() || CHANGING.with_borrow(|changing| changing.contains(&relation))
+    CHANGING.with_borrow(|changing| changing.contains(&relation))
 }
 
-/// Returns `tenancy.restoring`. Volatile. For the event triggers.
+/// Returns whether a dump is restored: `tenancy.restoring` is on, or a role that is exempt from row-level security has
+/// `row_security` off, as pg_restore and the scripts of pg_dump have. Volatile. For the event triggers.
 #[pg_extern(schema = "_tenancy", volatile)]
 pub fn is_restoring() -> bool {
-    crate::guc::restoring()
+    crate::guc::restoring() || pg::user::means_all_rows()
 }

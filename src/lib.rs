@@ -92,10 +92,11 @@ extension_sql_file!(
     name = "protect",
     requires = ["protect_parts", guard::begin_change, guard::end_change]
 );
+extension_sql_file!("../sql/api/foreign_keys.sql", name = "foreign_keys", requires = ["protect"]);
 extension_sql_file!(
     "../sql/api/usage.sql",
     name = "usage",
-    requires = ["protect", quota::track, quota::lock_settling, quota::sees_all_tenants]
+    requires = ["foreign_keys", quota::track, quota::lock_settling, quota::sees_all_tenants]
 );
 extension_sql_file!(
     "../sql/api/quota.sql",

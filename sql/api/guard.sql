@@ -6,8 +6,8 @@ CREATE FUNCTION _tenancy.altered(command pg_ddl_command) RETURNS text[]
     LANGUAGE c STABLE STRICT
     AS 'MODULE_PATHNAME', 'tenancy_altered';
 COMMENT ON FUNCTION _tenancy.altered(pg_ddl_command) IS 'what an ALTER TABLE has done that touches protection';
-COMMENT ON FUNCTION _tenancy.is_changing(oid) IS 'whether the extension itself changes a table''s protection, or tenancy.restoring is on';
-COMMENT ON FUNCTION _tenancy.is_restoring() IS 'whether tenancy.restoring is on';
+COMMENT ON FUNCTION _tenancy.is_changing(oid) IS 'whether the extension itself changes a table''s protection';
+COMMENT ON FUNCTION _tenancy.is_restoring() IS 'whether tenancy.restoring is on, or a superuser has row_security off, as pg_restore has';
 
 -- What a table has lost that was asked about; null where it has all of it.
 CREATE FUNCTION _tenancy.weakness(relation regclass, kind text, tenant_column name, undo jsonb, changes text[]) RETURNS text

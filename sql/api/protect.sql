@@ -253,7 +253,8 @@ COMMENT ON FUNCTION _tenancy.apply(regclass, text, name, jsonb, boolean, jsonb) 
 
 CREATE FUNCTION tenancy.protect(
     relation regclass, kind text DEFAULT 'tenant', tenant_column name DEFAULT 'tenant_id',
-    reference boolean DEFAULT false, create_index boolean DEFAULT true, access_policy boolean DEFAULT NULL)
+    reference boolean DEFAULT false, create_index boolean DEFAULT true, access_policy boolean DEFAULT NULL,
+    foreign_keys text DEFAULT 'auto')
     RETURNS void
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
     SET search_path = pg_catalog, pg_temp
@@ -276,12 +277,16 @@ DECLARE
 BEGIN
     PERFORM _tenancy.refuse_in_context('protect');
     IF protect.relation IS NULL OR protect.kind IS NULL OR protect.tenant_column IS NULL
-       OR protect.reference IS NULL OR protect.create_index IS NULL THEN
+       OR protect.reference IS NULL OR protect.create_index IS NULL OR protect.foreign_keys IS NULL THEN
         PERFORM _tenancy.raise('PARAMETER_INVALID', 'arguments of protect must not be null');
     END IF;
     IF protect.kind NOT IN ('tenant', 'shared', 'audit', 'system') THEN
         PERFORM _tenancy.raise('PARAMETER_INVALID', format('unknown kind "%s"', protect.kind), '{}',
             'The kinds are tenant, shared, audit and system.');
+    END IF;
+    IF protect.foreign_keys NOT IN ('auto', 'upgrade', 'keep') THEN
+        PERFORM _tenancy.raise('PARAMETER_INVALID', format('unknown foreign_keys "%s"', protect.foreign_keys), '{}',
+            'It is one of auto, upgrade and keep.');
     END IF;
     PERFORM _tenancy.check_relation(protect.relation);
     EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', protect.relation);
@@ -348,6 +353,8 @@ BEGIN
         done := done || ARRAY(SELECT CASE WHEN item.depth = 0 THEN d ELSE item.relation || ': ' || d END FROM unnest(step.done) d);
     END LOOP;
 
+    done := done || _tenancy.scope_foreign_keys(protect.relation, protect.foreign_keys);
+
     IF cardinality(done) = 0 THEN
         RAISE NOTICE 'table % is already protected as kind %', protect.relation, protect.kind;
     ELSE
@@ -356,13 +363,15 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION tenancy.protect(regclass, text, name, boolean, boolean, boolean) IS
+COMMENT ON FUNCTION tenancy.protect(regclass, text, name, boolean, boolean, boolean, text) IS
 'Puts a table, with its partitions and children, under one of four kinds: tenant (rows of one tenant each), shared (a NULL
 tenant means for everybody, read-only to all), audit (insert and select only), system (no tenant; not writable in the
 context of a tenant). Enables and forces row-level security, creates the policies tenancy_..., sets NOT NULL, a DEFAULT and
 a leading index where they are missing, and revokes TRUNCATE, REFERENCES and TRIGGER from all but the owner. reference adds
 a foreign key to the registry; create_index false leaves the index to you; access_policy says whether to add the permissive
-policy tenancy_access (default: where the table has no permissive policy). Says what it did in a NOTICE; calling it again
+policy tenancy_access (default: where the table has no permissive policy). foreign_keys says what to do with foreign keys between
+protected tables that lack the tenant column: auto adds it where both tables are small, and else says what to type; upgrade adds
+it always; keep never. Says what it did in a NOTICE; calling it again
 mends drift. Locks the table ACCESS EXCLUSIVE until the transaction ends, and reads all its rows.
 Errors: RELATION_NOT_SUPPORTED 42809, RELATION_NOT_OWNED 42501, TENANT_COLUMN_NOT_FOUND 42703, TENANT_COLUMN_NOT_SUPPORTED
 0A000, ROWS_WITHOUT_TENANT 23514, PARAMETER_INVALID 22023. Volatile. PUBLIC may call it, with the rights of the caller, who must own

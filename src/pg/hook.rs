@@ -239,6 +239,7 @@ unsafe extern "C-unwind" fn guard(query: *const pg_sys::QueryDesc) {
         if let Some(judges) = JUDGES
             && !pg_sys::InNoForceRLSOperation()
             && !super::user::means_all_rows()
+            && !super::user::alters_all_rows()
         {
             let plan = (*query).plannedstmt;
             for cell in entries((*plan).rtable) {

@@ -16,14 +16,18 @@ pub fn owns_relation(relation: pg_sys::Oid) -> bool {
     }
 }
 
-/// Whether the client has said that it means the rows of all tenants: by `row_security = off`, or by an ALTER TABLE, whose own
-/// queries ask whether rows without a parent exist; as a role that is exempt from row-level security. Not as one that became so
-/// in a function of another's: anybody may set that parameter.
+/// Whether the client has said that it means the rows of all tenants, by `row_security = off` as a role that is exempt from
+/// row-level security; pg_dump and pg_restore do. Not as one that became so in a function of another's: anybody may set that
+/// parameter.
 pub fn means_all_rows() -> bool {
     // SAFETY: called inside a transaction; reads a parameter and the role of the session.
-    unsafe {
-        (!pg_sys::row_security || super::running::is_in_utility()) && is_exempt(pg_sys::GetOuterUserId())
-    }
+    unsafe { !pg_sys::row_security && is_exempt(pg_sys::GetOuterUserId()) }
+}
+
+/// Whether the client is such a role, and an ALTER TABLE of its own asks whether rows without a parent exist.
+pub fn alters_all_rows() -> bool {
+    // SAFETY: as above.
+    super::running::is_in_utility() && unsafe { is_exempt(pg_sys::GetOuterUserId()) }
 }
 
 unsafe fn is_exempt(role: pg_sys::Oid) -> bool {
