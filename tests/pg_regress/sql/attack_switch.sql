@@ -1,6 +1,7 @@
 -- Attacks that change the tenant while a statement runs, or read on after it has changed, by a role that may be both acme and
 -- beta. The hand-made policy first: it returns rows of both.
 \set VERBOSITY default
+\set SHOW_CONTEXT never
 CREATE TABLE hand (id integer PRIMARY KEY, tenant_id text NOT NULL, body text);
 INSERT INTO hand SELECT n, (ARRAY['acme', 'beta'])[1 + n % 2], (ARRAY['of acme', 'of beta'])[1 + n % 2] FROM generate_series(1, 6) AS n;
 CREATE TABLE ours (LIKE hand INCLUDING ALL);
