@@ -478,6 +478,8 @@ fn detail_text(code: &str, detail: &Value) -> String {
     object.insert("code".to_owned(), json!(code));
     if let Value::Object(fields) = detail {
         object.extend(fields.clone());
+        // Whatever the fields say; it keeps its place.
+        object.insert("code".to_owned(), json!(code));
     }
     Value::Object(object).to_string()
 }
