@@ -85,6 +85,10 @@ extension_sql_file!(
     name = "meter",
     requires = ["quota", meter::recount, meter::recount_after_drop, meter::start_meter, meter::stop_meter]
 );
+extension_sql_file!("../sql/api/prove_rows.sql", name = "prove_rows", requires = ["meter"]);
+extension_sql_file!("../sql/api/prove_checks.sql", name = "prove_checks", requires = ["prove_rows"]);
+extension_sql_file!("../sql/api/prove.sql", name = "prove", requires = ["prove_checks"]);
+extension_sql_file!("../sql/api/prove_ways.sql", name = "prove_ways", requires = ["prove"]);
 extension_sql_file!("../sql/grants.sql", name = "grants", finalize);
 
 /// Runs when the library is loaded: at server start when preloaded, else at the first use in a session.
