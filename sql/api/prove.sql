@@ -98,18 +98,18 @@ CREATE FUNCTION _tenancy.find_tenant_row(relation regclass, tenant_column name, 
 AS $$
 DECLARE
     last text;
-    id text;
+    candidate text;
     -- Tenants that are suspended cannot be played; nobody has more of them in a row than this.
     most constant integer := 100;
 BEGIN
     FOR attempt IN 1..most LOOP
         EXECUTE format('SELECT t.%1$I::text FROM %2$s AS t WHERE t.%1$I IS NOT NULL%3$s ORDER BY t.%1$I LIMIT 1', tenant_column, relation,
-            CASE WHEN last IS NULL THEN '' ELSE format(' AND t.%I > %L', tenant_column, last) END) INTO id;
-        EXIT WHEN id IS NULL;
-        IF id IS DISTINCT FROM than AND EXISTS (SELECT FROM _tenancy.tenants n WHERE n.id = find_tenant_row.id AND n.status = 'active') THEN
-            RETURN _tenancy.find_row(relation, format('t.%I = %L', tenant_column, id), id);
+            CASE WHEN last IS NULL THEN '' ELSE format(' AND t.%I > %L', tenant_column, last) END) INTO candidate;
+        EXIT WHEN candidate IS NULL;
+        IF candidate IS DISTINCT FROM than AND EXISTS (SELECT FROM _tenancy.tenants n WHERE n.id = candidate AND n.status = 'active') THEN
+            RETURN _tenancy.find_row(relation, format('t.%I = %L', tenant_column, candidate), candidate);
         END IF;
-        last := id;
+        last := candidate;
     END LOOP;
     RETURN NULL;
 END
@@ -262,10 +262,10 @@ BEGIN
             'It makes tenants and rows, and looks at what became of them, as nobody else can.');
     END IF;
     IF played_role IS NULL OR NOT EXISTS (SELECT FROM pg_roles r WHERE r.rolname = played_role) THEN
-        PERFORM _tenancy.raise('PARAMETER_INVALID', coalesce(format('role "%s" does not exist', played_role), 'role must not be null'), '{}',
+        PERFORM _tenancy.raise('PARAMETER_INVALID', coalesce('role "' || played_role || '" does not exist', 'role must not be null'), '{}',
             'Name the role that the application runs its statements as: SELECT * FROM tenancy.prove(''app'');');
     END IF;
-    SELECT jsonb_agg(jsonb_build_object('relation', p.relation::oid, 'kind', p.kind, 'column', p.tenant_column) ORDER BY p.relation::text)
+    SELECT jsonb_agg(jsonb_build_object('relation', p.relation::oid, 'kind', p.kind, 'column', p.tenant_column) ORDER BY p.relation::text COLLATE "C")
         INTO targets
     FROM _tenancy.protected p JOIN pg_class c ON c.oid = p.relation
     WHERE CASE WHEN only_relation IS NOT NULL THEN p.relation = only_relation

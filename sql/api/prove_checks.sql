@@ -55,7 +55,8 @@ BEGIN
             constraint_name = CONSTRAINT_NAME, type = PG_DATATYPE_NAME;
         is_domain := type <> '';
         -- Ids that are made up mean nothing to the reader.
-        message := replace(replace(message, '"' || (stage -> 'own' ->> 'tenant') || '"', '"<own>"'), '"' || (stage -> 'other' ->> 'tenant') || '"', '"<other>"');
+        message := replace(replace(message, coalesce('"' || (stage -> 'own' ->> 'tenant') || '"', ''), '"<own>"'),
+                           coalesce('"' || (stage -> 'other' ->> 'tenant') || '"', ''), '"<other>"');
     END;
     PERFORM set_config('role', caller, true);
     IF judge IS NOT NULL THEN
@@ -107,9 +108,9 @@ BEGIN
         SELECT w.sample, w.changed, w.added, w.condition
         FROM (VALUES
             (stage -> 'other', 'a row of another tenant was changed or deleted', 'a row was written for another tenant',
-             format('t.%I = %L', stage ->> 'column', stage -> 'other' ->> 'tenant')),
+             't.' || quote_ident(stage ->> 'column') || ' = ' || quote_literal(stage -> 'other' ->> 'tenant')),
             (stage -> 'everybody', 'a row that is everybody''s was changed or deleted', 'a row was written for everybody',
-             format('t.%I IS NULL', stage ->> 'column')),
+             't.' || quote_ident(stage ->> 'column') || ' IS NULL'),
             (CASE WHEN stage ->> 'kind' = 'audit' THEN stage -> 'own' END, 'history was rewritten', NULL, NULL),
             (stage -> 'system', 'a row was changed or deleted', NULL, NULL)
         ) AS w(sample, changed, added, condition)
@@ -152,16 +153,16 @@ BEGIN
         finding := _tenancy.finding(check_name, 'leaked', 'a row was written in the context of a tenant');
     ELSIF _tenancy.is_refusal(stage, outcome.state, outcome.message, outcome.detail) THEN
         finding := _tenancy.finding(check_name, 'held', 'refused: ' || outcome.message);
-    ELSIF writes_elsewhere AND outcome.state LIKE '23%' AND outcome.constraint_name <> '' AND NOT outcome.is_domain THEN
-        finding := _tenancy.finding(check_name, 'leaked',
-            format('no policy refused the row, only constraint %s', outcome.constraint_name));
+    -- PostgreSQL checks constraints after policies.
+    ELSIF outcome.state LIKE '23%' AND outcome.constraint_name <> '' AND NOT outcome.is_domain THEN
+        finding := _tenancy.finding(check_name, 'leaked', format('no policy refused it, only constraint %s', outcome.constraint_name));
     ELSIF outcome.state IS NOT NULL THEN
         finding := _tenancy.finding(check_name, 'could not be tested', outcome.message);
     ELSIF own_statement IS NULL THEN
         finding := _tenancy.finding(check_name, 'held');
     ELSE
         own := _tenancy.try(stage, tenant, own_statement, given);
-        IF own.answer::numeric > 0 OR own.affected > 0 THEN
+        IF own.answer::numeric > 0 OR own.affected > 0 OR own.state LIKE '23%' AND own.constraint_name <> '' THEN
             finding := _tenancy.finding(check_name, 'held');
         ELSE
             finding := _tenancy.finding(check_name, 'could not be tested',

@@ -177,9 +177,10 @@ AS $$
 $$;
 COMMENT ON FUNCTION _tenancy.insert_of(regclass, jsonb, name) IS 'the INSERT of a row, of the columns that a role may insert';
 
--- Puts a row of a tenant into a table, as the caller: without its triggers and foreign keys, which concern nobody here.
+-- Puts a row of a tenant into a table, as the caller: without its triggers and foreign keys, which concern nobody here. What the row
+-- refers to is put there as well, so that the foreign keys are in order when the role touches the row.
 CREATE FUNCTION _tenancy.plant_row(
-    relation regclass, tenant_column name, tenant text, OUT sample jsonb, OUT obstacle text)
+    relation regclass, tenant_column name, tenant text, forced jsonb DEFAULT NULL, OUT sample jsonb, OUT obstacle text)
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -187,29 +188,64 @@ DECLARE
     template jsonb;
     given jsonb;
     replication_role text := current_setting('session_replication_role');
+    reference record;
+    is_there boolean;
 BEGIN
     EXECUTE format('SELECT to_jsonb(t) FROM %s AS t LIMIT 1', relation) INTO template;
     FOR attempt IN 1..3 LOOP
         BEGIN
-            given := _tenancy.make_row(relation, tenant_column, tenant, template, attempt);
+            given := _tenancy.make_row(relation, tenant_column, tenant, template, attempt) || coalesce(forced, '{}');
             PERFORM set_config('session_replication_role', 'replica', true);
             EXECUTE _tenancy.insert_of(relation, given)
                 || ' RETURNING jsonb_build_object(''tenant'', $2, ''relation'', t.tableoid, ''ctid'', t.ctid::text, ''row'', to_jsonb(t))'
                 INTO sample USING given, tenant;
             PERFORM set_config('session_replication_role', replication_role, true);
-            IF sample IS NOT NULL THEN
-                obstacle := NULL;
-                RETURN;
-            END IF;
-            obstacle := 'a trigger or rule kept the row out';
+            obstacle := CASE WHEN sample IS NULL THEN 'a trigger or rule kept the row out' END;
         EXCEPTION WHEN OTHERS THEN
             obstacle := SQLERRM;
         END;
+        EXIT WHEN sample IS NOT NULL;
+    END LOOP;
+    IF sample IS NULL OR forced IS NOT NULL THEN
+        RETURN;
+    END IF;
+    FOR reference IN SELECT * FROM _tenancy.references_of(relation) LOOP
+        SELECT jsonb_object_agg(c.parent, sample -> 'row' -> c.child) INTO given
+        FROM unnest(reference.columns, reference.parent_columns) AS c(child, parent);
+        CONTINUE WHEN EXISTS (SELECT FROM jsonb_each(given) AS v WHERE v.value = 'null');
+        EXECUTE format('SELECT EXISTS (SELECT FROM %s AS t WHERE %s)', reference.parent,
+            (SELECT string_agg(format('t.%I = %L', v.key, v.value), ' AND ') FROM jsonb_each_text(given) AS v)) INTO is_there;
+        IF NOT is_there THEN
+            PERFORM _tenancy.plant_row(reference.parent, (_tenancy.playground(reference.parent)).tenant_column, tenant, given);
+        END IF;
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION _tenancy.plant_row(regclass, name, text) IS
-'puts a made-up row of a tenant into a table; returns it and where it is, or why it cannot be';
+COMMENT ON FUNCTION _tenancy.plant_row(regclass, name, text, jsonb) IS
+'puts a made-up row of a tenant, with forced values, into a table; returns it and where it is, or why it cannot be';
+
+-- The foreign keys of a table.
+CREATE FUNCTION _tenancy.references_of(relation regclass)
+    RETURNS TABLE (name name, parent regclass, columns name[], parent_columns name[], names text[])
+    LANGUAGE sql STABLE PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT k.conname, k.confrelid::regclass, c.columns, c.parent_columns,
+           -- An error names the constraint of the partition.
+           ARRAY(SELECT p.conname::text FROM pg_constraint p JOIN _tenancy.tree(k.conrelid) t ON t.relation = p.conrelid
+                 WHERE p.contype = 'f' AND p.conkey = k.conkey AND p.confrelid IN (SELECT x.relation FROM _tenancy.tree(k.confrelid) x))
+    FROM pg_constraint k
+    CROSS JOIN LATERAL (
+        SELECT array_agg(a.attname ORDER BY p.place) AS columns, array_agg(b.attname ORDER BY p.place) AS parent_columns
+        FROM unnest(k.conkey, k.confkey) WITH ORDINALITY AS p(child, parent, place)
+        JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = p.child
+        JOIN pg_attribute b ON b.attrelid = k.confrelid AND b.attnum = p.parent) c
+    -- A key to a partitioned table has one more for each of its partitions.
+    WHERE k.contype = 'f' AND k.conrelid = references_of.relation
+      AND NOT EXISTS (SELECT FROM pg_constraint u WHERE u.oid = k.conparentid AND u.conrelid = k.conrelid)
+    ORDER BY k.conname
+$$;
+COMMENT ON FUNCTION _tenancy.references_of(regclass) IS 'the foreign keys of a table';
 
 -- A row that a tenant has in a table.
 CREATE FUNCTION _tenancy.find_row(relation regclass, condition text, tenant text) RETURNS jsonb

@@ -88,42 +88,36 @@ DECLARE
     parent record;
     planted record;
     given jsonb;
+    condition text;
+    kindred text[];
     statement text;
     outcome record;
 BEGIN
-    FOR reference IN
-        SELECT k.conname, k.confrelid::regclass AS parent, c.columns, c.parent_columns,
-               ARRAY(SELECT p.conname::text FROM pg_constraint p JOIN _tenancy.tree(k.conrelid) t ON t.relation = p.conrelid
-                     WHERE p.contype = 'f' AND p.conkey = k.conkey AND p.confrelid IN (SELECT x.relation FROM _tenancy.tree(k.confrelid) x)) AS names
-        FROM pg_constraint k
-        CROSS JOIN LATERAL (
-            SELECT array_agg(a.attname ORDER BY p.place) AS columns, array_agg(b.attname ORDER BY p.place) AS parent_columns
-            FROM unnest(k.conkey, k.confkey) WITH ORDINALITY AS p(child, parent, place)
-            JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = p.child
-            JOIN pg_attribute b ON b.attrelid = k.confrelid AND b.attnum = p.parent) c
-        WHERE k.contype = 'f' AND k.conrelid = relation
-        ORDER BY k.conname
-    LOOP
+    FOR reference IN SELECT * FROM _tenancy.references_of(relation) LOOP
         SELECT * INTO parent FROM _tenancy.playground(reference.parent);
         CONTINUE WHEN parent.tenant_column IS NULL;
-        planted := NULL;
-        IF reference.parent = relation THEN
-            SELECT stage -> 'other' AS sample, NULL AS obstacle INTO planted;
-        ELSE
-            SELECT p.sample, p.obstacle INTO planted
-            FROM _tenancy.plant_row(reference.parent, parent.tenant_column, stage -> 'other' ->> 'tenant') p;
-            IF planted.sample IS NULL THEN
-                planted.sample := _tenancy.find_row(reference.parent, format('t.%I = %L', parent.tenant_column, stage -> 'other' ->> 'tenant'),
-                                                    stage -> 'other' ->> 'tenant');
-            END IF;
+        -- A key that the role's own tenant does not have: it would be no other's row then.
+        SELECT jsonb_object_agg(a.attname, _tenancy.fresh_value(a.atttypid, a.atttypmod, NULL, 1)) INTO given
+        FROM pg_attribute a WHERE a.attrelid = reference.parent AND a.attname = ANY (reference.parent_columns) AND a.attname <> parent.tenant_column;
+        SELECT p.sample, p.obstacle INTO planted
+        FROM _tenancy.plant_row(reference.parent, parent.tenant_column, stage -> 'other' ->> 'tenant', coalesce(jsonb_strip_nulls(given), '{}')) p;
+        IF planted.sample IS NULL THEN
+            planted.sample := _tenancy.find_row(reference.parent, format('t.%I = %L', parent.tenant_column, stage -> 'other' ->> 'tenant'),
+                                                stage -> 'other' ->> 'tenant');
         END IF;
-        SELECT jsonb_object_agg(p.child, planted.sample -> 'row' -> p.parent) INTO given
+        SELECT jsonb_object_agg(p.child, planted.sample -> 'row' -> p.parent), string_agg(format('t.%I = %L', p.parent, planted.sample -> 'row' ->> p.parent), ' AND ')
+            INTO given, condition
         FROM unnest(reference.columns, reference.parent_columns) AS p(child, parent) WHERE p.child <> stage ->> 'column';
-        IF planted.sample IS NULL OR given IS NULL THEN
-            RETURN NEXT _tenancy.finding('foreign key oracle: ' || reference.conname, 'could not be tested',
-                coalesce(format('no row could be made in %s: %s', reference.parent, planted.obstacle), 'it refers to the tenant only'));
+        IF planted.sample IS NULL OR given IS NULL
+           OR _tenancy.find_row(reference.parent, format('t.%I = %L AND %s', parent.tenant_column, own ->> 'tenant', condition), NULL) IS NOT NULL THEN
+            RETURN NEXT _tenancy.finding('foreign key oracle: ' || reference.name, 'could not be tested',
+                CASE WHEN given IS NULL AND planted.sample IS NOT NULL THEN 'it refers to the tenant only'
+                     ELSE format('no row could be made in %s: %s', reference.parent, coalesce(planted.obstacle, 'both tenants have its key')) END);
             CONTINUE;
         END IF;
+        -- A foreign key with the tenant, of the same columns, stands in for one without it.
+        SELECT array_agg(n.name) INTO kindred FROM _tenancy.references_of(relation) r, unnest(r.names) AS n(name)
+        WHERE EXISTS (SELECT FROM unnest(r.columns) AS c(name) WHERE given ? c.name);
         IF (SELECT bool_and(has_column_privilege(role, relation::oid, c.name::text, 'UPDATE')) FROM unnest(reference.columns) AS c(name) WHERE given ? c.name) THEN
             statement := format('UPDATE %s AS t SET %s FROM pg_catalog.jsonb_populate_record(NULL::%s, $1) AS r WHERE t.tableoid = %s AND t.ctid = %L',
                 relation, (SELECT string_agg(format('%I = r.%I', c.name, c.name), ', ') FROM unnest(reference.columns) AS c(name) WHERE given ? c.name),
@@ -134,14 +128,14 @@ BEGIN
         END IF;
         outcome := _tenancy.try(stage, own ->> 'tenant', statement, given);
         RETURN NEXT CASE
-            WHEN outcome.affected > 0 THEN _tenancy.finding('foreign key oracle: ' || reference.conname, 'leaked',
+            WHEN outcome.affected > 0 THEN _tenancy.finding('foreign key oracle: ' || reference.name, 'leaked',
                 format('a row can refer to, and find out about, another tenant''s row of %s: make the key (%I, %s) on both sides',
                        reference.parent, stage ->> 'column', array_to_string(reference.columns, ', ')))
-            WHEN outcome.state = '23503' AND outcome.constraint_name = ANY (reference.names) THEN
-                _tenancy.finding('foreign key oracle: ' || reference.conname, 'held')
+            WHEN outcome.state = '23503' AND outcome.constraint_name = ANY (kindred) THEN
+                _tenancy.finding('foreign key oracle: ' || reference.name, 'held')
             WHEN _tenancy.is_refusal(stage, outcome.state, outcome.message, outcome.detail) THEN
-                _tenancy.finding('foreign key oracle: ' || reference.conname, 'held', 'refused: ' || outcome.message)
-            ELSE _tenancy.finding('foreign key oracle: ' || reference.conname, 'could not be tested',
+                _tenancy.finding('foreign key oracle: ' || reference.name, 'held', 'refused: ' || outcome.message)
+            ELSE _tenancy.finding('foreign key oracle: ' || reference.name, 'could not be tested',
                 coalesce(outcome.message, 'the role''s own row could not be changed')) END;
     END LOOP;
 END
