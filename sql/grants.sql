@@ -29,7 +29,10 @@ GRANT EXECUTE ON FUNCTION
     _tenancy.apply(regclass, text, name, jsonb, boolean, jsonb),
     _tenancy.save_protection(regclass, text, text, jsonb, jsonb), _tenancy.forget_protection(regclass),
     _tenancy.meters_of(regclass),
-    _tenancy.deny_system_write(), _tenancy.deny_audit_change()
+    _tenancy.deny_system_write(), _tenancy.deny_audit_change(),
+    -- It tells what catalogs show to all, and counts for those who see everything.
+    tenancy.explain_access(regclass, name, boolean), _tenancy.policies_for(regclass, name), _tenancy.bypass_of(regclass, name),
+    _tenancy.count_visible(regclass, name, text), _tenancy.setting_of(name, text)
     TO PUBLIC;
 
 DO $$

@@ -89,6 +89,7 @@ extension_sql_file!("../sql/api/prove_rows.sql", name = "prove_rows", requires =
 extension_sql_file!("../sql/api/prove_checks.sql", name = "prove_checks", requires = ["prove_rows"]);
 extension_sql_file!("../sql/api/prove.sql", name = "prove", requires = ["prove_checks"]);
 extension_sql_file!("../sql/api/prove_ways.sql", name = "prove_ways", requires = ["prove"]);
+extension_sql_file!("../sql/api/explain_access.sql", name = "explain_access", requires = ["prove_ways"]);
 extension_sql_file!("../sql/grants.sql", name = "grants", finalize);
 
 /// Runs when the library is loaded: at server start when preloaded, else at the first use in a session.

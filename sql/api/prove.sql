@@ -86,6 +86,8 @@ BEGIN
         stage := stage || jsonb_build_object('everybody', everybody);
     END IF;
     stage := stage || jsonb_build_object('harm', _tenancy.harm_of(stage));
+    -- What cries before anything has happened proves nothing.
+    EXECUTE stage ->> 'harm' INTO obstacle;
 END
 $$;
 COMMENT ON FUNCTION _tenancy.set_scene(jsonb, regclass, text, name) IS

@@ -92,51 +92,57 @@ DECLARE
     kindred text[];
     statement text;
     outcome record;
+    finding jsonb;
 BEGIN
     FOR reference IN SELECT * FROM _tenancy.references_of(relation) LOOP
         SELECT * INTO parent FROM _tenancy.playground(reference.parent);
         CONTINUE WHEN parent.tenant_column IS NULL;
-        -- A key that the role's own tenant does not have: it would be no other's row then.
-        SELECT jsonb_object_agg(a.attname, _tenancy.fresh_value(a.atttypid, a.atttypmod, NULL, 1)) INTO given
-        FROM pg_attribute a WHERE a.attrelid = reference.parent AND a.attname = ANY (reference.parent_columns) AND a.attname <> parent.tenant_column;
-        SELECT p.sample, p.obstacle INTO planted
-        FROM _tenancy.plant_row(reference.parent, parent.tenant_column, stage -> 'other' ->> 'tenant', coalesce(jsonb_strip_nulls(given), '{}')) p;
-        IF planted.sample IS NULL THEN
-            planted.sample := _tenancy.find_row(reference.parent, format('t.%I = %L', parent.tenant_column, stage -> 'other' ->> 'tenant'),
-                                                stage -> 'other' ->> 'tenant');
-        END IF;
-        SELECT jsonb_object_agg(p.child, planted.sample -> 'row' -> p.parent), string_agg(format('t.%I = %L', p.parent, planted.sample -> 'row' ->> p.parent), ' AND ')
-            INTO given, condition
-        FROM unnest(reference.columns, reference.parent_columns) AS p(child, parent) WHERE p.child <> stage ->> 'column';
-        IF planted.sample IS NULL OR given IS NULL
-           OR _tenancy.find_row(reference.parent, format('t.%I = %L AND %s', parent.tenant_column, own ->> 'tenant', condition), NULL) IS NOT NULL THEN
-            RETURN NEXT _tenancy.finding('foreign key oracle: ' || reference.name, 'could not be tested',
-                CASE WHEN given IS NULL AND planted.sample IS NOT NULL THEN 'it refers to the tenant only'
-                     ELSE format('no row could be made in %s: %s', reference.parent, coalesce(planted.obstacle, 'both tenants have its key')) END);
-            CONTINUE;
-        END IF;
-        -- A foreign key with the tenant, of the same columns, stands in for one without it.
-        SELECT array_agg(n.name) INTO kindred FROM _tenancy.references_of(relation) r, unnest(r.names) AS n(name)
-        WHERE EXISTS (SELECT FROM unnest(r.columns) AS c(name) WHERE given ? c.name);
-        IF (SELECT bool_and(has_column_privilege(role, relation::oid, c.name::text, 'UPDATE')) FROM unnest(reference.columns) AS c(name) WHERE given ? c.name) THEN
-            statement := format('UPDATE %s AS t SET %s FROM pg_catalog.jsonb_populate_record(NULL::%s, $1) AS r WHERE t.tableoid = %s AND t.ctid = %L',
-                relation, (SELECT string_agg(format('%I = r.%I', c.name, c.name), ', ') FROM unnest(reference.columns) AS c(name) WHERE given ? c.name),
-                relation, own ->> 'relation', own ->> 'ctid');
-        ELSE
-            given := stage -> 'new' || given;
-            statement := _tenancy.insert_of(relation, given, role);
-        END IF;
-        outcome := _tenancy.try(stage, own ->> 'tenant', statement, given);
-        RETURN NEXT CASE
-            WHEN outcome.affected > 0 THEN _tenancy.finding('foreign key oracle: ' || reference.name, 'leaked',
-                format('a row can refer to, and find out about, another tenant''s row of %s: make the key (%I, %s) on both sides',
-                       reference.parent, stage ->> 'column', array_to_string(reference.columns, ', ')))
-            WHEN outcome.state = '23503' AND outcome.constraint_name = ANY (kindred) THEN
-                _tenancy.finding('foreign key oracle: ' || reference.name, 'held')
-            WHEN _tenancy.is_refusal(stage, outcome.state, outcome.message, outcome.detail) THEN
-                _tenancy.finding('foreign key oracle: ' || reference.name, 'held', 'refused: ' || outcome.message)
-            ELSE _tenancy.finding('foreign key oracle: ' || reference.name, 'could not be tested',
-                coalesce(outcome.message, 'the role''s own row could not be changed')) END;
+        BEGIN
+            -- A key that the role's own tenant does not have: it would be no other's row then.
+            SELECT jsonb_object_agg(a.attname, _tenancy.fresh_value(a.atttypid, a.atttypmod, NULL, 1)) INTO given
+            FROM pg_attribute a WHERE a.attrelid = reference.parent AND a.attname = ANY (reference.parent_columns) AND a.attname <> parent.tenant_column;
+            SELECT p.sample, p.obstacle INTO planted
+            FROM _tenancy.plant_row(reference.parent, parent.tenant_column, stage -> 'other' ->> 'tenant', coalesce(jsonb_strip_nulls(given), '{}')) p;
+            IF planted.sample IS NULL THEN
+                planted.sample := _tenancy.find_row(reference.parent, format('t.%I = %L', parent.tenant_column, stage -> 'other' ->> 'tenant'),
+                                                    stage -> 'other' ->> 'tenant');
+            END IF;
+            SELECT jsonb_object_agg(p.child, planted.sample -> 'row' -> p.parent), string_agg(format('t.%I = %L', p.parent, planted.sample -> 'row' ->> p.parent), ' AND ')
+                INTO given, condition
+            FROM unnest(reference.columns, reference.parent_columns) AS p(child, parent) WHERE p.child <> stage ->> 'column';
+            IF planted.sample IS NULL OR given IS NULL
+               OR _tenancy.find_row(reference.parent, format('t.%I = %L AND %s', parent.tenant_column, own ->> 'tenant', condition), NULL) IS NOT NULL THEN
+                finding := _tenancy.finding('foreign key oracle: ' || reference.name, 'could not be tested',
+                    CASE WHEN given IS NULL AND planted.sample IS NOT NULL THEN 'it refers to the tenant only'
+                         ELSE format('no row could be made in %s: %s', reference.parent, coalesce(planted.obstacle, 'both tenants have its key')) END);
+                RAISE EXCEPTION 'undo' USING ERRCODE = 'TNPRV';
+            END IF;
+            -- A foreign key with the tenant, of the same columns, stands in for one without it.
+            SELECT array_agg(n.name) INTO kindred FROM _tenancy.references_of(relation) r, unnest(r.names) AS n(name)
+            WHERE EXISTS (SELECT FROM unnest(r.columns) AS c(name) WHERE given ? c.name);
+            IF (SELECT bool_and(has_column_privilege(role, relation::oid, c.name::text, 'UPDATE')) FROM unnest(reference.columns) AS c(name) WHERE given ? c.name) THEN
+                statement := format('UPDATE %s AS t SET %s FROM pg_catalog.jsonb_populate_record(NULL::%s, $1) AS r WHERE t.tableoid = %s AND t.ctid = %L',
+                    relation, (SELECT string_agg(format('%I = r.%I', c.name, c.name), ', ') FROM unnest(reference.columns) AS c(name) WHERE given ? c.name),
+                    relation, own ->> 'relation', own ->> 'ctid');
+            ELSE
+                given := stage -> 'new' || given;
+                statement := _tenancy.insert_of(relation, given, role);
+            END IF;
+            outcome := _tenancy.try(stage, own ->> 'tenant', statement, given);
+            finding := CASE
+                WHEN outcome.affected > 0 THEN _tenancy.finding('foreign key oracle: ' || reference.name, 'leaked',
+                    format('a row can refer to, and find out about, another tenant''s row of %s: make the key (%I, %s) on both sides',
+                           reference.parent, stage ->> 'column', array_to_string(reference.columns, ', ')))
+                WHEN outcome.state = '23503' AND outcome.constraint_name = ANY (kindred) THEN
+                    _tenancy.finding('foreign key oracle: ' || reference.name, 'held')
+                WHEN _tenancy.is_refusal(stage, outcome.state, outcome.message, outcome.detail) THEN
+                    _tenancy.finding('foreign key oracle: ' || reference.name, 'held', 'refused: ' || outcome.message)
+                ELSE _tenancy.finding('foreign key oracle: ' || reference.name, 'could not be tested',
+                    coalesce(outcome.message, 'the role''s own row could not be changed')) END;
+            RAISE EXCEPTION 'undo' USING ERRCODE = 'TNPRV';
+        EXCEPTION WHEN SQLSTATE 'TNPRV' THEN
+            RETURN NEXT finding;
+        END;
     END LOOP;
 END
 $$;
