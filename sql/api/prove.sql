@@ -153,7 +153,8 @@ BEGIN
             ELSE _tenancy.attack(scene.stage, item.check_name, item.statement, item.own_statement, item.given, item.writes_elsewhere) END;
     END LOOP;
     SELECT findings || coalesce(jsonb_agg(f.finding), '[]') INTO findings
-    FROM (SELECT * FROM _tenancy.prove_keys(scene.stage)
+    FROM (SELECT * FROM _tenancy.prove_blindly(scene.stage)
+          UNION ALL SELECT * FROM _tenancy.prove_keys(scene.stage)
           UNION ALL SELECT * FROM _tenancy.prove_references(scene.stage)
           UNION ALL SELECT * FROM _tenancy.prove_views(scene.stage)) AS f(finding);
     IF EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = relation) THEN

@@ -94,6 +94,14 @@ GRANT UPDATE ON SEQUENCE doc_id_seq TO regress_app;
 SELECT * FROM summary('regress_app', 'doc');
 SELECT check_name, result, detail FROM tenancy.prove('regress_app', 'doc') WHERE relation IS NOT NULL AND result <> 'leaked';
 ROLLBACK;
+-- Only reading is narrowed, so that what does not read is not.
+BEGIN;
+SET LOCAL session_replication_role = replica;
+DELETE FROM pg_policy WHERE polrelid = 'doc'::regclass;
+CREATE POLICY all_of_it ON doc USING (true);
+CREATE POLICY reading ON doc AS RESTRICTIVE FOR SELECT USING (tenant_id = tenancy.current_tenant());
+SELECT check_name, result, detail FROM tenancy.prove('regress_app', 'doc') WHERE relation IS NOT NULL AND result <> 'held';
+ROLLBACK;
 BEGIN;
 SET LOCAL session_replication_role = replica;
 -- Only writing is open, and only of history and of what is everybody's.
