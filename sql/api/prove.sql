@@ -79,7 +79,7 @@ BEGIN
     END IF;
     EXECUTE format('SELECT count(*) FROM %s AS t WHERE t.%I = %L', relation, tenant_column, own ->> 'tenant')
         || CASE WHEN kind = 'shared' THEN format(' OR t.%I IS NULL', tenant_column) ELSE '' END INTO own_rows;
-    EXECUTE format('SELECT to_jsonb(t) FROM %s AS t LIMIT 1', relation) INTO scratch;
+    EXECUTE format('SELECT to_jsonb(t.*) FROM %s AS t LIMIT 1', relation) INTO scratch;
     stage := stage || jsonb_build_object('own', own, 'other', other, 'own_rows', own_rows, 'looks', looks,
         'new', _tenancy.make_row(relation, tenant_column, own ->> 'tenant', scratch, 1));
     IF everybody IS NOT NULL THEN

@@ -116,7 +116,7 @@ BEGIN
         ) AS w(sample, changed, added, condition)
         WHERE w.sample IS NOT NULL
     LOOP
-        whole := whole || format(' WHEN NOT EXISTS (SELECT FROM ONLY %s AS t WHERE t.ctid = %L AND to_jsonb(t) @> %L) THEN %L',
+        whole := whole || format(' WHEN NOT EXISTS (SELECT FROM ONLY %s AS t WHERE t.ctid = %L AND to_jsonb(t.*) @> %L) THEN %L',
             (watched.sample ->> 'relation')::oid::regclass, watched.sample ->> 'ctid', watched.sample -> 'row', watched.changed);
         IF watched.added IS NOT NULL THEN
             EXECUTE format('SELECT count(*) FROM (SELECT FROM %s AS t WHERE %s LIMIT %s) s', relation, watched.condition, many + 1) INTO rows;
@@ -243,7 +243,7 @@ AS $$
         ) AS t(place, check_name, statement, attacked, condition, given, elsewhere)
         WHERE (t.place NOT BETWEEN 40 AND 49 OR s.kind = 'shared' AND stage ? 'everybody') AND (t.place NOT BETWEEN 50 AND 59 OR s.kind = 'audit')
     ), filled AS (
-        SELECT t.*, CASE WHEN t.given IS NULL THEN format(t.statement, s.relation, s.tenant_column, s.harmless, s.own, s.other) ELSE t.statement END AS text,
+        SELECT t.*, CASE WHEN t.given IS NULL THEN format(replace(t.statement, '{}', chr(1)), s.relation, s.tenant_column, s.harmless, s.own, s.other) ELSE t.statement END AS text,
                CASE t.condition
                    WHEN 'tenant' THEN format('t.%s IS DISTINCT FROM %s', s.tenant_column, s.own)
                        || CASE WHEN s.kind = 'shared' THEN format(' AND t.%s IS NOT NULL', s.tenant_column) ELSE '' END
@@ -255,8 +255,8 @@ AS $$
                t.condition IS NOT NULL AND t.place < 15 OR t.place IN (17, 18, 41, 42) AS has_own
         FROM s CROSS JOIN templates t JOIN conditions own ON own.who = 'own' LEFT JOIN conditions attacked ON attacked.who = t.attacked
     )
-    SELECT f.check_name, replace(f.text, '{}', coalesce(f.on_attacked, '{}')),
-           CASE WHEN f.has_own THEN replace(f.text, '{}', f.on_own) END,
+    SELECT f.check_name, replace(f.text, chr(1), coalesce(f.on_attacked, '')),
+           CASE WHEN f.has_own THEN replace(f.text, chr(1), f.on_own) END,
            f.given, f.elsewhere
     FROM filled f
     ORDER BY f.place

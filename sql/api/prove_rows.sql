@@ -65,10 +65,10 @@ CREATE FUNCTION _tenancy.any_value(type oid, typmod integer) RETURNS text
     LANGUAGE sql VOLATILE PARALLEL UNSAFE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    WITH RECURSIVE base(oid, typtype, parent, element, category) AS (
-        SELECT t.oid, t.typtype, t.typbasetype, t.typelem, t.typcategory FROM pg_type t WHERE t.oid = type
+    WITH RECURSIVE base(oid, typtype, parent, name, category) AS (
+        SELECT t.oid, t.typtype, t.typbasetype, t.typname, t.typcategory FROM pg_type t WHERE t.oid = type
         UNION ALL
-        SELECT t.oid, t.typtype, t.typbasetype, t.typelem, t.typcategory
+        SELECT t.oid, t.typtype, t.typbasetype, t.typname, t.typcategory
         FROM base b JOIN pg_type t ON t.oid = b.parent WHERE b.typtype = 'd'
     )
     SELECT CASE
@@ -80,6 +80,14 @@ AS $$
         WHEN b.category = 'N' THEN '1'
         WHEN b.oid IN ('json'::regtype, 'jsonb'::regtype) THEN '{}'
         WHEN b.oid = 'interval'::regtype THEN '1 day'
+        WHEN b.oid = 'point'::regtype THEN '(0,0)'
+        WHEN b.oid = 'cidr'::regtype THEN 'fd00::/8'
+        WHEN b.oid IN ('macaddr'::regtype, 'macaddr8'::regtype) THEN '02:00:00:00:00:00'
+        WHEN b.oid IN ('bit'::regtype, 'varbit'::regtype) THEN repeat('0', greatest(typmod, 1))
+        WHEN b.oid = 'tsvector'::regtype THEN ''
+        WHEN b.name IN ('geometry', 'geography') THEN 'POINT(0 0)'
+        WHEN b.typtype = 'c' THEN (SELECT '(' || repeat(',', count(*)::integer - 1) || ')' FROM pg_type t JOIN pg_attribute a ON a.attrelid = t.typrelid
+                                   WHERE t.oid = b.oid AND a.attnum > 0 AND NOT a.attisdropped)
         WHEN b.oid IN ('time'::regtype, 'timetz'::regtype) THEN '12:00'
         ELSE _tenancy.fresh_value(type, typmod, NULL, 1) END
     FROM base b WHERE b.typtype <> 'd'
@@ -191,18 +199,18 @@ DECLARE
     reference record;
     is_there boolean;
 BEGIN
-    EXECUTE format('SELECT to_jsonb(t) FROM %s AS t LIMIT 1', relation) INTO template;
+    EXECUTE format('SELECT to_jsonb(t.*) FROM %s AS t LIMIT 1', relation) INTO template;
     FOR attempt IN 1..3 LOOP
         BEGIN
             given := _tenancy.make_row(relation, tenant_column, tenant, template, attempt) || coalesce(forced, '{}');
             PERFORM set_config('session_replication_role', 'replica', true);
             EXECUTE _tenancy.insert_of(relation, given)
-                || ' RETURNING jsonb_build_object(''tenant'', $2, ''relation'', t.tableoid, ''ctid'', t.ctid::text, ''row'', to_jsonb(t))'
+                || ' RETURNING jsonb_build_object(''tenant'', $2, ''relation'', t.tableoid, ''ctid'', t.ctid::text, ''row'', to_jsonb(t.*))'
                 INTO sample USING given, tenant;
             PERFORM set_config('session_replication_role', replication_role, true);
             obstacle := CASE WHEN sample IS NULL THEN 'a trigger or rule kept the row out' END;
         EXCEPTION WHEN OTHERS THEN
-            obstacle := SQLERRM;
+            obstacle := coalesce(obstacle, SQLERRM);
         END;
         EXIT WHEN sample IS NOT NULL;
     END LOOP;
@@ -255,7 +263,7 @@ AS $$
 DECLARE
     sample jsonb;
 BEGIN
-    EXECUTE format('SELECT jsonb_build_object(''tenant'', $1, ''relation'', t.tableoid, ''ctid'', t.ctid::text, ''row'', to_jsonb(t))
+    EXECUTE format('SELECT jsonb_build_object(''tenant'', $1, ''relation'', t.tableoid, ''ctid'', t.ctid::text, ''row'', to_jsonb(t.*))
                     FROM %s AS t WHERE %s LIMIT 1', relation, condition) INTO sample USING tenant;
     RETURN sample;
 END
