@@ -15,16 +15,22 @@ AS $$
 $$;
 COMMENT ON FUNCTION _tenancy.playground(regclass) IS 'the kind and tenant column of a table that tenancy.prove plays with';
 
--- Who plays: whether the role may set its tenant, or which it is bound to, and the search_path that its statements see.
+-- Who plays: whether the role may set its tenant, or which it is bound to; what keeps it from being any; and the search_path that its
+-- statements see.
 CREATE FUNCTION _tenancy.player(role name) RETURNS jsonb
     LANGUAGE sql STABLE PARALLEL UNSAFE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT jsonb_build_object('role', player.role,
-        'may_set', has_parameter_privilege(player.role, 'tenancy.tenant_id', 'SET'),
-        'bound', (_tenancy.setting_of(player.role, 'tenancy.tenant_id')).value,
+    SELECT jsonb_build_object('role', player.role, 'may_set', p.may_set, 'bound', p.bound,
         'path', coalesce((_tenancy.setting_of(player.role, 'search_path')).value,
-                         (SELECT s.reset_val FROM pg_settings s WHERE s.name = 'search_path')))
+                         (SELECT s.reset_val FROM pg_settings s WHERE s.name = 'search_path')),
+        'obstacle', CASE
+            WHEN p.may_set THEN NULL
+            WHEN p.bound IS NULL THEN format('the role may be no tenant: GRANT SET ON PARAMETER tenancy.tenant_id TO %I;', player.role)
+            WHEN NOT EXISTS (SELECT FROM _tenancy.tenants n WHERE n.id = p.bound AND n.status = 'active') THEN
+                format('the role is bound to tenant "%s", which is not active', p.bound) END)
+    FROM (SELECT has_parameter_privilege(player.role, 'tenancy.tenant_id', 'SET') AS may_set,
+                 (_tenancy.setting_of(player.role, 'tenancy.tenant_id')).value AS bound) p
 $$;
 COMMENT ON FUNCTION _tenancy.player(name) IS 'which tenants a role may be; for tenancy.prove';
 
@@ -49,9 +55,6 @@ BEGIN
                          UNION SELECT v.view FROM _tenancy.views_over(set_scene.relation, (player ->> 'role')::name) v)));
     IF (player ->> 'may_set')::boolean THEN
         own_tenant := _tenancy.fresh_tenant(relation, tenant_column);
-    ELSIF own_tenant IS NULL THEN
-        obstacle := format('the role may be no tenant: GRANT SET ON PARAMETER tenancy.tenant_id TO %I;', player ->> 'role');
-        RETURN;
     END IF;
     other_tenant := _tenancy.fresh_tenant(relation, tenant_column);
     looks := looks || jsonb_build_object('none', _tenancy.look(stage, own_tenant));
@@ -130,7 +133,9 @@ DECLARE
     own_rows text;
     outcome record;
 BEGIN
-    IF kind = 'system' THEN
+    IF player ->> 'obstacle' IS NOT NULL THEN
+        RETURN jsonb_build_array(_tenancy.finding('rows', 'could not be tested', player ->> 'obstacle'));
+    ELSIF kind = 'system' THEN
         RETURN _tenancy.prove_system(player, relation);
     END IF;
     SELECT * INTO scene FROM _tenancy.set_scene(player, relation, kind, tenant_column);
@@ -183,9 +188,6 @@ BEGIN
     planted.sample := coalesce(planted.sample, _tenancy.find_row(relation, 'true', NULL));
     IF (player ->> 'may_set')::boolean THEN
         tenant := tenancy.create_tenant(gen_random_uuid()::text, 'throw-away tenant of prove()');
-    ELSIF tenant IS NULL THEN
-        RETURN jsonb_build_array(_tenancy.finding('rows', 'could not be tested',
-            format('the role may be no tenant: GRANT SET ON PARAMETER tenancy.tenant_id TO %I;', player ->> 'role')));
     END IF;
     IF planted.sample IS NULL THEN
         RETURN jsonb_build_array(_tenancy.finding('rows', 'could not be tested', 'no row could be made: ' || planted.obstacle));
@@ -284,7 +286,7 @@ BEGIN
     FOR item IN
         SELECT k.kind FROM (SELECT 'tenant' AS kind UNION SELECT t.item ->> 'kind' FROM jsonb_array_elements(targets) AS t(item)) k ORDER BY k.kind
     LOOP
-        CONTINUE WHEN NOT (player ->> 'may_set')::boolean AND player ->> 'bound' IS NULL;
+        CONTINUE WHEN player ->> 'obstacle' IS NOT NULL;
         BEGIN
             PERFORM _tenancy.enter();
             checks := checks || jsonb_build_object(item.kind, _tenancy.prove_control(player, item.kind));
@@ -296,7 +298,7 @@ BEGIN
     SELECT string_agg(format('of kind %s %s of %s', k.key, k.value, k.value), ', ' ORDER BY k.key) INTO check_name FROM jsonb_each_text(checks) k;
     RETURN QUERY SELECT NULL::regclass, 'control'::text,
         CASE WHEN check_name IS NULL THEN 'could not be tested' ELSE 'held' END,
-        coalesce('of tables without protection every check was reported as leaked: ' || check_name, 'the role may be no tenant');
+        coalesce('of tables without protection every check was reported as leaked: ' || check_name, player ->> 'obstacle');
 
     SELECT string_agg(quote_ident(r.rolname), ', ' ORDER BY r.rolname) INTO other_roles
     FROM pg_roles r WHERE (r.rolsuper OR r.rolbypassrls) AND pg_has_role(played_role, r.oid, 'MEMBER');

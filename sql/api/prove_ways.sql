@@ -223,7 +223,7 @@ BEGIN
             WHEN looks -> 'own' ->> key IS DISTINCT FROM looks -> 'again' ->> key THEN
                 _tenancy.finding(check_name, 'could not be tested', 'it shows something else each time')
             WHEN looks -> 'own' ->> key IS DISTINCT FROM looks -> 'both' ->> key THEN
-                _tenancy.finding(check_name, 'leaked', 'it changes with a row of another tenant: ALTER VIEW ... SET (security_invoker = true)')
+                _tenancy.finding(check_name, 'leaked', 'it changes with a row of another tenant: it, or a view that it reads, should have security_invoker = true')
             WHEN looks -> 'none' ->> key IS DISTINCT FROM looks -> 'own' ->> key THEN _tenancy.finding(check_name, 'held')
             WHEN others AND outcome.answer = '0' THEN _tenancy.finding(check_name, 'held', 'it has rows of other tenants, and shows none of them')
             ELSE _tenancy.finding(check_name, 'could not be tested', 'it does not show a planted row of the role''s own tenant either'

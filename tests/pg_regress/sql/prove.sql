@@ -123,6 +123,9 @@ SELECT result, count(*) FROM tenancy.prove(current_user::name, 'doc') WHERE rela
 GRANT postgres TO regress_bound;
 SELECT check_name, result, detail FROM tenancy.prove('regress_bound', 'doc') WHERE check_name = 'role';
 REVOKE postgres FROM regress_bound;
+ALTER ROLE regress_outsider SET tenancy.tenant_id = 'gone';
+SELECT * FROM tenancy.prove('regress_outsider', 'doc');
+ALTER ROLE regress_outsider RESET tenancy.tenant_id;
 -- Privileges on some columns only.
 CREATE TABLE partly (tenant_id text, a integer, b integer);
 GRANT SELECT (a), INSERT (a, b), UPDATE (b) ON partly TO regress_app;
@@ -142,6 +145,23 @@ GRANT SELECT, DELETE ON hidden TO regress_app;
 SELECT tenancy.protect('hidden');
 SELECT check_name, result, detail FROM tenancy.prove('regress_app', 'hidden') WHERE result = 'could not be tested';
 DROP TABLE hidden;
+
+-- Names that are like ours, types that rows must be made of, keys that are not to be copied.
+CREATE TYPE mood AS ENUM ('good', 'bad');
+CREATE DOMAIN positive AS integer CHECK (value > 0);
+CREATE TYPE pair AS (x integer, y text);
+CREATE TABLE odd (tenant_id text, t time NOT NULL, r int4range NOT NULL, v json NOT NULL, s interval NOT NULL, m mood NOT NULL, p positive NOT NULL,
+                  c pair NOT NULL, twice integer GENERATED ALWAYS AS (p * 2) STORED, at point NOT NULL, bits bit(3) NOT NULL, "a%b {} $1" text);
+CREATE UNIQUE INDEX odd_lower ON odd (lower("a%b {} $1"));
+CREATE TABLE booked (tenant_id text, during tsrange NOT NULL, EXCLUDE USING gist (during WITH &&));
+INSERT INTO booked VALUES ('acme', '[2024-01-01,2024-01-02)'), ('beta', '[2024-01-02,2024-01-03)');
+CREATE TABLE parent (tenant_id integer, id integer); CREATE TABLE child (extra integer NOT NULL DEFAULT 1) INHERITS (parent);
+GRANT SELECT, INSERT, UPDATE, DELETE ON odd, booked, parent, child TO regress_app;
+SELECT tenancy.protect('odd'), tenancy.protect('booked'), tenancy.protect('parent');
+SELECT * FROM summary('regress_app', 'odd') UNION ALL SELECT * FROM summary('regress_app', 'booked') UNION ALL SELECT * FROM summary('regress_app', 'parent');
+SELECT check_name, result, detail FROM tenancy.prove('regress_app', 'odd') WHERE result <> 'held' OR check_name ~ 'oracle|upsert';
+SELECT check_name, result, detail FROM tenancy.prove('regress_app', 'booked') WHERE result <> 'held' OR check_name ~ 'oracle|upsert';
+DROP TABLE odd, booked, child, parent; DROP TYPE mood, pair; DROP DOMAIN positive;
 
 -- TAP.
 SELECT * FROM tenancy.prove_tap('regress_app', 'task');
