@@ -121,6 +121,11 @@ extension_sql_file!(
     requires = ["meter", guard::is_changing, guard::is_restoring, meter::fit_meters]
 );
 extension_sql_file!("../sql/api/protect_schema.sql", name = "protect_schema", requires = ["guard"]);
+extension_sql_file!("../sql/api/prove_rows.sql", name = "prove_rows", requires = ["protect_schema"]);
+extension_sql_file!("../sql/api/prove_checks.sql", name = "prove_checks", requires = ["prove_rows"]);
+extension_sql_file!("../sql/api/prove.sql", name = "prove", requires = ["prove_checks"]);
+extension_sql_file!("../sql/api/prove_ways.sql", name = "prove_ways", requires = ["prove"]);
+extension_sql_file!("../sql/api/explain_access.sql", name = "explain_access", requires = ["prove_ways"]);
 extension_sql_file!("../sql/grants.sql", name = "grants", finalize);
 
 /// Runs when the library is loaded: at server start when preloaded, else at the first use in a session.
