@@ -34,6 +34,8 @@ COMMENT ON FUNCTION _tenancy.bypass_of(regclass, name) IS 'why a role is under n
 CREATE FUNCTION _tenancy.count_visible(relation regclass, role name, tenant text, OUT visible text, OUT total bigint)
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
     SET search_path = pg_catalog, pg_temp
+    -- All rows are meant; who plays the role has it on again.
+    SET row_security = off
 AS $$
 DECLARE
     caller record;

@@ -17,6 +17,11 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON doc TO regress_app;
 SELECT tenancy.protect('doc');
 INSERT INTO before SELECT * FROM traces;
 SELECT * FROM tenancy.prove('regress_app', 'doc');
+-- Also where what bypasses isolation is refused: the caller has said that all rows are meant.
+SET tenancy.bypass_guard = 'refuse';
+SELECT * FROM tenancy.prove('regress_app', 'doc') WHERE result <> 'held';
+SELECT value FROM tenancy.explain_access('doc', 'regress_app') WHERE item = 'rows';
+RESET tenancy.bypass_guard;
 
 -- Every type of tenant column, every kind, weird names, empty tables and full ones; keys that begin with the tenant or do not.
 CREATE TABLE of_uuid (tenant uuid, code text, n integer NOT NULL, stamp timestamptz NOT NULL, PRIMARY KEY (tenant, code));
