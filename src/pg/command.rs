@@ -9,6 +9,7 @@ use pgrx::{IntoDatum, pg_sys, prelude::*};
 
 /// Names what weakens the protection of a table, or adds to it, with the name of the trigger or column where there is one; nothing
 /// for other commands.
+#[allow(non_upper_case_globals)] // PostgreSQL's names
 unsafe fn word(command: *const pg_sys::AlterTableCmd) -> Option<String> {
     use pg_sys::AlterTableType::*;
     // SAFETY: a valid node, of which `name` is null or a C string.

@@ -29,8 +29,8 @@ mod raw {
         pub fn PopActiveSnapshot();
         pub fn simple_heap_insert(relation: pg_sys::Relation, tuple: pg_sys::HeapTuple);
         pub fn RelationGetIndexList(relation: pg_sys::Relation) -> *mut pg_sys::List;
-        pub fn index_open(index: pg_sys::Oid, mode: pg_sys::LOCKMODE) -> pg_sys::Relation;
-        pub fn index_close(index: pg_sys::Relation, mode: pg_sys::LOCKMODE);
+        pub fn RelationIdGetRelation(relation: pg_sys::Oid) -> pg_sys::Relation;
+        pub fn RelationClose(relation: pg_sys::Relation);
         pub fn BuildIndexInfo(index: pg_sys::Relation) -> *mut pg_sys::IndexInfo;
         pub fn index_insert(
             index: pg_sys::Relation,
@@ -101,11 +101,16 @@ impl Indexes {
             let count = if list.is_null() { 0 } else { (*list).length as usize };
             for n in 0..count {
                 let number = (*(*list).elements.add(n)).oid_value;
-                let index = raw::index_open(number, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE);
+                // Without a lock of its own: that of the table keeps its indexes from being dropped, and whoever replaces
+                // one CONCURRENTLY waits for all who hold it.
+                let index = raw::RelationIdGetRelation(number);
+                if index.is_null() {
+                    return Err(number);
+                }
                 let info = raw::BuildIndexInfo(index);
                 // One that is being made CONCURRENTLY waits for all who write before it reads what they wrote.
                 if !(*info).ii_ReadyForInserts {
-                    raw::index_close(index, pg_sys::NoLock as pg_sys::LOCKMODE);
+                    raw::RelationClose(index);
                     continue;
                 }
                 match indexes.all.get_mut(indexes.count) {
@@ -125,8 +130,8 @@ impl Indexes {
     /// Called inside a guard.
     unsafe fn close(&self) {
         for (index, _) in self.iter() {
-            // SAFETY: what `open` opened; the locks are kept.
-            unsafe { raw::index_close(*index, pg_sys::NoLock as pg_sys::LOCKMODE) }
+            // SAFETY: what `open` opened.
+            unsafe { raw::RelationClose(*index) }
         }
     }
 }
@@ -166,25 +171,29 @@ impl Table {
         // releases them.
         unsafe {
             assert_eq!((*(*self.0).rd_att).natts as usize, COLUMNS, "a row has a value for each column");
-            let (indexes, pushed) = pg_sys::ffi::pg_guard_ffi_boundary(|| {
+            let refused = pg_sys::ffi::pg_guard_ffi_boundary(|| {
                 // Whoever writes to a table that has a TOAST table must hold a snapshot; a transaction that commits has
                 // none any more. An error pops it with the transaction.
                 let push = !raw::ActiveSnapshotSet();
                 if push {
                     raw::PushActiveSnapshot(raw::GetTransactionSnapshot());
                 }
-                (Indexes::open(self.0), push)
-            });
-            let indexes = indexes.unwrap_or_else(|index| refuse(index));
-            for row in rows {
-                pg_sys::ffi::pg_guard_ffi_boundary(|| self.insert_one(&row, &indexes));
-            }
-            pg_sys::ffi::pg_guard_ffi_boundary(|| {
+                let indexes = match Indexes::open(self.0) {
+                    Ok(indexes) => indexes,
+                    Err(index) => return Some(index),
+                };
+                for row in rows {
+                    self.insert_one(&row, &indexes);
+                }
                 indexes.close();
-                if pushed {
+                if push {
                     raw::PopActiveSnapshot();
                 }
+                None
             });
+            if let Some(index) = refused {
+                refuse(index)
+            }
         }
     }
 

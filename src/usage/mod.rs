@@ -517,21 +517,19 @@ fn write() {
         return;
     }
     let Some(ledger) = ledger() else { return };
-    let keys: Vec<Key> = TRANSACTION.with_borrow(|transaction| {
-        // Entries of a ledger that this transaction has dropped went with it.
-        let written =
-            transaction.standard().filter(|pending| pending.key.ledger == ledger && pending.has_entries());
-        written.map(|pending| pending.key).collect()
-    });
-    if !keys.is_empty() {
+    // Entries of a ledger that this transaction has dropped went with it.
+    let is_written = |pending: &&Pending| pending.key.ledger == ledger && pending.has_entries();
+    if TRANSACTION.with_borrow(|transaction| transaction.standard().any(|pending| is_written(&pending))) {
         let table = pg::insert::Table::open(ledger);
         let generation = (INTERVALS.get().generation)();
         if TRANSACTION.with_borrow(|transaction| transaction.generation != Some(generation)) {
+            let keys: Vec<Key> = TRANSACTION.with_borrow(|transaction| {
+                transaction.standard().filter(is_written).map(|pending| pending.key).collect()
+            });
             keys.iter().for_each(count_over_new_intervals);
         }
         let entries: Vec<ledger::Entry> = TRANSACTION.with_borrow(|transaction| {
-            let written = transaction.standard().filter(|pending| pending.key.ledger == ledger);
-            written.flat_map(Pending::entries).collect()
+            transaction.standard().filter(is_written).flat_map(Pending::entries).collect()
         });
         ledger::write(&table, &entries);
     }
