@@ -85,6 +85,14 @@ extension_sql_file!(
     name = "meter",
     requires = ["quota", meter::recount, meter::recount_after_drop, meter::start_meter, meter::stop_meter]
 );
+extension_sql_file!("../sql/schema/60_findings.sql", name = "findings_table", requires = ["quotas_table"]);
+extension_sql_file!("../sql/api/lint_parts.sql", name = "lint_parts", requires = ["meter", "findings_table"]);
+extension_sql_file!("../sql/api/lint_tables.sql", name = "lint_tables", requires = ["lint_parts"]);
+extension_sql_file!("../sql/api/lint_keys.sql", name = "lint_keys", requires = ["lint_tables"]);
+extension_sql_file!("../sql/api/lint_readers.sql", name = "lint_readers", requires = ["lint_keys"]);
+extension_sql_file!("../sql/api/lint_roles.sql", name = "lint_roles", requires = ["lint_readers"]);
+extension_sql_file!("../sql/api/lint_database.sql", name = "lint_database", requires = ["lint_roles"]);
+extension_sql_file!("../sql/api/lint.sql", name = "lint", requires = ["lint_database"]);
 extension_sql_file!("../sql/grants.sql", name = "grants", finalize);
 
 /// Runs when the library is loaded: at server start when preloaded, else at the first use in a session.
