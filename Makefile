@@ -5,7 +5,7 @@ TOOLS := tests/tools
 MAJORS ?= 15 18
 PG_CONFIG ?= pg_config
 
-.PHONY: all help demo test test-15 test-16 test-17 test-18 install bench lint check-16 check-17 clean
+.PHONY: all help demo test test-15 test-16 test-17 test-18 install bench lint test-core test-assert check-16 check-17 clean
 
 all: ## build the extension for PostgreSQL 15, in a private PostgreSQL of its own
 	@$(TOOLS)/setup.sh 15
@@ -22,6 +22,13 @@ test: ## every test on PostgreSQL 15 and 18; installs what it needs
 
 test-15 test-16 test-17 test-18: test-%: ## every test on one major, for example: make test-18
 	@$(TOOLS)/test-all.sh $*
+
+test-core: ## PostgreSQL's own regression and isolation suites with the library at work, on 15 and 18
+	@$(TOOLS)/setup.sh $(MAJORS)
+	@for major in $(MAJORS); do $(TOOLS)/install.sh $$major && $(TOOLS)/core.sh $$major || exit 1; done
+
+test-assert: ## our suites on a PostgreSQL that checks its assertions, built here (MAJORS=15: on one major)
+	@for major in $(MAJORS); do $(TOOLS)/assert.sh $$major || exit 1; done
 
 install: ## build and install into the PostgreSQL that PG_CONFIG names (default: pg_config on the PATH)
 	@$(TOOLS)/install.sh "$(PG_CONFIG)"

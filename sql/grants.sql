@@ -3,7 +3,7 @@ REVOKE ALL ON ALL TABLES IN SCHEMA tenancy, _tenancy FROM PUBLIC;
 REVOKE ALL ON ALL ROUTINES IN SCHEMA tenancy, _tenancy FROM PUBLIC;
 
 -- The views show a tenant its own figures, and all to those who may monitor; the ledger is under a policy.
-GRANT SELECT ON tenancy.protected_tables, tenancy.meters, tenancy.usage_records, tenancy.usage_hourly, tenancy.usage_daily, tenancy.quota_status,
+GRANT SELECT ON tenancy.protected_tables, tenancy.protected_schemas, tenancy.foreign_keys, tenancy.meters, tenancy.usage_records, tenancy.usage_hourly, tenancy.usage_daily, tenancy.quota_status,
     _tenancy.usage TO PUBLIC;
 GRANT EXECUTE ON FUNCTION
     -- What policies, defaults and triggers call runs with the rights of whoever queries the table.
@@ -17,7 +17,7 @@ GRANT EXECUTE ON FUNCTION
     tenancy.check_quota(text, bigint), tenancy.enforce_quota(text, bigint), tenancy.track_usage(text, bigint, jsonb, text),
     _tenancy.sees_all_tenants(), _tenancy.usage_of(text, text), _tenancy.to_bigint(numeric),
     -- They run with the rights of the caller, who must own the table.
-    tenancy.protect(regclass, text, name, boolean, boolean, boolean), tenancy.unprotect(regclass),
+    tenancy.protect(regclass, text, name, boolean, boolean, boolean, text), tenancy.unprotect(regclass),
     -- What these call on the caller's behalf; each checks for itself, or reads what pg_catalog shows to all.
     _tenancy.raise(text, text, jsonb, text), _tenancy.refuse_in_context(text),
     _tenancy.is_reserved_subdomain(text), _tenancy.tenant_of_subdomain(text),
@@ -27,9 +27,18 @@ GRANT EXECUTE ON FUNCTION
     _tenancy.drift(regclass, text, name, jsonb, jsonb), _tenancy.is_protected(regclass), _tenancy.protection(regclass),
     _tenancy.check_relation(regclass), _tenancy.check_column(regclass, name), _tenancy.check_rows(regclass, name, boolean),
     _tenancy.apply(regclass, text, name, jsonb, boolean, jsonb),
+    _tenancy.foreign_keys(regclass), _tenancy.scope_foreign_keys(regclass, text),
     _tenancy.save_protection(regclass, text, text, jsonb, jsonb), _tenancy.forget_protection(regclass),
     _tenancy.meters_of(regclass),
-    _tenancy.deny_system_write(), _tenancy.deny_audit_change()
+    -- What event triggers call, with the rights of whoever changes a table.
+    _tenancy.is_restoring(), _tenancy.is_changing(oid), _tenancy.begin_change(regclass), _tenancy.end_change(oid),
+    _tenancy.altered(pg_ddl_command), _tenancy.weakness(regclass, text, name, jsonb, text[]), _tenancy.refuse_weakness(regclass, text[]),
+    _tenancy.policy_differences(regclass, text, name, boolean), _tenancy.protect_new(regclass), _tenancy.schema_column(regnamespace),
+    _tenancy.add_protection(regclass, text, text, jsonb, jsonb), _tenancy.follow_column(regclass, text), _tenancy.fit_meters(oid, oid),
+    _tenancy.deny_system_write(), _tenancy.deny_audit_change(), _tenancy.deny_truncate(), _tenancy.begin_anew(),
+    -- It tells what catalogs show to all, and counts for those who see everything.
+    tenancy.explain_access(regclass, name, boolean), _tenancy.policies_for(regclass, name), _tenancy.bypass_of(regclass, name),
+    _tenancy.count_visible(regclass, name, text), _tenancy.setting_of(name, text)
     TO PUBLIC;
 
 -- It tells where the isolation of tenants is weak.

@@ -6,21 +6,26 @@
 //! Does not decide who may set it: PostgreSQL does (`GRANT SET ON PARAMETER`).
 
 use std::cell::Cell;
+use std::ffi::CStr;
 
 use pgrx::{AllocatedByPostgres, JsonB, prelude::*};
 use serde_json::json;
 
 use crate::error::Error;
-use crate::guc::{self, MissingTenant, Mode, Seal, SessionContext};
+use crate::guc::{self, BypassGuard, MissingTenant, Mode, Seal, SessionContext};
 use crate::pg::{
     self,
     accessor::{Form, Resolved},
     guc::{Assigned, Refusal, Source},
-    hook::Statement,
+    hook::{self, Judges, Statement},
+    running,
     setter::Request,
 };
 use crate::registry::{self, Status};
 use crate::tenant::TenantId;
+
+/// The policy by which a protected table is known.
+const OURS: &CStr = c"tenancy_isolation";
 
 /// The number of a transaction that no backend reaches: a value with it was given in an earlier transaction.
 const EARLIER: u64 = 0;
@@ -28,6 +33,8 @@ const EARLIER: u64 = 0;
 thread_local! {
     /// The first tenant that this transaction set or used.
     static FIRST: Cell<Option<TenantId>> = const { Cell::new(None) };
+    /// The tenant that was assigned last.
+    static LAST: Cell<Option<TenantId>> = const { Cell::new(None) };
     /// `tenancy.seal()` was called in this transaction.
     static SEALED: Cell<bool> = const { Cell::new(false) };
     /// The library was loaded in this transaction, which may have been in any tenant before.
@@ -55,7 +62,12 @@ pub fn init() -> Named {
             registry::trim();
         }
     });
-    pg::hook::init(judge);
+    hook::init(Judges {
+        statement: judge,
+        is_guarding: || guc::bypass_guard() != BypassGuard::Off,
+        bypass: |table| bypassed(&pg::relation_name(table)),
+        policy: OURS,
+    });
     LEFT_OVER.set(pg::guc::is_left_over(c"tenancy.tenant_id"));
     UNSEALABLE.set(pg::xact::in_transaction());
     Named(guc::PRIVILEGED.map(pg::guc::is_from_client))
@@ -64,7 +76,7 @@ pub fn init() -> Named {
 /// To be called when the parameters are defined, and what a session had set before has been judged.
 pub fn ready(named: Named) {
     LEFT_OVER.set(false);
-    let refused = |(name, given): (&std::ffi::CStr, bool)| given && !pg::guc::is_from_client(name);
+    let refused = |(name, given): (&CStr, bool)| given && !pg::guc::is_from_client(name);
     OVERRIDDEN.set(guc::PRIVILEGED.into_iter().zip(named.0).any(refused));
 }
 
@@ -87,13 +99,26 @@ fn check(value: &[u8], source: Source, takes_effect: bool) -> Result<Assigned, R
             Some(first) if first != id && is_sealed() => return Err(refusal(Error::Sealed(first))),
             _ => {}
         }
+        if pg::guc::assigned().map(|assigned| assigned.id) != Some(id) && is_bound() {
+            return Err(refusal(Error::ChangedInStatement));
+        }
     }
     let transaction = if LEFT_OVER.get() { EARLIER } else { pg::xact::number() };
     Ok(Assigned { id, source, transaction })
 }
 
-/// Notes the first tenant that a transaction sets. What rollback or commit restores is not of this transaction.
+/// Whether the client's statement that is running is for one tenant: it reads or writes protected tables, or a function that it
+/// called has done so. What it returns then is of that tenant.
+fn is_bound() -> bool {
+    running::has_touched() || running::queries().any(hook::touches_ours)
+}
+
+/// Notes the first tenant that a transaction sets. What rollback or commit restores is not of this transaction; but inside a
+/// statement it is a change of the tenant that `check` is not asked about.
 fn assign(value: Option<&Assigned>) {
+    if value.map(|value| value.id) != LAST.replace(value.map(|value| value.id)) {
+        running::note_change();
+    }
     if let Some(value) = value
         && value.source == Source::Session
         && value.transaction == pg::xact::number()
@@ -128,6 +153,9 @@ fn confirm() -> Result<Option<TenantId>, Error<'static>> {
     if OVERRIDDEN.get() {
         return Err(Error::Overridden);
     }
+    if running::is_changed() {
+        return Err(Error::ChangedInStatement);
+    }
     if let Some(id) = stale() {
         return Err(Error::ContextStale(id));
     }
@@ -160,10 +188,13 @@ fn confirmed() -> Result<Option<TenantId>, Error<'static>> {
 /// Returns whether parallel workers may run the statement: they know neither the seal of their leader's transaction
 /// nor in which one the tenant was set, so the leader runs alone what it would refuse.
 fn judge(statement: &Statement) -> bool {
-    const OURS: &std::ffi::CStr = c"tenancy_isolation";
     // What a cursor has evaluated was evaluated for the tenant of its first FETCH.
-    if statement.began_for_another() && statement.touches(OURS) {
+    if statement.began_for_another() && (statement.has_touched() || statement.touches(OURS)) {
         Error::CursorOfAnother.raise()
+    }
+    // Nothing is called when its rows are fetched later.
+    if statement.is_kept() && set_by_parameter().is_some() && statement.touches(OURS) {
+        Error::KeptCursor.raise()
     }
     match confirm() {
         Ok(Some(_)) => true,
@@ -285,6 +316,40 @@ fn set_by_parameter() -> Option<TenantId> {
         Error::Overridden.raise()
     }
     pg::guc::assigned().map(|assigned| assigned.id)
+}
+
+/// Judges a statement that goes round the isolation of a table.
+fn bypassed(table: &str) {
+    match guc::bypass_guard() {
+        BypassGuard::Off => {}
+        BypassGuard::Log => crate::error::log_bypass(table),
+        BypassGuard::Refuse => Error::Bypassed(table).raise(),
+    }
+}
+
+/// Trigger on protected tables: raises 42501 (`TENANT_ACCESS_DENIED`) where a tenant is set. No policy applies to TRUNCATE, so
+/// `tenancy.bypass_guard` has to be asked as well.
+#[pg_trigger(sql = false)]
+pub fn deny_truncate<'a>(
+    trigger: &'a PgTrigger<'a>,
+) -> Result<Option<PgHeapTuple<'a, impl WhoAllocated>>, PgTriggerError> {
+    if let Some(id) = set_by_parameter() {
+        Error::TruncatedFor(id, &trigger.table_name()?).raise()
+    }
+    if !pg::user::means_all_rows() {
+        bypassed(&trigger.table_name()?);
+    }
+    Ok(trigger.old())
+}
+
+/// Lets the client's statement that is running go on for another tenant, as if it had just begun. For the extension's own
+/// functions that visit tenants; raises 42501 (`TENANT_ACCESS_DENIED`) for a role that is under row-level security.
+#[pg_extern(schema = "_tenancy", volatile)]
+pub fn begin_anew() {
+    if !pg::user::bypasses() {
+        Error::ChangedInStatement.raise()
+    }
+    running::begin_anew();
 }
 
 /// Trigger on tables of kind `system`: raises 42501 (`TENANT_ACCESS_DENIED`) where a tenant is set.

@@ -62,6 +62,12 @@ pub const CATALOGUE: &[Code] = &[
     ),
     ("RELATION_NOT_OWNED", S::ERRCODE_INSUFFICIENT_PRIVILEGE, 403, "the caller does not own the table"),
     (
+        "PROTECTION_WEAKENED",
+        S::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        409,
+        "a command would take isolation from a protected table",
+    ),
+    (
         "RELATION_NOT_PROTECTED",
         S::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
         400,
@@ -134,6 +140,14 @@ pub enum Error<'a> {
     Overridden,
     /// A cursor goes on after the transaction went to another tenant.
     CursorOfAnother,
+    /// The tenant was to change, or has changed, in a statement that reads or writes protected tables.
+    ChangedInStatement,
+    /// A cursor WITH HOLD on a protected table.
+    KeptCursor,
+    /// A statement on a table that goes round its isolation.
+    Bypassed(&'a str),
+    /// TRUNCATE of a protected table, for a tenant.
+    TruncatedFor(TenantId, &'a str),
     /// A row that is not of the context's tenant was to be written.
     WriteAcrossTenants(TenantId),
     NotFound(TenantId),
@@ -155,6 +169,8 @@ pub enum Error<'a> {
     AlreadyMetered(Resource),
     /// The resource is one that is tracked.
     Tracked(Resource),
+    /// The caller does not own the table.
+    NotOwned,
     /// A table that is to be metered is not protected.
     NotProtected,
     /// The usage of another tenant than the context's was asked for.
@@ -254,6 +270,30 @@ impl Error<'_> {
                 json!({}),
                 "Open it again for the current tenant.",
             ),
+            Error::ChangedInStatement => (
+                "TENANT_ACCESS_DENIED",
+                "tenant cannot change while a statement reads or writes its rows".to_owned(),
+                json!({}),
+                "Set the tenant in a statement of its own. What visits several tenants is a procedure: CALL, or DO.",
+            ),
+            Error::KeptCursor => (
+                "TENANT_ACCESS_DENIED",
+                "cursor on a protected table cannot outlive its transaction".to_owned(),
+                json!({}),
+                "Declare it without WITH HOLD, and fetch its rows in the transaction that set the tenant.",
+            ),
+            Error::Bypassed(table) => (
+                "TENANT_ACCESS_DENIED",
+                format!("isolation of table \"{table}\" is bypassed"),
+                json!({"relation": table, "bypass_guard": "refuse"}),
+                "Use a role under row-level security, or say that the rows of all tenants are meant: SET LOCAL row_security = off;",
+            ),
+            Error::TruncatedFor(id, table) => (
+                "TENANT_ACCESS_DENIED",
+                format!("table \"{table}\" cannot be truncated in the context of a tenant"),
+                json!({"tenant_id": id.as_str(), "relation": table}),
+                "TRUNCATE would remove the rows of all tenants: use DELETE.",
+            ),
             Error::WriteAcrossTenants(id) => (
                 "TENANT_ACCESS_DENIED",
                 format!("row does not belong to tenant \"{}\"", id.as_str()),
@@ -330,6 +370,12 @@ impl Error<'_> {
                 format!("resource \"{}\" has usage that was tracked", resource.as_str()),
                 json!({"resource": resource.as_str()}),
                 "Meter the table for another resource.",
+            ),
+            Error::NotOwned => (
+                "RELATION_NOT_OWNED",
+                "must be owner of the table".to_owned(),
+                json!({}),
+                "Call it as the owner of the table, or as a superuser.",
             ),
             Error::NotProtected => (
                 "RELATION_NOT_PROTECTED",
@@ -432,6 +478,8 @@ fn detail_text(code: &str, detail: &Value) -> String {
     object.insert("code".to_owned(), json!(code));
     if let Value::Object(fields) = detail {
         object.extend(fields.clone());
+        // Whatever the fields say; it keeps its place.
+        object.insert("code".to_owned(), json!(code));
     }
     Value::Object(object).to_string()
 }
@@ -444,6 +492,15 @@ fn report(code: &str, message: String, detail: &Value, hint: Option<String>) -> 
     }
     error.report(PgLogLevel::ERROR);
     unreachable!("an ERROR does not return")
+}
+
+/// Writes to the server's log that a statement goes round the isolation of a table.
+pub fn log_bypass(table: &str) {
+    let detail = detail_text("ISOLATION_BYPASSED", &json!({"relation": table}));
+    let message = format!("isolation of table \"{table}\" is bypassed");
+    ErrorReport::new(S::ERRCODE_SUCCESSFUL_COMPLETION, message, "tenancy")
+        .set_detail(detail)
+        .report(PgLogLevel::LOG);
 }
 
 /// Says that a charge has passed a soft limit: a NOTICE whose DETAIL is like that of the error of a hard one.
@@ -509,6 +566,10 @@ mod tests {
             Error::Unsealable(id),
             Error::Overridden,
             Error::CursorOfAnother,
+            Error::ChangedInStatement,
+            Error::KeptCursor,
+            Error::Bypassed("orders"),
+            Error::TruncatedFor(id, "orders"),
             Error::WriteAcrossTenants(id),
             Error::NotFound(id),
             Error::NotActive(id, "suspended"),
@@ -530,6 +591,7 @@ mod tests {
             Error::NotMetered(Resource::parse("orders").expect("well-formed")),
             Error::AlreadyMetered(Resource::parse("orders").expect("well-formed")),
             Error::Tracked(Resource::parse("orders").expect("well-formed")),
+            Error::NotOwned,
             Error::NotProtected,
             Error::OfAnotherTenant,
             Error::TooManyPrepared(Resource::parse("orders").expect("well-formed")),

@@ -11,6 +11,16 @@ use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
 use crate::pg;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PostgresGucEnum)]
+pub enum BypassGuard {
+    #[name = c"off"]
+    Off,
+    #[name = c"log"]
+    Log,
+    #[name = c"refuse"]
+    Refuse,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PostgresGucEnum)]
 pub enum MissingTenant {
     #[name = c"error"]
     Error,
@@ -42,12 +52,16 @@ pub enum SessionContext {
     Refuse,
 }
 
+/// `off`: superusers and roles with BYPASSRLS see all rows, as everywhere else.
+static BYPASS_GUARD: GucSetting<BypassGuard> = GucSetting::<BypassGuard>::new(BypassGuard::Off);
 /// The tenant of a single-tenant deployment; `default`, as the same schema's first tenant is usually called.
 static DEFAULT_TENANT: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"default"));
 /// `error`: an application that forgot its tenant should find out, not see an empty page.
 static MISSING_TENANT: GucSetting<MissingTenant> = GucSetting::<MissingTenant>::new(MissingTenant::Error);
 /// `multi`: isolation is what the extension was installed for.
 static MODE: GucSetting<Mode> = GucSetting::<Mode>::new(Mode::Multi);
+/// `off`: what pg_restore and a superuser's repairs need is not what anybody else may do.
+static RESTORING: GucSetting<bool> = GucSetting::<bool>::new(false);
 /// `off`: a test or a console may visit several tenants in a transaction; an application's role should not.
 static SEAL: GucSetting<Seal> = GucSetting::<Seal>::new(Seal::Off);
 /// `allow`: plain `SET` is what a simple client wants; behind a pooler that does not restore it, use `refuse`.
@@ -58,9 +72,11 @@ static TENANT_ID: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::n
 static USER_ID: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 
 /// Every parameter that asks for a privilege.
-pub const PRIVILEGED: [&CStr; 6] = [
+pub const PRIVILEGED: [&CStr; 8] = [
+    c"tenancy.bypass_guard",
     c"tenancy.default_tenant",
     c"tenancy.mode",
+    c"tenancy.restoring",
     c"tenancy.seal",
     c"tenancy.session_context",
     c"tenancy.tenant_id",
@@ -68,6 +84,13 @@ pub const PRIVILEGED: [&CStr; 6] = [
 ];
 
 pub fn init() {
+    pg::guc::define_enum(
+        c"tenancy.bypass_guard",
+        c"What is done with a statement that reads or writes a protected table without its isolation.",
+        c"log writes to the server's log, refuse raises an error; SET row_security = off says that all rows are meant.",
+        &BYPASS_GUARD,
+        GucContext::Suset,
+    );
     pg::guc::define_tenant_id(
         c"tenancy.default_tenant",
         c"Tenant of a single-tenant deployment.",
@@ -89,6 +112,14 @@ pub fn init() {
         c"single uses tenancy.default_tenant where no tenant is set.",
         &MODE,
         GucContext::Suset,
+    );
+    GucRegistry::define_bool_guc(
+        c"tenancy.restoring",
+        c"Whether protection may be weakened, and new tables be left unprotected.",
+        c"For pg_restore into a database that is in use, and for repairs.",
+        &RESTORING,
+        GucContext::Suset,
+        GucFlags::default(),
     );
     pg::guc::define_enum(
         c"tenancy.seal",
@@ -139,6 +170,10 @@ fn text(setting: &GucSetting<Option<CString>>) -> Option<String> {
     (!value.is_empty()).then_some(value)
 }
 
+pub fn bypass_guard() -> BypassGuard {
+    BYPASS_GUARD.get()
+}
+
 pub fn default_tenant() -> Option<String> {
     text(&DEFAULT_TENANT)
 }
@@ -149,6 +184,10 @@ pub fn missing_tenant() -> MissingTenant {
 
 pub fn mode() -> Mode {
     MODE.get()
+}
+
+pub fn restoring() -> bool {
+    RESTORING.get()
 }
 
 pub fn seal() -> Seal {

@@ -10,6 +10,7 @@
 //! | [`pg`] | how is PostgreSQL called? The only home of `unsafe`, `pg_sys` and version differences |
 //! | [`error`] | what do users see when something is refused? |
 //! | [`guc`] | which parameters exist, who may set them, and why? |
+//! | [`guard`] | may the protection of a table be changed now? |
 //! | [`registry`] | does this tenant exist, and is it active? |
 //! | [`context`] | for which tenant does the current statement run? |
 //! | [`usage`] | how much of a resource is used? |
@@ -22,6 +23,7 @@ use pgrx::prelude::*;
 
 mod context;
 mod error;
+mod guard;
 mod guc;
 mod meter;
 mod period;
@@ -46,7 +48,16 @@ mod tenancy {}
 extension_sql_file!("../sql/schema/10_schemas.sql", name = "schemas", bootstrap);
 extension_sql_file!("../sql/schema/20_tenants.sql", name = "tenants_table", requires = ["schemas"]);
 extension_sql_file!("../sql/schema/30_protected.sql", name = "protected_table", requires = ["tenants_table"]);
-extension_sql_file!("../sql/schema/40_usage.sql", name = "usage_tables", requires = ["protected_table"]);
+extension_sql_file!(
+    "../sql/schema/35_protected_schemas.sql",
+    name = "protected_schemas_table",
+    requires = ["protected_table"]
+);
+extension_sql_file!(
+    "../sql/schema/40_usage.sql",
+    name = "usage_tables",
+    requires = ["protected_schemas_table"]
+);
 extension_sql_file!("../sql/schema/50_quotas.sql", name = "quotas_table", requires = ["usage_tables"]);
 extension_sql_file!(
     "../sql/api/context.sql",
@@ -57,6 +68,7 @@ extension_sql_file!(
         context::context,
         context::seal,
         context::refuse_in_context,
+        context::begin_anew,
         error::raise,
         error::error_codes,
         registry::normalize_tenant_id
@@ -67,13 +79,24 @@ extension_sql_file!("../sql/api/resolve.sql", name = "resolve", requires = ["reg
 extension_sql_file!(
     "../sql/api/protect_parts.sql",
     name = "protect_parts",
-    requires = ["resolve", registry::save_protection, registry::forget_protection]
+    requires = [
+        "resolve",
+        registry::save_protection,
+        registry::add_protection,
+        registry::forget_protection,
+        registry::follow_column
+    ]
 );
-extension_sql_file!("../sql/api/protect.sql", name = "protect", requires = ["protect_parts"]);
+extension_sql_file!(
+    "../sql/api/protect.sql",
+    name = "protect",
+    requires = ["protect_parts", guard::begin_change, guard::end_change]
+);
+extension_sql_file!("../sql/api/foreign_keys.sql", name = "foreign_keys", requires = ["protect"]);
 extension_sql_file!(
     "../sql/api/usage.sql",
     name = "usage",
-    requires = ["protect", quota::track, quota::lock_settling, quota::sees_all_tenants]
+    requires = ["foreign_keys", quota::track, quota::lock_settling, quota::sees_all_tenants]
 );
 extension_sql_file!(
     "../sql/api/quota.sql",
@@ -83,10 +106,28 @@ extension_sql_file!(
 extension_sql_file!(
     "../sql/api/meter.sql",
     name = "meter",
-    requires = ["quota", meter::recount, meter::recount_after_drop, meter::start_meter, meter::stop_meter]
+    requires = [
+        "quota",
+        meter::recount,
+        meter::recount_after_drop,
+        meter::fit_meters,
+        meter::start_meter,
+        meter::stop_meter
+    ]
 );
+extension_sql_file!(
+    "../sql/api/guard.sql",
+    name = "guard",
+    requires = ["meter", guard::is_changing, guard::is_restoring, meter::fit_meters]
+);
+extension_sql_file!("../sql/api/protect_schema.sql", name = "protect_schema", requires = ["guard"]);
+extension_sql_file!("../sql/api/prove_rows.sql", name = "prove_rows", requires = ["protect_schema"]);
+extension_sql_file!("../sql/api/prove_checks.sql", name = "prove_checks", requires = ["prove_rows"]);
+extension_sql_file!("../sql/api/prove.sql", name = "prove", requires = ["prove_checks"]);
+extension_sql_file!("../sql/api/prove_ways.sql", name = "prove_ways", requires = ["prove"]);
+extension_sql_file!("../sql/api/explain_access.sql", name = "explain_access", requires = ["prove_ways"]);
 extension_sql_file!("../sql/schema/60_findings.sql", name = "findings_table", requires = ["quotas_table"]);
-extension_sql_file!("../sql/api/lint_parts.sql", name = "lint_parts", requires = ["meter", "findings_table"]);
+extension_sql_file!("../sql/api/lint_parts.sql", name = "lint_parts", requires = ["explain_access", "findings_table"]);
 extension_sql_file!("../sql/api/lint_tables.sql", name = "lint_tables", requires = ["lint_parts"]);
 extension_sql_file!("../sql/api/lint_keys.sql", name = "lint_keys", requires = ["lint_tables"]);
 extension_sql_file!("../sql/api/lint_readers.sql", name = "lint_readers", requires = ["lint_keys"]);
@@ -99,6 +140,7 @@ extension_sql_file!("../sql/grants.sql", name = "grants", finalize);
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
     registry::init();
+    guard::init();
     let named = context::init();
     guc::init();
     usage::init(guc::usage_counters, quota::INTERVALS);

@@ -254,12 +254,7 @@ fn owned(relation: PgRelation) -> pg::Oid {
         Error::InContext(assigned.id, "meter").raise()
     }
     if !pg::user::owns_relation(relation.oid()) {
-        crate::error::raise(
-            "RELATION_NOT_OWNED",
-            "must be owner of the table",
-            pgrx::JsonB(serde_json::json!({})),
-            Some("Call it as the owner of the table, or as a superuser."),
-        );
+        Error::NotOwned.raise()
     }
     relation.oid()
 }
@@ -295,6 +290,18 @@ pub fn stop_meter(relation: PgRelation, resource: &str) -> Result<(), pgrx::spi:
     )?;
     recount_resource(&resource);
     Ok(())
+}
+
+/// Gives a partition or child, and what is below it, the triggers that the meters of `root`, one of its parents, ask for. The
+/// caller must own the table. Volatile. For the event trigger on new tables.
+#[pg_extern(schema = "_tenancy", volatile)]
+#[search_path(pg_catalog, pg_temp)]
+pub fn fit_meters(relation: pg::Oid, root: pg::Oid) -> Result<(), pgrx::spi::Error> {
+    if !pg::user::owns_relation(relation) {
+        Error::NotOwned.raise()
+    }
+    let make = "SELECT _tenancy.make_meter_triggers($1, $2)";
+    pg::query::run(meters(), make, &[relation.into(), root.into()])
 }
 
 /// Why a table cannot be metered for a resource, if it cannot: it is not protected, it is metered for it, or the resource is

@@ -212,6 +212,41 @@ pub fn save_protection(
     )
 }
 
+/// Records that a table is protected as another is, one of its parents, or by the arguments given: what is protected already stays as
+/// it is. The caller must own the table. Raises 42501 (`RELATION_NOT_OWNED`), 42809 (`RELATION_NOT_SUPPORTED`). Volatile. For new
+/// tables, also in the context of a tenant, because it only adds.
+#[pg_extern(schema = "_tenancy", volatile)]
+#[search_path(pg_catalog, pg_temp)]
+pub fn add_protection(
+    relation: PgRelation,
+    kind: &str,
+    tenant_column: Option<&str>,
+    options: JsonB,
+    undo: JsonB,
+) -> Result<(), pgrx::spi::Error> {
+    write_as_owner(
+        relation.oid(),
+        "INSERT INTO _tenancy.protected (relation, kind, tenant_column, options, undo) VALUES ($1, $2, $3, $4, $5)
+         ON CONFLICT (relation) DO NOTHING",
+        &[relation.oid().into(), kind.into(), tenant_column.into(), options.into(), undo.into()],
+    )
+}
+
+/// Records the new name of a tenant column that was renamed, for the protection and the meters of a table. The caller must own the
+/// table. Raises 42501 (`RELATION_NOT_OWNED`). Volatile. For the event trigger.
+#[pg_extern(schema = "_tenancy", volatile)]
+#[search_path(pg_catalog, pg_temp)]
+pub fn follow_column(relation: PgRelation, tenant_column: &str) -> Result<(), pgrx::spi::Error> {
+    let arguments = [relation.oid().into(), tenant_column.into()];
+    for command in [
+        "UPDATE _tenancy.protected SET tenant_column = $2 WHERE relation OPERATOR(pg_catalog.=) $1",
+        "UPDATE _tenancy.meters SET tenant_column = $2 WHERE relation OPERATOR(pg_catalog.=) $1",
+    ] {
+        write_as_owner(relation.oid(), command, &arguments)?;
+    }
+    Ok(())
+}
+
 /// Records that a table is no longer protected. The caller must own the table.
 /// Raises 42501 (`RELATION_NOT_OWNED`). Volatile. For `tenancy.unprotect`, with the rights of its caller.
 #[pg_extern(schema = "_tenancy", volatile)]
@@ -224,22 +259,31 @@ pub fn forget_protection(relation: PgRelation) -> Result<(), pgrx::spi::Error> {
     )
 }
 
-/// Runs a command with the rights of the extension's owner, so what it calls must not be the caller's to choose: the
-/// functions above pin their search_path, and the commands name their operators.
+/// What changes the protection is not for a tenant.
 fn write_protection(
     relation: pg::Oid,
     command: &str,
     arguments: &[pgrx::datum::DatumWithOid],
 ) -> Result<(), pgrx::spi::Error> {
-    let refuse = |code, message| crate::error::raise(code, message, JsonB(serde_json::json!({})), None);
     if let Some(assigned) = pg::guc::assigned() {
         Error::InContext(assigned.id, "protect").raise()
     }
+    write_as_owner(relation, command, arguments)
+}
+
+/// Runs a command with the rights of the extension's owner, so what it calls must not be the caller's to choose: the
+/// functions above pin their search_path, and the commands name their operators.
+fn write_as_owner(
+    relation: pg::Oid,
+    command: &str,
+    arguments: &[pgrx::datum::DatumWithOid],
+) -> Result<(), pgrx::spi::Error> {
     if !pg::scan::is_permanent_table(relation) {
-        refuse("RELATION_NOT_SUPPORTED", "not a permanent table");
+        let detail = JsonB(serde_json::json!({}));
+        crate::error::raise("RELATION_NOT_SUPPORTED", "not a permanent table", detail, None);
     }
     if !pg::user::owns_relation(relation) {
-        refuse("RELATION_NOT_OWNED", "must be owner of the table");
+        Error::NotOwned.raise()
     }
     let Some(relations) = relations() else { Error::NotInstalled.raise() };
     let _owner = pg::user::AsOwner::of(relations.table);

@@ -134,6 +134,61 @@ mod tests {
         assert!(parse("Acme") != parse("acme"));
     }
 
+    /// What is nearly an id, compared with what an id is said to be; TENANCY_CASES says how many (CI: 100,000).
+    #[test]
+    fn mutated_ids() {
+        let cases = std::env::var("TENANCY_CASES").map_or(100_000, |text| text.parse().expect("a number"));
+        let seeds =
+            ["acme", "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11", "-9223372036854775808", "0", "b.c:d@e+f-g"];
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut random = |below: usize| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state % below as u64) as usize
+        };
+        let (mut accepted, mut uuids, mut numbers) = (0, 0, 0);
+        for _ in 0..cases {
+            let mut text = seeds[random(seeds.len())].as_bytes().to_vec();
+            if random(20) == 0 {
+                text = text.repeat(1 + random(40));
+            }
+            for _ in 0..random(4) {
+                let at = random(text.len() + 1);
+                match random(5) {
+                    0 => text.insert(at, random(256) as u8),
+                    1 => text.insert(at, b"0123456789abcdefABCDEF-+._:@ "[random(29)]),
+                    2 if at < text.len() => text[at] ^= 1 << random(8),
+                    3 if at < text.len() => drop(text.remove(at)),
+                    _ => text.make_ascii_uppercase(),
+                }
+            }
+            let good = |c: char| c.is_ascii_alphanumeric() || "._:@+-".contains(c);
+            let expected =
+                str::from_utf8(&text).is_ok_and(|t| (1..=128).contains(&t.len()) && t.chars().all(good));
+            let Ok(id) = TenantId::parse(&text) else {
+                assert!(!expected, "{text:?}");
+                continue;
+            };
+            assert!(expected && id.as_bytes().eq_ignore_ascii_case(&text), "{text:?}");
+            assert!(TenantId::parse(id.as_bytes()) == Ok(id));
+            assert!(id.as_bytes() == text || id.uuid().is_some(), "{text:?}");
+            // The forms of two ids are the same only where the ids are.
+            if let Some(uuid) = id.uuid() {
+                let hex: String = uuid.iter().map(|byte| format!("{byte:02x}")).collect();
+                assert_eq!(hex, id.as_str().replace('-', ""));
+                uuids += 1;
+            }
+            if let Some(number) = id.bigint() {
+                assert_eq!(number.to_string(), id.as_str());
+                numbers += 1;
+            }
+            accepted += 1;
+        }
+        println!("{accepted} of {cases} are ids, {uuids} UUIDs, {numbers} numbers");
+        assert!([accepted, uuids, numbers].iter().all(|n| n * 50 > cases), "hardly any was tried");
+    }
+
     proptest! {
         #[test]
         fn never_panics_and_parsing_is_idempotent(text in "\\PC{0,140}") {

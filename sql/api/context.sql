@@ -69,3 +69,6 @@ CREATE FUNCTION tenancy.clear_tenant() RETURNS void
 COMMENT ON FUNCTION tenancy.clear_tenant() IS
 'Leaves the tenant, for the transaction and for the session. Error: 42501 where the role was not granted SET ON
 PARAMETER tenancy.tenant_id. Volatile. PUBLIC may call it, with the rights of the caller.';
+
+COMMENT ON FUNCTION _tenancy.begin_anew() IS
+'lets the running statement go on for another tenant; the caller must be exempt from row-level security';

@@ -12,6 +12,8 @@ COMMENT ON FUNCTION _tenancy.recount(regclass, text, boolean) IS
 COMMENT ON FUNCTION _tenancy.recount_after_drop(text) IS 'counts a resource anew after a table that was metered for it is gone';
 COMMENT ON FUNCTION _tenancy.start_meter(regclass, text, text) IS
 'meters a table for a resource; the caller must own it';
+COMMENT ON FUNCTION _tenancy.fit_meters(oid, oid) IS
+'gives a partition or child the triggers that the meters of a parent ask for; the caller must own it';
 COMMENT ON FUNCTION _tenancy.stop_meter(regclass, text) IS
 'no longer meters a table for a resource, and counts the resource anew; the caller must own the table';
 
@@ -46,35 +48,37 @@ COMMENT ON FUNCTION _tenancy.meters_of(regclass) IS 'the meters of a table';
 -- Gives a metered table its triggers, and takes those of others: one for each event, on the table and each partition or child, because a
 -- statement fires the triggers of the table that it names and no others. Made anew each time, which tells every backend to read
 -- the meters anew. Without arguments, because PostgreSQL copies them for each statement.
-CREATE FUNCTION _tenancy.make_meter_triggers(relation regclass) RETURNS void
+-- root is the one with the meters, where that is a parent.
+CREATE FUNCTION _tenancy.make_meter_triggers(relation regclass, root regclass DEFAULT NULL) RETURNS void
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    is_metered constant boolean := EXISTS (SELECT FROM _tenancy.meters_of(relation));
+    is_metered constant boolean := EXISTS (SELECT FROM _tenancy.meters_of(coalesce(root, relation)));
     member regclass;
     event record;
 BEGIN
     FOR member IN SELECT t.relation FROM _tenancy.tree(make_meter_triggers.relation) t ORDER BY t.depth, t.relation::text LOOP
+        PERFORM _tenancy.begin_change(member);
         -- Known by what they call: one that was renamed would count twice.
         FOR event IN SELECT g.tgname AS name FROM pg_trigger g WHERE g.tgrelid = member AND g.tgfoid = '_tenancy.meter_rows()'::regprocedure LOOP
             EXECUTE format('DROP TRIGGER %I ON %s', event.name, member);
         END LOOP;
-        CONTINUE WHEN NOT is_metered;
         FOR event IN SELECT * FROM (VALUES
             ('tenancy_meter_insert', 'INSERT', 'REFERENCING NEW TABLE AS new_rows'),
             ('tenancy_meter_update', 'UPDATE', 'REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows'),
             ('tenancy_meter_delete', 'DELETE', 'REFERENCING OLD TABLE AS old_rows'),
-            ('tenancy_meter_truncate', 'TRUNCATE', '')) AS e(name, command, tables)
+            ('tenancy_meter_truncate', 'TRUNCATE', '')) AS e(name, command, tables) WHERE is_metered
         LOOP
             EXECUTE format('CREATE TRIGGER %I AFTER %s ON %s %s FOR EACH STATEMENT EXECUTE FUNCTION _tenancy.meter_rows()',
                            event.name, event.command, member, event.tables);
             EXECUTE format('ALTER TABLE ONLY %s ENABLE ALWAYS TRIGGER %I', member, event.name);
         END LOOP;
+        PERFORM _tenancy.end_change(member);
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION _tenancy.make_meter_triggers(regclass) IS 'makes the triggers of a table fit its meters';
+COMMENT ON FUNCTION _tenancy.make_meter_triggers(regclass, regclass) IS 'makes the triggers of a table fit its meters';
 
 CREATE FUNCTION _tenancy.meter_obstacle(relation regclass, resource text) RETURNS text
     LANGUAGE sql STABLE PARALLEL SAFE
@@ -252,6 +256,8 @@ DECLARE
     the_resource text;
 BEGIN
     DELETE FROM _tenancy.protected p WHERE p.relation = ANY (gone);
+    DELETE FROM _tenancy.protected_schemas s
+    WHERE s.schema IN (SELECT d.objid FROM pg_event_trigger_dropped_objects() d WHERE d.classid = 'pg_namespace'::regclass);
     FOR the_resource IN
         WITH unmetered AS (DELETE FROM _tenancy.meters m WHERE m.relation = ANY (gone) RETURNING m.resource)
         SELECT DISTINCT u.resource FROM unmetered u

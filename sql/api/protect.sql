@@ -86,6 +86,8 @@ COMMENT ON FUNCTION _tenancy.check_column(regclass, name) IS 'raises an error un
 CREATE FUNCTION _tenancy.check_rows(relation regclass, tenant_column name, null_allowed boolean) RETURNS void
     LANGUAGE plpgsql STABLE PARALLEL UNSAFE
     SET search_path = pg_catalog, pg_temp
+    -- All rows are meant; where a policy would hide some, this is an error.
+    SET row_security = off
 AS $$
 DECLARE
     ids text[];
@@ -251,7 +253,8 @@ COMMENT ON FUNCTION _tenancy.apply(regclass, text, name, jsonb, boolean, jsonb) 
 
 CREATE FUNCTION tenancy.protect(
     relation regclass, kind text DEFAULT 'tenant', tenant_column name DEFAULT 'tenant_id',
-    reference boolean DEFAULT false, create_index boolean DEFAULT true, access_policy boolean DEFAULT NULL)
+    reference boolean DEFAULT false, create_index boolean DEFAULT true, access_policy boolean DEFAULT NULL,
+    foreign_keys text DEFAULT 'auto')
     RETURNS void
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
     SET search_path = pg_catalog, pg_temp
@@ -274,12 +277,16 @@ DECLARE
 BEGIN
     PERFORM _tenancy.refuse_in_context('protect');
     IF protect.relation IS NULL OR protect.kind IS NULL OR protect.tenant_column IS NULL
-       OR protect.reference IS NULL OR protect.create_index IS NULL THEN
+       OR protect.reference IS NULL OR protect.create_index IS NULL OR protect.foreign_keys IS NULL THEN
         PERFORM _tenancy.raise('PARAMETER_INVALID', 'arguments of protect must not be null');
     END IF;
     IF protect.kind NOT IN ('tenant', 'shared', 'audit', 'system') THEN
         PERFORM _tenancy.raise('PARAMETER_INVALID', format('unknown kind "%s"', protect.kind), '{}',
             'The kinds are tenant, shared, audit and system.');
+    END IF;
+    IF protect.foreign_keys NOT IN ('auto', 'upgrade', 'keep') THEN
+        PERFORM _tenancy.raise('PARAMETER_INVALID', format('unknown foreign_keys "%s"', protect.foreign_keys), '{}',
+            'It is one of auto, upgrade and keep.');
     END IF;
     PERFORM _tenancy.check_relation(protect.relation);
     EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', protect.relation);
@@ -325,6 +332,7 @@ BEGIN
         FROM _tenancy.tree(protect.relation) t LEFT JOIN LATERAL _tenancy.protection(t.relation) p ON true
         ORDER BY t.depth, t.relation::text
     LOOP
+        PERFORM _tenancy.begin_change(item.relation);
         SELECT * INTO step FROM _tenancy.apply(item.relation, protect.kind, the_column, options,
                                                (root_undo ->> 'default')::boolean, item.undo);
         IF protect.kind IN ('tenant', 'audit') THEN
@@ -341,8 +349,11 @@ BEGIN
             step.undo := step.undo || jsonb_build_object('own_index', own_index);
         END IF;
         PERFORM _tenancy.save_protection(item.relation, protect.kind, the_column::text, options, step.undo);
+        PERFORM _tenancy.end_change(item.relation);
         done := done || ARRAY(SELECT CASE WHEN item.depth = 0 THEN d ELSE item.relation || ': ' || d END FROM unnest(step.done) d);
     END LOOP;
+
+    done := done || _tenancy.scope_foreign_keys(protect.relation, protect.foreign_keys);
 
     IF cardinality(done) = 0 THEN
         RAISE NOTICE 'table % is already protected as kind %', protect.relation, protect.kind;
@@ -352,26 +363,32 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION tenancy.protect(regclass, text, name, boolean, boolean, boolean) IS
+COMMENT ON FUNCTION tenancy.protect(regclass, text, name, boolean, boolean, boolean, text) IS
 'Puts a table, with its partitions and children, under one of four kinds: tenant (rows of one tenant each), shared (a NULL
 tenant means for everybody, read-only to all), audit (insert and select only), system (no tenant; not writable in the
 context of a tenant). Enables and forces row-level security, creates the policies tenancy_..., sets NOT NULL, a DEFAULT and
 a leading index where they are missing, and revokes TRUNCATE, REFERENCES and TRIGGER from all but the owner. reference adds
 a foreign key to the registry; create_index false leaves the index to you; access_policy says whether to add the permissive
-policy tenancy_access (default: where the table has no permissive policy). Says what it did in a NOTICE; calling it again
+policy tenancy_access (default: where the table has no permissive policy). foreign_keys says what to do with foreign keys between
+protected tables that lack the tenant column: auto adds it where both tables are small, and else says what to type; upgrade adds
+it always; keep never. Says what it did in a NOTICE; calling it again
 mends drift. Locks the table ACCESS EXCLUSIVE until the transaction ends, and reads all its rows.
 Errors: RELATION_NOT_SUPPORTED 42809, RELATION_NOT_OWNED 42501, TENANT_COLUMN_NOT_FOUND 42703, TENANT_COLUMN_NOT_SUPPORTED
 0A000, ROWS_WITHOUT_TENANT 23514, PARAMETER_INVALID 22023. Volatile. PUBLIC may call it, with the rights of the caller, who must own
 the table; refused in the context of a tenant.';
 
 -- The saved protection of a table, for its owner.
-CREATE FUNCTION _tenancy.protection(relation regclass) RETURNS TABLE (kind text, tenant_column name, undo jsonb)
+CREATE FUNCTION _tenancy.protection(relation regclass)
+    RETURNS TABLE (kind text, tenant_column name, undo jsonb, options jsonb)
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT p.kind, p.tenant_column, p.undo FROM _tenancy.protected p WHERE p.relation = protection.relation
+    SELECT p.kind, p.tenant_column, p.undo, p.options FROM _tenancy.protected p WHERE p.relation = protection.relation
 $$;
-COMMENT ON FUNCTION _tenancy.protection(regclass) IS 'the saved protection of a table: kind, column, what to put back';
+COMMENT ON FUNCTION _tenancy.protection(regclass) IS 'the saved protection of a table: kind, column, what to put back, options';
+COMMENT ON FUNCTION _tenancy.begin_change(regclass) IS
+'lets changes of a table''s protection through until end_change or an error; the caller must own the table';
+COMMENT ON FUNCTION _tenancy.end_change(oid) IS 'ends what begin_change began';
 
 CREATE FUNCTION tenancy.unprotect(relation regclass) RETURNS void
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
@@ -410,6 +427,7 @@ BEGIN
         JOIN LATERAL _tenancy.protection(t.relation) p ON true
         ORDER BY t.depth, t.relation::text
     LOOP
+        PERFORM _tenancy.begin_change(item.relation);
         FOR lost IN SELECT p.name FROM _tenancy.present_policies(item.relation) p LOOP
             EXECUTE format('DROP POLICY %I ON %s', lost.name, item.relation);
         END LOOP;
@@ -455,6 +473,7 @@ BEGIN
         IF item.relation = ANY (was_not_null) AND item.depth > 0 THEN
             EXECUTE format('ALTER TABLE %s ALTER COLUMN %I SET NOT NULL', item.relation, item.tenant_column);
         END IF;
+        PERFORM _tenancy.end_change(item.relation);
     END LOOP;
     RAISE NOTICE 'table % is no longer protected', unprotect.relation;
 END

@@ -92,6 +92,22 @@ AS $$
 $$;
 COMMENT ON FUNCTION _tenancy.present_policies(regclass) IS 'the policies of ours that a table has';
 
+-- The policies of its kind that a table has not, or not as they should be.
+CREATE FUNCTION _tenancy.policy_differences(relation regclass, kind text, tenant_column name, access boolean)
+    RETURNS TABLE (name name, is_present boolean)
+    LANGUAGE sql STABLE PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT w.name, p.name IS NOT NULL
+    FROM _tenancy.policies(kind, _tenancy.isolation(relation, tenant_column), tenant_column) w
+    LEFT JOIN _tenancy.present_policies(relation) p ON p.name = w.name
+    WHERE (w.name <> 'tenancy_access' OR access)
+      AND (p.name IS NULL OR p.altered OR (w.permissive, w.command, w.using_expr, w.check_expr)
+               IS DISTINCT FROM (p.permissive, p.command, p.using_expr, p.check_expr))
+$$;
+COMMENT ON FUNCTION _tenancy.policy_differences(regclass, text, name, boolean) IS
+'the policies of its kind that a table has not, or not as they should be';
+
 -- The statement trigger of a kind: its events, its function, and how pg_trigger encodes it.
 CREATE FUNCTION _tenancy.guard(kind text) RETURNS TABLE (events text, function text, tgtype smallint)
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -100,7 +116,9 @@ AS $$
     -- 2 is BEFORE, 4 INSERT, 8 DELETE, 16 UPDATE, 32 TRUNCATE; each row would be 1.
     SELECT g.events, g.function, g.tgtype::smallint
     FROM (VALUES ('system', 'INSERT OR UPDATE OR DELETE OR TRUNCATE', '_tenancy.deny_system_write', 62),
-                 ('audit', 'UPDATE OR DELETE OR TRUNCATE', '_tenancy.deny_audit_change', 58)) AS g(kind, events, function, tgtype)
+                 ('audit', 'UPDATE OR DELETE OR TRUNCATE', '_tenancy.deny_audit_change', 58),
+                 ('tenant', 'TRUNCATE', '_tenancy.deny_truncate', 34),
+                 ('shared', 'TRUNCATE', '_tenancy.deny_truncate', 34)) AS g(kind, events, function, tgtype)
     WHERE g.kind = guard.kind
 $$;
 COMMENT ON FUNCTION _tenancy.guard(text) IS 'the statement trigger of a kind of protected table';
@@ -157,6 +175,10 @@ CREATE FUNCTION _tenancy.unregistered(ids text[]) RETURNS text[]
     SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+    -- A tenant knows that it exists.
+    IF ids <@ ARRAY[tenancy.context() ->> 'tenant_id'] THEN
+        RETURN '{}';
+    END IF;
     PERFORM _tenancy.refuse_in_context('protect');
     RETURN ARRAY(SELECT u.id FROM unnest(ids) AS u(id)
                  WHERE u.id IS NOT NULL AND NOT EXISTS (SELECT FROM _tenancy.tenants t WHERE t.id = u.id));
@@ -207,20 +229,8 @@ BEGIN
               AND k.confrelid = '_tenancy.tenants'::regclass) THEN
             differences := differences || 'foreign key to the registry is missing'::text;
         END IF;
-        FOR item IN
-            SELECT w.name, p.name AS present,
-                   p.altered OR (w.permissive, w.command, w.using_expr, w.check_expr)
-                       IS DISTINCT FROM (p.permissive, p.command, p.using_expr, p.check_expr) AS differs
-            FROM _tenancy.policies(kind, isolation, tenant_column) w
-            LEFT JOIN _tenancy.present_policies(relation) p ON p.name = w.name
-            WHERE w.name <> 'tenancy_access' OR (undo ->> 'access')::boolean
-            ORDER BY w.name
-        LOOP
-            IF item.present IS NULL THEN
-                differences := differences || format('policy %I is missing', item.name);
-            ELSIF item.differs THEN
-                differences := differences || format('policy %I was altered', item.name);
-            END IF;
+        FOR item IN SELECT * FROM _tenancy.policy_differences(relation, kind, tenant_column, (undo ->> 'access')::boolean) d ORDER BY d.name LOOP
+            differences := differences || format(CASE WHEN item.is_present THEN 'policy %I was altered' ELSE 'policy %I is missing' END, item.name);
         END LOOP;
         FOR item IN SELECT * FROM _tenancy.unsafe_grants(relation) LOOP
             differences := differences || format('%s is granted to %s', item.privilege, item.grantee);
@@ -252,6 +262,10 @@ COMMENT ON FUNCTION _tenancy.is_protected(regclass) IS 'whether tenancy.protect 
 
 COMMENT ON FUNCTION _tenancy.save_protection(regclass, text, text, jsonb, jsonb) IS
 'records that a table is protected; the caller must own it';
+COMMENT ON FUNCTION _tenancy.add_protection(regclass, text, text, jsonb, jsonb) IS
+'records that a new table is protected; the caller must own it';
+COMMENT ON FUNCTION _tenancy.follow_column(regclass, text) IS
+'records the new name of a tenant column; the caller must own the table';
 COMMENT ON FUNCTION _tenancy.forget_protection(regclass) IS
 'records that a table is no longer protected; the caller must own it';
 
@@ -259,6 +273,11 @@ CREATE FUNCTION _tenancy.deny_system_write() RETURNS trigger
     LANGUAGE c VOLATILE
     AS 'MODULE_PATHNAME', 'deny_system_write_wrapper';
 COMMENT ON FUNCTION _tenancy.deny_system_write() IS 'trigger on tables of kind system: no change in the context of a tenant';
+
+CREATE FUNCTION _tenancy.deny_truncate() RETURNS trigger
+    LANGUAGE c VOLATILE
+    AS 'MODULE_PATHNAME', 'deny_truncate_wrapper';
+COMMENT ON FUNCTION _tenancy.deny_truncate() IS 'trigger on protected tables: no TRUNCATE in the context of a tenant';
 
 CREATE FUNCTION _tenancy.deny_audit_change() RETURNS trigger
     LANGUAGE c VOLATILE

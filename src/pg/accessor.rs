@@ -139,6 +139,7 @@ macro_rules! accessor {
         pub unsafe extern "C-unwind" fn $name(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
             // SAFETY: PostgreSQL passes a valid `fcinfo`; CURRENT is backend-local and read by value.
             unsafe {
+                super::running::note_use();
                 let fast: fn(&Current) -> Option<pg_sys::Datum> = $fast;
                 if let Some(datum) = fast(&*addr_of_mut!(CURRENT)) {
                     return datum;

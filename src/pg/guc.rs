@@ -219,6 +219,17 @@ unsafe fn after_commit(entry: &pg_sys::config_generic, current: *mut c_char) -> 
     value
 }
 
+/// Whether the value of `tenancy.tenant_id` will be another when the transaction has committed.
+pub fn ends_with_transaction() -> bool {
+    // SAFETY: as in `show`; both values are C strings or null, and the same one where nothing is restored.
+    unsafe {
+        TENANT_ID.is_some_and(|entry| {
+            let current = *(*entry.cast::<pg_sys::config_string>()).variable;
+            after_commit(&*entry, current) != current
+        })
+    }
+}
+
 /// Takes the mark of a reported parameter off while its value is of `SET LOCAL` only.
 ///
 /// Where a reported parameter has changed, PostgreSQL 15 looks through all parameters there are, and would twice for

@@ -23,6 +23,10 @@ mod raw {
             values: *mut pg_sys::Datum,
             nulls: *mut bool,
         ) -> pg_sys::HeapTuple;
+        pub fn ActiveSnapshotSet() -> bool;
+        pub fn GetTransactionSnapshot() -> pg_sys::Snapshot;
+        pub fn PushActiveSnapshot(snapshot: pg_sys::Snapshot);
+        pub fn PopActiveSnapshot();
         pub fn simple_heap_insert(relation: pg_sys::Relation, tuple: pg_sys::HeapTuple);
         pub fn RelationGetIndexList(relation: pg_sys::Relation) -> *mut pg_sys::List;
         pub fn index_open(index: pg_sys::Oid, mode: pg_sys::LOCKMODE) -> pg_sys::Relation;
@@ -129,12 +133,7 @@ impl Indexes {
 
 /// Raises an error for an index of another kind, which only a superuser can have made.
 fn refuse(index: pg_sys::Oid) -> ! {
-    // SAFETY: an index that exists, because its table is locked; a copy of its name, or null.
-    let name = unsafe {
-        let name = pg_sys::get_rel_name(index);
-        if name.is_null() { c"" } else { CStr::from_ptr(name) }
-    };
-    crate::error::Error::LedgerIndex(&name.to_string_lossy()).raise()
+    crate::error::Error::LedgerIndex(&super::relation_name(index)).raise()
 }
 
 unsafe fn is_plain(index: pg_sys::Relation, info: *const pg_sys::IndexInfo) -> bool {
@@ -167,12 +166,25 @@ impl Table {
         // releases them.
         unsafe {
             assert_eq!((*(*self.0).rd_att).natts as usize, COLUMNS, "a row has a value for each column");
-            let indexes = pg_sys::ffi::pg_guard_ffi_boundary(|| Indexes::open(self.0));
+            let (indexes, pushed) = pg_sys::ffi::pg_guard_ffi_boundary(|| {
+                // Whoever writes to a table that has a TOAST table must hold a snapshot; a transaction that commits has
+                // none any more. An error pops it with the transaction.
+                let push = !raw::ActiveSnapshotSet();
+                if push {
+                    raw::PushActiveSnapshot(raw::GetTransactionSnapshot());
+                }
+                (Indexes::open(self.0), push)
+            });
             let indexes = indexes.unwrap_or_else(|index| refuse(index));
             for row in rows {
                 pg_sys::ffi::pg_guard_ffi_boundary(|| self.insert_one(&row, &indexes));
             }
-            pg_sys::ffi::pg_guard_ffi_boundary(|| indexes.close());
+            pg_sys::ffi::pg_guard_ffi_boundary(|| {
+                indexes.close();
+                if pushed {
+                    raw::PopActiveSnapshot();
+                }
+            });
         }
     }
 

@@ -17,6 +17,7 @@ macro_rules! version_1 {
 use version_1;
 
 pub mod accessor;
+pub mod command;
 pub mod guc;
 pub mod hook;
 pub mod insert;
@@ -24,6 +25,7 @@ pub mod inval;
 pub mod lock;
 pub mod notify;
 pub mod query;
+pub mod running;
 pub mod scan;
 pub mod setter;
 pub mod shmem;
@@ -51,6 +53,16 @@ pub fn sqlstate_text(state: PgSqlErrorCode) -> String {
 pub fn database() -> Oid {
     // SAFETY: a plain read of a backend-local value.
     unsafe { pg_sys::MyDatabaseId }
+}
+
+/// The name of a relation, without its schema; empty where it is gone.
+pub fn relation_name(relation: Oid) -> String {
+    // SAFETY: called inside a transaction; a copy of the name, or null.
+    unsafe {
+        let name = pg_sys::get_rel_name(relation);
+        let name = if name.is_null() { c"" } else { std::ffi::CStr::from_ptr(name) };
+        name.to_string_lossy().into_owned()
+    }
 }
 
 /// The number of this process.

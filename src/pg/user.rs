@@ -16,15 +16,38 @@ pub fn owns_relation(relation: pg_sys::Oid) -> bool {
     }
 }
 
+/// Whether the client has said that it means the rows of all tenants, by `row_security = off` as a role that is exempt from
+/// row-level security; pg_dump and pg_restore do. Not as one that became so in a function of another's: anybody may set that
+/// parameter.
+pub fn means_all_rows() -> bool {
+    // SAFETY: called inside a transaction; reads a parameter and the role of the session.
+    unsafe { !pg_sys::row_security && is_exempt(pg_sys::GetOuterUserId()) }
+}
+
+/// Whether the client is such a role, and an ALTER TABLE of its own asks whether rows without a parent exist.
+pub fn alters_all_rows() -> bool {
+    // SAFETY: as above.
+    super::running::is_in_utility() && unsafe { is_exempt(pg_sys::GetOuterUserId()) }
+}
+
+unsafe fn is_exempt(role: pg_sys::Oid) -> bool {
+    // SAFETY: a role that exists.
+    unsafe { pg_sys::superuser_arg(role) || pg_sys::has_bypassrls_privilege(role) }
+}
+
+/// Whether the current role is exempt from row-level security: a superuser, or a role with BYPASSRLS.
+pub fn bypasses() -> bool {
+    // SAFETY: called inside a transaction; a role that exists.
+    unsafe { is_exempt(pg_sys::GetUserId()) }
+}
+
 /// Whether the current role may see the figures of all tenants: a superuser, a role with BYPASSRLS, or one that inherits
 /// `pg_monitor`.
 pub fn may_monitor() -> bool {
     // SAFETY: called inside a transaction; role lookups of an existing role.
     unsafe {
-        let role = pg_sys::GetUserId();
-        pg_sys::superuser()
-            || pg_sys::has_bypassrls_privilege(role)
-            || pg_sys::has_privs_of_role(role, pg_sys::Oid::from(pg_sys::ROLE_PG_MONITOR))
+        let monitor = pg_sys::Oid::from(pg_sys::ROLE_PG_MONITOR);
+        bypasses() || pg_sys::has_privs_of_role(pg_sys::GetUserId(), monitor)
     }
 }
 

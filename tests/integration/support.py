@@ -31,6 +31,7 @@ SQLSTATE = {
     "PARAMETER_INVALID": "22023",
     "RELATION_NOT_SUPPORTED": "42809",
     "RELATION_NOT_OWNED": "42501",
+    "PROTECTION_WEAKENED": "55000",
     "RELATION_NOT_PROTECTED": "55000",
     "TENANT_COLUMN_NOT_FOUND": "42703",
     "TENANT_COLUMN_NOT_SUPPORTED": "0A000",
@@ -234,9 +235,10 @@ def server_of(env_file):
     return Server(*shown.stdout.split())
 
 
-def pg_program(name, *arguments, check=True):
+def pg_program(name, *arguments, check=True, **environment):
     """Runs a client program of the server's own version."""
     program = os.path.join(os.environ["TENANCY_PG_BIN"], name)
-    done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=120)
+    environment = {**os.environ, **environment}
+    done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=120, env=environment)
     assert not check or done.returncode == 0, done.stderr
     return done

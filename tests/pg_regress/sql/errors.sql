@@ -42,9 +42,10 @@ SELECT c.* FROM (VALUES
     ('SELECT tenancy.resolve_tenant(NULL)'),
     ('SET LOCAL ROLE regress_owner; SELECT tenancy.protect(''loose'')'),
     ('SET LOCAL tenancy.tenant_id = ''acme''; SELECT tenancy.protect(''loose'')'),
-    ('SET LOCAL tenancy.tenant_id = ''acme''; SET LOCAL ROLE regress_app; INSERT INTO thing VALUES (''beta'')'),
     ('SET LOCAL tenancy.tenant_id = ''acme''; SELECT tenancy.seal(); SET LOCAL tenancy.tenant_id = ''beta'''),
     ('SET LOCAL ROLE regress_app; SELECT * FROM thing'),
-    ('SELECT _tenancy.raise(''NO_SUCH_CODE'', ''x'')')
+    ('SELECT _tenancy.raise(''NO_SUCH_CODE'', ''x'')'),
+    -- Last: the tenant cannot change after it.
+    ('SET LOCAL tenancy.tenant_id = ''acme''; SET LOCAL ROLE regress_app; INSERT INTO thing VALUES (''beta'')')
 ) AS s(statement), LATERAL pg_temp.catch(s.statement) c;
 DROP VIEW thing_view; DROP TABLE thing, loose;

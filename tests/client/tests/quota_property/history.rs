@@ -117,7 +117,9 @@ impl World {
         let connections = (0..CONNECTIONS).map(|_| connect(&database)).collect();
         let mut world = World { database, admin, connections };
         world.reset();
+        world.admin.batch_execute("SET tenancy.restoring = on").expect("a superuser may break it");
         world.admin.batch_execute(broken).expect("a break");
+        world.admin.batch_execute("RESET tenancy.restoring").expect("a superuser may end that");
         world
     }
 

@@ -1,0 +1,158 @@
+-- Foreign keys between protected tables. PostgreSQL's checks of foreign keys see all rows, so a key without the tenant column lets a row
+-- point at one of another tenant, and tells whether that exists. One that has it on both sides cannot. Re-runnable.
+
+-- The foreign keys between protected tables whose rows have tenants, from or to a table (null for all), and how to give those that lack
+-- it the tenant column. obstacle says why that cannot be done; statements are to be run one by one, each in a transaction of its own, and
+-- none of them holds writers up for long; by a role that is exempt from row-level security, or PostgreSQL checks only the rows that
+-- it sees.
+CREATE FUNCTION _tenancy.foreign_keys(relation regclass)
+    RETURNS TABLE (relation regclass, name name, parent regclass, is_scoped boolean, obstacle text, is_owned boolean, bytes bigint,
+                   statements text[])
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH keys AS (
+        SELECT k.*, c.tenant_column AS child_column, p.tenant_column AS parent_column, c.kind AS child_kind, p.kind AS parent_kind,
+               ca.attnum AS child_attnum, pa.attnum AS parent_attnum, ca.atttypid AS child_type, pa.atttypid AS parent_type,
+               cc.relkind AS child_relkind, pc.relkind AS parent_relkind, pc.relname AS parent_name, pc.relnamespace AS parent_schema,
+               pg_has_role(cc.relowner, 'USAGE') AND pg_has_role(pc.relowner, 'USAGE') AS is_owned
+        FROM pg_constraint k
+        JOIN pg_class cc ON cc.oid = k.conrelid JOIN pg_class pc ON pc.oid = k.confrelid
+        JOIN LATERAL _tenancy.protection(k.conrelid) c ON c.kind <> 'system'
+        JOIN LATERAL _tenancy.protection(k.confrelid) p ON p.kind <> 'system'
+        JOIN pg_attribute ca ON ca.attrelid = k.conrelid AND ca.attname = c.tenant_column
+        JOIN pg_attribute pa ON pa.attrelid = k.confrelid AND pa.attname = p.tenant_column
+        WHERE k.contype = 'f' AND k.conparentid = 0
+          AND (foreign_keys.relation IS NULL OR foreign_keys.relation IN (k.conrelid, k.confrelid))
+    ), columns AS (
+        SELECT k.oid,
+               EXISTS (SELECT FROM unnest(k.conkey, k.confkey) AS p(child, parent)
+                       WHERE p.child = k.child_attnum AND p.parent = k.parent_attnum) AS is_scoped,
+               (SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY u.place) FROM unnest(k.conkey) WITH ORDINALITY AS u(attnum, place)
+                JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.attnum) AS child_columns,
+               (SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY u.place) FROM unnest(k.confkey) WITH ORDINALITY AS u(attnum, place)
+                JOIN pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = u.attnum) AS parent_columns,
+               (SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY u.place)
+                FROM unnest(coalesce(nullif(k.confdelsetcols, '{}'), k.conkey)) WITH ORDINALITY AS u(attnum, place)
+                JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.attnum) AS set_columns,
+               (SELECT format('tenancy_%s_%s_key', k.parent_name, string_agg(a.attname, '_' ORDER BY u.place))
+                FROM unnest(k.confkey) WITH ORDINALITY AS u(attnum, place)
+                JOIN pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = u.attnum) AS target,
+               -- An index that PostgreSQL accepts as the target of the new key.
+               EXISTS (SELECT FROM pg_index i WHERE i.indrelid = k.confrelid AND i.indisunique AND i.indisvalid AND i.indimmediate
+                       AND i.indpred IS NULL AND i.indexprs IS NULL AND i.indnkeyatts = cardinality(k.confkey) + 1
+                       AND (SELECT array_agg(n.attnum ORDER BY n.attnum) FROM unnest(i.indkey::smallint[]) WITH ORDINALITY AS n(attnum, place)
+                            WHERE n.place <= i.indnkeyatts)
+                           = (SELECT array_agg(n ORDER BY n) FROM unnest(k.confkey || k.parent_attnum) AS n)) AS has_target
+        FROM keys k
+    ), named AS (
+        SELECT k.*, c.is_scoped, c.has_target, c.child_columns, c.parent_columns,
+               -- By the table's number where a name would be too long, or is taken.
+               CASE WHEN octet_length(c.target) <= 63
+                         AND NOT EXISTS (SELECT FROM pg_class t WHERE t.relnamespace = k.parent_schema AND t.relname = c.target)
+                    THEN c.target ELSE format('tenancy_%s_key', k.oid) END AS target,
+               CASE WHEN octet_length(k.conname) <= 55 THEN 'tenancy_' || k.conname ELSE format('tenancy_%s', k.oid) END AS new_name,
+               format('FOREIGN KEY (%I, %s) REFERENCES %s (%I, %s)%s%s%s', k.child_column, c.child_columns, k.confrelid::regclass,
+                      k.parent_column, c.parent_columns,
+                      CASE k.confupdtype WHEN 'r' THEN ' ON UPDATE RESTRICT' WHEN 'c' THEN ' ON UPDATE CASCADE' END,
+                      -- Not the tenant column as well, which is NOT NULL.
+                      CASE k.confdeltype WHEN 'r' THEN ' ON DELETE RESTRICT' WHEN 'c' THEN ' ON DELETE CASCADE'
+                          WHEN 'n' THEN format(' ON DELETE SET NULL (%s)', c.set_columns)
+                          WHEN 'd' THEN format(' ON DELETE SET DEFAULT (%s)', c.set_columns) END,
+                      CASE WHEN k.condeferred THEN ' DEFERRABLE INITIALLY DEFERRED' WHEN k.condeferrable THEN ' DEFERRABLE' END) AS definition
+        FROM keys k JOIN columns c ON c.oid = k.oid
+    )
+    SELECT n.conrelid::regclass, n.conname, n.confrelid::regclass, n.is_scoped,
+           CASE WHEN n.is_scoped THEN NULL
+               WHEN n.parent_kind = 'shared' THEN 'rows of the referenced table may be everybody''s'
+               WHEN n.child_kind = 'shared' THEN 'rows of the table may be everybody''s'
+               WHEN n.child_type <> n.parent_type THEN 'the tenant columns are of different types'
+               WHEN n.confmatchtype = 'f' AND cardinality(n.conkey) > 1 THEN 'it is MATCH FULL'
+               WHEN n.confupdtype IN ('n', 'd') THEN 'it is ON UPDATE SET NULL or SET DEFAULT' END,
+           n.is_owned,
+           (SELECT sum(pg_relation_size(t.relation)) FROM _tenancy.tree(n.conrelid) t)::bigint
+               + (SELECT sum(pg_relation_size(t.relation)) FROM _tenancy.tree(n.confrelid) t)::bigint,
+           CASE WHEN n.is_scoped THEN '{}' ELSE
+               CASE WHEN n.has_target THEN '{}'::text[]
+                    WHEN n.parent_relkind = 'p' THEN ARRAY[
+                        format('ALTER TABLE %s ADD CONSTRAINT %I UNIQUE (%I, %s);', n.confrelid::regclass, n.target, n.parent_column, n.parent_columns)]
+                    ELSE ARRAY[
+                        format('CREATE UNIQUE INDEX CONCURRENTLY %I ON %s (%I, %s);', n.target, n.confrelid::regclass, n.parent_column, n.parent_columns),
+                        format('ALTER TABLE %s ADD CONSTRAINT %I UNIQUE USING INDEX %I;', n.confrelid::regclass, n.target, n.target)] END
+               -- Since 18, a partitioned table can have one that is not valid yet.
+               || CASE WHEN n.child_relkind = 'p' AND current_setting('server_version_num')::integer < 180000 THEN ARRAY[
+                        format('ALTER TABLE %s ADD CONSTRAINT %I %s;', n.conrelid::regclass, n.new_name, n.definition)]
+                    ELSE ARRAY[
+                        format('ALTER TABLE %s ADD CONSTRAINT %I %s NOT VALID;', n.conrelid::regclass, n.new_name, n.definition),
+                        format('ALTER TABLE %s VALIDATE CONSTRAINT %I;', n.conrelid::regclass, n.new_name)] END
+               || ARRAY[format('ALTER TABLE %s DROP CONSTRAINT %I;', n.conrelid::regclass, n.conname),
+                        format('ALTER TABLE %s RENAME CONSTRAINT %I TO %I;', n.conrelid::regclass, n.new_name, n.conname)] END
+    FROM named n
+$$;
+COMMENT ON FUNCTION _tenancy.foreign_keys(regclass) IS
+'the foreign keys between protected tables, and how to give those that lack it the tenant column';
+
+-- Gives the foreign keys from and to a table the tenant column, as protect asks for: auto does so where both tables are small, upgrade
+-- always, keep never. Returns what it did; says what it did not, and what to type.
+CREATE FUNCTION _tenancy.scope_foreign_keys(relation regclass, wish text) RETURNS text[]
+    LANGUAGE plpgsql VOLATILE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    item record;
+    statement text;
+    member regclass;
+    forced regclass[];
+    why text;
+    done text[] := '{}';
+BEGIN
+    FOR item IN SELECT * FROM _tenancy.foreign_keys(scope_foreign_keys.relation) f WHERE NOT f.is_scoped ORDER BY f.relation::text, f.name LOOP
+        why := CASE WHEN item.obstacle IS NOT NULL THEN item.obstacle
+            WHEN wish = 'keep' THEN 'foreign_keys => ''keep'''
+            WHEN NOT item.is_owned THEN format('only the owner of both %s and %s can change it', item.relation, item.parent)
+            -- Two scans and a sort under the lock: a second or so.
+            WHEN wish = 'auto' AND item.bytes > 64 * 1024 * 1024 THEN 'it would hold writers up for long' END;
+        IF why IS NULL THEN
+            BEGIN
+                -- PostgreSQL checks the rows that are there under the policies of whoever asks, unless an owner is exempt from them.
+                forced := ARRAY(SELECT DISTINCT t.relation::regclass FROM unnest(ARRAY[item.relation, item.parent]) AS e(relation),
+                                _tenancy.tree(e.relation) t WHERE row_security_active(t.relation));
+                FOREACH member IN ARRAY forced LOOP
+                    PERFORM _tenancy.begin_change(member);
+                    EXECUTE format('ALTER TABLE %s NO FORCE ROW LEVEL SECURITY', member);
+                END LOOP;
+                -- Read anew: the key before this one may have made the index that this one needs.
+                FOR statement IN SELECT unnest(f.statements) FROM _tenancy.foreign_keys(scope_foreign_keys.relation) f
+                                 WHERE f.relation = item.relation AND f.name = item.name LOOP
+                    EXECUTE replace(statement, 'CREATE UNIQUE INDEX CONCURRENTLY', 'CREATE UNIQUE INDEX');
+                END LOOP;
+                FOREACH member IN ARRAY forced LOOP
+                    EXECUTE format('ALTER TABLE %s FORCE ROW LEVEL SECURITY', member);
+                    PERFORM _tenancy.end_change(member);
+                END LOOP;
+                done := done || format('foreign key %I of %s extended by the tenant column', item.name, item.relation);
+            EXCEPTION WHEN foreign_key_violation THEN
+                why := 'rows reference rows of other tenants, of which VALIDATE CONSTRAINT tells the first';
+            END;
+        END IF;
+        IF why IS NOT NULL THEN
+            RAISE NOTICE 'foreign key % of table % lets rows reference rows of another tenant', item.name, item.relation
+                USING DETAIL = 'It is kept as it is: ' || why || '.',
+                      HINT = CASE WHEN item.obstacle IS NULL
+                          THEN E'To extend it, one by one, as a role that is exempt from row-level security:\n' || array_to_string(item.statements, E'\n')
+                          WHEN item.obstacle !~ '^rows' THEN 'Change that first, then call protect again.'
+                          ELSE 'No foreign key can tell these rows apart: check the reference in a trigger, or keep them in tables of their own.' END;
+        END IF;
+    END LOOP;
+    RETURN done;
+END
+$$;
+COMMENT ON FUNCTION _tenancy.scope_foreign_keys(regclass, text) IS
+'gives the foreign keys from and to a table the tenant column';
+
+CREATE VIEW tenancy.foreign_keys AS
+    SELECT f.relation, f.name, f.parent, f.is_scoped, f.obstacle, f.statements FROM _tenancy.foreign_keys(NULL) f;
+COMMENT ON VIEW tenancy.foreign_keys IS
+'The foreign keys between protected tables whose rows have tenants: whether the tenant column is part of both sides (is_scoped), so that
+no row can reference one of another tenant; if not, the statements that extend it, to be run one by one, each in a transaction of its own,
+by a role that is exempt from row-level security; or the obstacle. PUBLIC may read it.';

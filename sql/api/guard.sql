@@ -1,0 +1,233 @@
+-- Event triggers: protection is not weakened by accident, and tables that come later are protected as they come. Re-runnable.
+-- They look at what a command has done, when it has, and raise an error where it must not be: that takes the command back.
+-- They run with the rights of whoever ran it.
+
+CREATE FUNCTION _tenancy.altered(command pg_ddl_command) RETURNS text[]
+    LANGUAGE c STABLE STRICT
+    AS 'MODULE_PATHNAME', 'tenancy_altered';
+COMMENT ON FUNCTION _tenancy.altered(pg_ddl_command) IS 'what an ALTER TABLE has done that touches protection';
+COMMENT ON FUNCTION _tenancy.is_changing(oid) IS 'whether the extension itself changes a table''s protection';
+COMMENT ON FUNCTION _tenancy.is_restoring() IS 'whether tenancy.restoring is on, or a superuser has row_security off, as pg_restore has';
+
+-- What a table has lost that was asked about; null where it has all of it.
+CREATE FUNCTION _tenancy.weakness(relation regclass, kind text, tenant_column name, undo jsonb, changes text[]) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE
+        WHEN kind <> 'system' AND 'ROW SECURITY' = ANY (changes) AND NOT c.relrowsecurity THEN 'row-level security is disabled'
+        WHEN kind <> 'system' AND 'ROW SECURITY' = ANY (changes) AND NOT c.relforcerowsecurity THEN 'row-level security is not forced'
+        WHEN kind IN ('tenant', 'audit') AND 'NOT NULL' = ANY (changes) AND EXISTS (
+            SELECT FROM pg_attribute a WHERE a.attrelid = relation AND a.attname = tenant_column AND NOT a.attnotnull)
+            THEN format('column %I may be null', tenant_column)
+        WHEN 'OWNER' = ANY (changes) AND EXISTS (
+            SELECT FROM pg_roles r WHERE r.oid = c.relowner AND (r.rolsuper OR r.rolbypassrls))
+            THEN format('owner %I is exempt from row-level security', pg_get_userbyid(c.relowner))
+        WHEN EXISTS (SELECT FROM unnest(changes) AS h(change) WHERE h.change ~ '^TRIGGER (\*|tenancy_)') AND (
+            NOT _tenancy.is_guarded(relation, kind) OR EXISTS (
+                SELECT FROM pg_trigger t WHERE t.tgrelid = relation AND t.tgname ~ '^tenancy_' AND NOT t.tgisinternal AND t.tgenabled <> 'A'))
+            THEN 'a trigger tenancy_... is disabled or altered'
+        WHEN 'POLICY' = ANY (changes) THEN (
+            SELECT format('policy %I is missing or altered', d.name)
+            FROM _tenancy.policy_differences(relation, kind, tenant_column, (undo ->> 'access')::boolean) d ORDER BY d.name LIMIT 1)
+        END
+    FROM pg_class c WHERE c.oid = relation
+$$;
+COMMENT ON FUNCTION _tenancy.weakness(regclass, text, name, jsonb, text[]) IS
+'what a protected table has lost, of what a command may have taken from it';
+
+CREATE FUNCTION _tenancy.refuse_weakness(relation regclass, changes text[]) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    lost text;
+BEGIN
+    SELECT _tenancy.weakness(refuse_weakness.relation, p.kind, p.tenant_column, p.undo, refuse_weakness.changes) INTO lost
+    FROM _tenancy.protection(refuse_weakness.relation) p;
+    IF lost IS NOT NULL AND NOT _tenancy.is_changing(refuse_weakness.relation) THEN
+        PERFORM _tenancy.raise('PROTECTION_WEAKENED', format('protected table %s would lose its isolation', refuse_weakness.relation),
+            jsonb_build_object('relation', refuse_weakness.relation::text, 'problem', lost),
+            format('To give its protection up: SELECT tenancy.unprotect(%L); a superuser can repair it under SET tenancy.restoring = on;',
+                   refuse_weakness.relation));
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION _tenancy.refuse_weakness(regclass, text[]) IS 'raises an error where a protected table has lost something';
+
+-- Protects a table that comes to be a partition or child of a protected one, as that is, or comes to a schema whose tables are
+-- protected. Also in the context of a tenant: it only adds, and whoever makes a table owns it.
+CREATE FUNCTION _tenancy.protect_new(relation regclass) RETURNS void
+    LANGUAGE plpgsql VOLATILE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    class pg_class;
+    model record;
+    is_child boolean := true;
+    was_nullable boolean;
+    has_rows boolean;
+    root regclass;
+    step record;
+BEGIN
+    SELECT * INTO class FROM pg_class c WHERE c.oid = protect_new.relation;
+    IF NOT FOUND OR class.relkind NOT IN ('r', 'p') OR class.relpersistence = 't' OR _tenancy.is_protected(protect_new.relation)
+       OR class.relnamespace IN ('tenancy'::regnamespace, '_tenancy'::regnamespace) OR _tenancy.is_changing(protect_new.relation) THEN
+        RETURN;
+    END IF;
+    SELECT p.kind, p.tenant_column, p.options, p.undo INTO model
+    FROM pg_inherits i, _tenancy.protection(i.inhparent) p WHERE i.inhrelid = protect_new.relation ORDER BY i.inhseqno LIMIT 1;
+    IF NOT FOUND THEN
+        is_child := false;
+        SELECT 'tenant' AS kind, s.tenant_column, '{"reference": false, "create_index": true, "access_policy": null}'::jsonb AS options,
+               '{"default": false, "not_null": false}'::jsonb AS undo INTO model
+        FROM _tenancy.schema_column(class.relnamespace) AS s(tenant_column)
+        WHERE EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = protect_new.relation AND a.attname = s.tenant_column
+                      AND a.attnum > 0 AND NOT a.attisdropped)
+          -- With its parent, or not at all.
+          AND NOT EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = protect_new.relation);
+        IF NOT FOUND THEN
+            RETURN;
+        ELSIF EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = protect_new.relation) THEN
+            PERFORM tenancy.protect(protect_new.relation, 'tenant', model.tenant_column);
+            RETURN;
+        END IF;
+    END IF;
+    IF model.kind <> 'system' THEN
+        PERFORM _tenancy.check_column(protect_new.relation, model.tenant_column);
+        EXECUTE format('SELECT EXISTS (SELECT FROM ONLY %s)', protect_new.relation) INTO has_rows;
+        IF has_rows THEN
+            PERFORM _tenancy.check_rows(protect_new.relation, model.tenant_column, model.kind = 'shared');
+        END IF;
+    END IF;
+    was_nullable := EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = protect_new.relation
+                            AND a.attname = model.tenant_column AND NOT a.attnotnull);
+    PERFORM _tenancy.begin_change(protect_new.relation);
+    SELECT * INTO step FROM _tenancy.apply(protect_new.relation, model.kind, model.tenant_column, model.options,
+                                           (model.undo ->> 'default')::boolean, NULL);
+    IF model.kind IN ('tenant', 'audit') THEN
+        IF was_nullable THEN
+            step.undo := step.undo || '{"not_null": true}';
+        ELSIF NOT (model.undo ->> 'not_null')::boolean THEN
+            step.undo := step.undo || '{"own_not_null": true}';
+        END IF;
+    END IF;
+    PERFORM _tenancy.add_protection(protect_new.relation, model.kind, model.tenant_column::text, model.options, step.undo);
+    PERFORM _tenancy.end_change(protect_new.relation);
+    IF NOT is_child THEN
+        RAISE NOTICE 'table % is protected as kind %', protect_new.relation, model.kind
+            USING DETAIL = array_to_string(step.done, E'\n');
+        RETURN;
+    END IF;
+    WITH RECURSIVE up (relation) AS (
+        SELECT i.inhparent FROM pg_inherits i WHERE i.inhrelid = protect_new.relation
+        UNION
+        SELECT i.inhparent FROM up JOIN pg_inherits i ON i.inhrelid = up.relation
+    )
+    SELECT u.relation INTO root FROM up u WHERE EXISTS (SELECT FROM _tenancy.meters_of(u.relation)) LIMIT 1;
+    IF root IS NOT NULL THEN
+        PERFORM _tenancy.fit_meters(protect_new.relation, root);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION _tenancy.protect_new(regclass) IS
+'protects a table that has become a partition or child of a protected one, or is in a schema whose tables are protected';
+
+-- The event trigger at the end of a command.
+CREATE FUNCTION _tenancy.guard_ddl() RETURNS event_trigger
+    LANGUAGE plpgsql VOLATILE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    item record;
+    the_table regclass;
+    member regclass;
+    current_name name;
+BEGIN
+    IF _tenancy.is_restoring() THEN
+        RETURN;
+    END IF;
+    FOR item IN
+        SELECT c.classid, c.objid, c.objsubid, c.command_tag, c.object_type, _tenancy.altered(c.command) AS changes
+        FROM pg_event_trigger_ddl_commands() c
+        WHERE NOT c.in_extension AND c.classid IN ('pg_class'::regclass, 'pg_policy'::regclass, 'pg_trigger'::regclass)
+    LOOP
+        IF item.classid = 'pg_policy'::regclass THEN
+            SELECT p.polrelid INTO the_table FROM pg_policy p WHERE p.oid = item.objid;
+            -- pg_restore makes one after the other: what is not there yet is not lost.
+            IF item.command_tag <> 'CREATE POLICY' OR EXISTS (
+                SELECT FROM pg_policy p, _tenancy.protection(the_table) s,
+                    _tenancy.policy_differences(the_table, s.kind, s.tenant_column, (s.undo ->> 'access')::boolean) d
+                WHERE p.oid = item.objid AND d.name = p.polname) THEN
+                PERFORM _tenancy.refuse_weakness(the_table, '{POLICY}');
+            END IF;
+        ELSIF item.classid = 'pg_trigger'::regclass THEN
+            SELECT t.tgrelid INTO the_table FROM pg_trigger t WHERE t.oid = item.objid;
+            -- CREATE TRIGGER of another under the name of ours; ours is made first, and made to fire always then.
+            IF item.command_tag <> 'CREATE TRIGGER' OR EXISTS (
+                SELECT FROM pg_trigger t JOIN pg_proc f ON f.oid = t.tgfoid
+                WHERE t.oid = item.objid AND t.tgname ~ '^tenancy_' AND f.pronamespace <> '_tenancy'::regnamespace) THEN
+                PERFORM _tenancy.refuse_weakness(the_table, '{TRIGGER *}');
+            END IF;
+        ELSIF item.object_type = 'table column' THEN
+            -- A column that was renamed, here and in all children: the policies have followed by themselves.
+            FOR member, current_name IN
+                SELECT t.relation, a.attname
+                FROM _tenancy.tree(item.objid::regclass) t, _tenancy.protection(t.relation) s, pg_policy p, pg_depend d, pg_attribute a
+                WHERE s.kind <> 'system' AND p.polrelid = t.relation AND p.polname = 'tenancy_isolation'
+                  AND d.classid = 'pg_policy'::regclass AND d.objid = p.oid AND d.refclassid = 'pg_class'::regclass AND d.refobjid = t.relation
+                  AND a.attrelid = t.relation AND a.attnum = d.refobjsubid AND a.attnum > 0 AND a.attname <> s.tenant_column
+            LOOP
+                PERFORM _tenancy.follow_column(member, current_name::text);
+            END LOOP;
+            PERFORM _tenancy.protect_new(item.objid::regclass);
+        ELSIF item.object_type = 'table' THEN
+            IF cardinality(item.changes) > 0 THEN
+                PERFORM _tenancy.refuse_weakness(item.objid::regclass, item.changes);
+            END IF;
+            IF item.changes IS NULL OR 'COLUMN' = ANY (item.changes) THEN
+                PERFORM _tenancy.protect_new(item.objid::regclass);
+            END IF;
+            -- ATTACH PARTITION names the parent, and what comes may have partitions of its own.
+            IF 'CHILD' = ANY (item.changes) THEN
+                FOR member IN SELECT t.relation FROM _tenancy.tree(item.objid::regclass) t WHERE NOT _tenancy.is_protected(t.relation) LOOP
+                    PERFORM _tenancy.protect_new(member);
+                END LOOP;
+            END IF;
+        END IF;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION _tenancy.guard_ddl() IS
+'event trigger: a command that weakens a protected table is refused, and what is to be protected is';
+CREATE EVENT TRIGGER tenancy_guard_ddl ON ddl_command_end
+    WHEN TAG IN ('ALTER TABLE', 'CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'CREATE SCHEMA',
+                 'CREATE POLICY', 'ALTER POLICY', 'CREATE TRIGGER', 'ALTER TRIGGER')
+    EXECUTE FUNCTION _tenancy.guard_ddl();
+ALTER EVENT TRIGGER tenancy_guard_ddl ENABLE ALWAYS;
+
+-- The event trigger on what is dropped while its table stays.
+CREATE FUNCTION _tenancy.guard_drop() RETURNS event_trigger
+    LANGUAGE plpgsql VOLATILE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    item record;
+BEGIN
+    IF _tenancy.is_restoring() THEN
+        RETURN;
+    END IF;
+    FOR item IN
+        SELECT DISTINCT c.oid::regclass AS relation, CASE d.object_type WHEN 'policy' THEN 'POLICY' ELSE 'TRIGGER *' END AS change
+        FROM pg_event_trigger_dropped_objects() d
+        JOIN pg_namespace n ON n.nspname = d.address_names[1] JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = d.address_names[2]
+        WHERE d.object_type IN ('policy', 'trigger') AND d.address_names[3] ~ '^tenancy_'
+    LOOP
+        PERFORM _tenancy.refuse_weakness(item.relation, ARRAY[item.change]);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION _tenancy.guard_drop() IS 'event trigger: the policies and triggers of a protected table are not dropped';
+CREATE EVENT TRIGGER tenancy_guard_drop ON sql_drop
+    EXECUTE FUNCTION _tenancy.guard_drop();
+ALTER EVENT TRIGGER tenancy_guard_drop ENABLE ALWAYS;

@@ -1,0 +1,71 @@
+-- Schemas in which tables are protected as they are created. Re-runnable. Granted to nobody: it decides for all who make tables there.
+
+CREATE FUNCTION _tenancy.schema_column(schema regnamespace) RETURNS name
+    LANGUAGE sql STABLE PARALLEL SAFE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT s.tenant_column FROM _tenancy.protected_schemas s WHERE s.schema = schema_column.schema
+$$;
+COMMENT ON FUNCTION _tenancy.schema_column(regnamespace) IS 'the tenant column of a schema whose tables are protected';
+
+CREATE FUNCTION tenancy.protect_schema(schema regnamespace, tenant_column name DEFAULT 'tenant_id') RETURNS integer
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    item regclass;
+    count integer := 0;
+BEGIN
+    PERFORM _tenancy.refuse_in_context('protect_schema');
+    IF protect_schema.schema IS NULL OR protect_schema.tenant_column IS NULL THEN
+        PERFORM _tenancy.raise('PARAMETER_INVALID', 'arguments of protect_schema must not be null');
+    END IF;
+    IF protect_schema.schema::text IN ('tenancy', '_tenancy', 'pg_catalog', 'information_schema', 'pg_toast') THEN
+        PERFORM _tenancy.raise('PARAMETER_INVALID', format('schema %s is one of the system', protect_schema.schema),
+            jsonb_build_object('schema', protect_schema.schema::text));
+    END IF;
+    -- First, so that a table that is created meanwhile is protected by either.
+    INSERT INTO _tenancy.protected_schemas (schema, tenant_column) VALUES (protect_schema.schema, protect_schema.tenant_column)
+        ON CONFLICT ON CONSTRAINT protected_schemas_pkey DO UPDATE SET tenant_column = excluded.tenant_column;
+    FOR item IN
+        SELECT c.oid::regclass FROM pg_class c
+        WHERE c.relnamespace = protect_schema.schema AND c.relkind IN ('r', 'p') AND c.relpersistence <> 't'
+          AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = protect_schema.tenant_column
+                      AND a.attnum > 0 AND NOT a.attisdropped)
+          AND NOT EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid)
+          AND NOT _tenancy.is_protected(c.oid)
+          AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
+        ORDER BY c.relname
+    LOOP
+        PERFORM tenancy.protect(item, 'tenant', protect_schema.tenant_column);
+        count := count + 1;
+    END LOOP;
+    RETURN count;
+END
+$$;
+COMMENT ON FUNCTION tenancy.protect_schema(regnamespace, name) IS
+'Protects every table of a schema that has the tenant column and is not protected, as kind tenant, and from then on each table that is
+created there or given that column, as it is created: CREATE TABLE (AS), SELECT INTO, ALTER TABLE ... ADD COLUMN, SET SCHEMA. Returns how
+many it has protected now. Does nothing for new tables while tenancy.restoring is on, nor for those of other extensions. Errors: those
+of protect, PARAMETER_INVALID 22023. Volatile. Granted to nobody; refused in the context of a tenant.';
+
+CREATE FUNCTION tenancy.unprotect_schema(schema regnamespace) RETURNS void
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM _tenancy.refuse_in_context('unprotect_schema');
+    DELETE FROM _tenancy.protected_schemas s WHERE s.schema = unprotect_schema.schema;
+    IF NOT FOUND THEN
+        PERFORM _tenancy.raise('PARAMETER_INVALID', format('tables of schema %s are not protected as they are created', unprotect_schema.schema),
+            jsonb_build_object('schema', unprotect_schema.schema::text));
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION tenancy.unprotect_schema(regnamespace) IS
+'No longer protects tables of a schema as they are created; those that are protected stay so. Error: PARAMETER_INVALID 22023. Volatile.
+Granted to nobody; refused in the context of a tenant.';
+
+CREATE VIEW tenancy.protected_schemas AS
+    SELECT s.schema, s.tenant_column, s.protected_at FROM _tenancy.protected_schemas s;
+COMMENT ON VIEW tenancy.protected_schemas IS 'The schemas whose tables are protected as they are created. PUBLIC may read it.';

@@ -1,0 +1,285 @@
+//! Whatever is given to a parameter or to an argument of type jsonb, the answer is a result or an error of the catalogue.
+//!
+//! Many inputs go in one round trip to a function that tries each in a subtransaction. `TENANCY_CASES` is the number of inputs for
+//! each target, `TENANCY_SEED` replays a run.
+
+mod inputs;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use postgres::Client;
+use tenancy_client_tests::Database;
+use tenancy_client_tests::property::{number, seed};
+use tenancy_client_tests::random::Random;
+
+/// Inputs for each target.
+const CASES: usize = 3_000;
+const BATCH: usize = 1_000;
+/// Far more than any of these needs.
+const SLOW: Duration = Duration::from_secs(20);
+/// What a backend may grow by between the first tenth of its inputs and the end: the room of one large input, however many there are.
+const GROWTH: u64 = 16 << 20;
+
+/// Targets: a name, what it is given, who calls it, and the call of the input `t`, as jsonb `j`.
+#[derive(Clone, Copy)]
+struct Target {
+    name: &'static str,
+    input: Input,
+    by_admin: bool,
+    call: &'static str,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Input {
+    Text,
+    Host,
+    Json,
+}
+
+const fn of(name: &'static str, input: Input, by_admin: bool, call: &'static str) -> Target {
+    Target { name, input, by_admin, call }
+}
+
+const TARGETS: [Target; 18] = [
+    of("set_config", Input::Text, false, "PERFORM set_config('tenancy.tenant_id', t, true)"),
+    of("SET LOCAL", Input::Text, false, "EXECUTE format('SET LOCAL tenancy.tenant_id = %L', t)"),
+    of("SET, then used", Input::Text, false, "PERFORM set_config('tenancy.tenant_id', t, true), tenancy.current_tenant()"),
+    of("set_tenant", Input::Text, false, "PERFORM tenancy.set_tenant(t)"),
+    of("normalize_tenant_id", Input::Text, false, "PERFORM tenancy.normalize_tenant_id(t)"),
+    of("user_id", Input::Text, true, "PERFORM set_config('tenancy.user_id', t, true), tenancy.context()"),
+    of("default_tenant", Input::Text, true, "PERFORM set_config('tenancy.default_tenant', t, true), tenancy.context()"),
+    of("check_quota", Input::Text, false, "PERFORM tenancy.check_quota(t)"),
+    of("claims", Input::Json, false, "PERFORM tenancy.resolve_tenant(j)"),
+    of("headers", Input::Json, false, "PERFORM tenancy.resolve_tenant(NULL, j)"),
+    of("claims, headers, host", Input::Json, false, "PERFORM tenancy.resolve_tenant(j -> 'sub', j, j ->> 'tenant_id')"),
+    of("host", Input::Host, false, "PERFORM tenancy.resolve_tenant(NULL, NULL, t)"),
+    of(
+        "pre_request",
+        Input::Json,
+        false,
+        "PERFORM set_config('request.jwt.claims', j::text, true), set_config('request.headers', (j -> 'sub')::text, true);
+         PERFORM tenancy.pre_request()",
+    ),
+    of("track_usage resource", Input::Text, false, "PERFORM tenancy.track_usage(t)"),
+    of("track_usage metadata", Input::Json, false, "PERFORM tenancy.track_usage('calls', 1, j)"),
+    of("create_tenant", Input::Text, true, "PERFORM tenancy.create_tenant(t, t, t, t)"),
+    of("create_tenant settings", Input::Json, true, "PERFORM tenancy.create_tenant('new', settings => j)"),
+    of("raise code", Input::Text, false, "PERFORM _tenancy.raise(t, t, '{}', t)"),
+];
+
+/// Functions with an argument of type jsonb that are not tried, and why.
+const NOT_TRIED: [(&str, &str); 4] = [
+    (
+        "raise",
+        "given details of our own making; a number beyond a double, or a depth over 128, is XX000 there",
+    ),
+    ("apply", "called by protect with options of its own"),
+    ("drift", "called by protected_tables with what save_protection keeps"),
+    ("save_protection", "called by protect; refuses whoever does not own the table"),
+];
+
+/// Tries each input and rolls back what it did: outcomes with their number, an example, and the time of the slowest.
+fn probe(target: &Target) -> String {
+    let Target { call, .. } = target;
+    let json = if target.input == Input::Json { "j := t::jsonb;" } else { "" };
+    format!(
+        "CREATE OR REPLACE FUNCTION pg_temp.probe(inputs bytea[]) RETURNS TABLE (outcome text, example bytea) LANGUAGE plpgsql AS $probe$
+         DECLARE
+             b bytea; t text; j jsonb; state text; detail text; message text;
+         BEGIN
+             FOREACH b IN ARRAY inputs LOOP
+                 BEGIN
+                     t := convert_from(b, getdatabaseencoding());
+                     {json}
+                 EXCEPTION WHEN OTHERS THEN
+                     -- PostgreSQL's own refusal: no text, or no JSON.
+                     outcome := 'not read'; example := b;
+                     RETURN NEXT;
+                     CONTINUE;
+                 END;
+                 BEGIN
+                     {call};
+                     RAISE SQLSTATE 'ZZ999';
+                 EXCEPTION WHEN OTHERS THEN
+                     GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, detail = PG_EXCEPTION_DETAIL, message = MESSAGE_TEXT;
+                 END;
+                 outcome := CASE WHEN state = 'ZZ999' THEN 'ok' ELSE state || ' ' || CASE WHEN detail LIKE '{{\"code\":%'
+                     THEN coalesce(detail::json ->> 'code', detail) ELSE concat(left(message, 60), ' | ', left(detail, 60)) END END;
+                 example := b;
+                 RETURN NEXT;
+             END LOOP;
+         END $probe$"
+    )
+}
+
+/// Resident memory of a backend that is its own.
+fn memory(pid: i32) -> Option<u64> {
+    let pages = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+    let pages: Vec<u64> = pages.split(' ').filter_map(|number| number.trim().parse().ok()).collect();
+    Some((pages.get(1)? - pages.get(2)?) * 4096)
+}
+
+struct Outcomes {
+    /// Each with its number and the first input that gave it.
+    all: BTreeMap<String, (usize, Vec<u8>)>,
+    slowest: Duration,
+    growth: u64,
+}
+
+fn fuzz(client: &mut Client, target: &Target, seed: u64, cases: usize) -> Result<Outcomes, String> {
+    let mut random = Random::new(seed);
+    let fail = |error: postgres::Error| format!("{}: {error:?}", target.name);
+    client.batch_execute(&probe(target)).map_err(fail)?;
+    let call = client
+        .prepare("SELECT outcome, count(*), (array_agg(example))[1] FROM pg_temp.probe($1) GROUP BY outcome")
+        .map_err(fail)?;
+    let pid: i32 = client.query_one("SELECT pg_backend_pid()", &[]).map_err(fail)?.get(0);
+    let mut outcomes = Outcomes { all: BTreeMap::new(), slowest: Duration::ZERO, growth: 0 };
+    let (mut done, mut first) = (0, None);
+    while done < cases {
+        let input = |_| match target.input {
+            Input::Text => inputs::text(&mut random),
+            Input::Host => inputs::host(&mut random),
+            Input::Json => inputs::json(&mut random),
+        };
+        let batch: Vec<Vec<u8>> = (0..BATCH.min(cases - done)).map(input).collect();
+        let begun = Instant::now();
+        for row in client.query(&call, &[&batch]).map_err(fail)? {
+            let count: i64 = row.get(1);
+            outcomes.all.entry(row.get(0)).or_insert_with(|| (0, row.get(2))).0 += count as usize;
+        }
+        outcomes.slowest = outcomes.slowest.max(begun.elapsed());
+        done += batch.len();
+        if done * 10 >= cases {
+            let now = memory(pid).unwrap_or(0);
+            outcomes.growth = now.saturating_sub(*first.get_or_insert(now));
+        }
+    }
+    Ok(outcomes)
+}
+
+/// What the catalogue has, as the probe writes it.
+fn catalogue(client: &mut Client) -> BTreeSet<String> {
+    let rows = client
+        .query("SELECT sqlstate || ' ' || code FROM tenancy.error_codes()", &[])
+        .expect("the catalogue");
+    rows.iter().map(|row| row.get(0)).chain(["ok".to_owned(), "not read".to_owned()]).collect()
+}
+
+/// How pgrx refuses an argument that is no UTF-8, before the function that it is for sees it: XX000, in a database of another
+/// encoding. No result, no harm, but no error of the catalogue either.
+const NOT_UTF8: &str = "XX000 datums converted to &str should be valid UTF-8";
+
+fn run(database: &Database, seed: u64, cases: usize, encoding: &str) -> Vec<String> {
+    let mut admin = database.admin();
+    admin
+        .batch_execute(&format!(
+            "SELECT tenancy.create_tenant('acme', subdomain => 'acme'), tenancy.create_tenant('7'),
+                    tenancy.set_default_quota('calls', 1000000000);
+             GRANT SET ON PARAMETER tenancy.user_id TO {}",
+            database.role()
+        ))
+        .expect("set up");
+    let known = catalogue(&mut admin);
+    let mut faults = Vec::new();
+    for target in &TARGETS {
+        let mut client = if target.by_admin { database.admin() } else { database.app() };
+        client
+            .batch_execute("SET statement_timeout = '120s'; SET client_min_messages = error")
+            .expect("settings");
+        if target.name.starts_with("track_usage") || target.name == "check_quota" {
+            client.batch_execute("SET tenancy.tenant_id = 'acme'").expect("a tenant");
+        }
+        let begun = Instant::now();
+        match fuzz(&mut client, target, seed, cases) {
+            Err(fault) => faults.push(fault),
+            Ok(outcomes) => {
+                let counts: Vec<_> =
+                    outcomes.all.iter().map(|(outcome, (count, _))| format!("{outcome}: {count}")).collect();
+                println!(
+                    "{} ({:.1} s, slowest thousand {:.2} s, growth {} kB): {}",
+                    target.name,
+                    begun.elapsed().as_secs_f32(),
+                    outcomes.slowest.as_secs_f32(),
+                    outcomes.growth / 1024,
+                    counts.join(", ").chars().take(900).collect::<String>()
+                );
+                for (outcome, (count, example)) in &outcomes.all {
+                    if encoding != "UTF8" && outcome.starts_with(NOT_UTF8) {
+                        continue;
+                    }
+                    if !known.contains(outcome)
+                        || outcome.ends_with(" INTERNAL_ERROR") && target.name != "raise code"
+                    {
+                        let shown: String = String::from_utf8_lossy(example).chars().take(300).collect();
+                        faults.push(format!(
+                            "{}: {outcome} ({count} times), for example {shown:?}",
+                            target.name
+                        ));
+                    }
+                }
+                if outcomes.slowest > SLOW {
+                    faults.push(format!("{}: {:?} for a thousand inputs", target.name, outcomes.slowest));
+                }
+                if outcomes.growth > GROWTH {
+                    faults.push(format!(
+                        "{}: the backend grew by {} kB",
+                        target.name,
+                        outcomes.growth / 1024
+                    ));
+                }
+                // Where nothing or everything is accepted, hardly anything was tried.
+                if outcomes.all.len() < 2 {
+                    faults.push(format!("{}: one outcome only: {counts:?}", target.name));
+                }
+            }
+        }
+    }
+    faults
+}
+
+fn only_catalogued_errors(label: &str, encoding: &str) {
+    let seed = seed();
+    let cases = number("TENANCY_CASES").map_or(CASES, |cases| cases as usize);
+    let database = Database::create_encoded(label, encoding);
+    let faults = run(&database, seed, cases, encoding);
+    assert!(faults.is_empty(), "{encoding}, seed {seed}:\n{}", faults.join("\n"));
+}
+
+#[test]
+fn only_catalogued_errors_in_utf8() {
+    only_catalogued_errors("fuzz", "UTF8");
+}
+
+/// Where a text may be any bytes.
+#[test]
+fn only_catalogued_errors_in_sql_ascii() {
+    only_catalogued_errors("fuzzascii", "SQL_ASCII");
+}
+
+#[test]
+fn only_catalogued_errors_in_latin1() {
+    only_catalogued_errors("fuzzlatin", "LATIN1");
+}
+
+#[test]
+fn every_jsonb_argument_is_tried() {
+    let database = Database::create("fuzzlist");
+    let rows = database
+        .admin()
+        .query(
+            "SELECT DISTINCT p.proname::text FROM pg_proc p
+             WHERE p.pronamespace::regnamespace::text IN ('tenancy', '_tenancy') AND 'jsonb'::regtype = ANY (p.proargtypes)",
+            &[],
+        )
+        .expect("the functions");
+    for row in rows {
+        let name: String = row.get(0);
+        let tried = TARGETS
+            .iter()
+            .any(|target| target.input == Input::Json && target.call.contains(&format!(" tenancy.{name}(")));
+        let excused = NOT_TRIED.iter().any(|(function, _)| *function == name);
+        assert!(tried != excused, "{name} has an argument of type jsonb: try it, or say why not");
+    }
+}

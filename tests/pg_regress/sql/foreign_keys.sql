@@ -1,0 +1,110 @@
+-- Foreign keys between protected tables. Without the tenant column a row of one tenant can reference one of another, which tells
+-- that it exists, and a deletion cascades to rows of another.
+\set VERBOSITY default
+CREATE TABLE project (id integer PRIMARY KEY, tenant_id text NOT NULL);
+CREATE TABLE task (id integer PRIMARY KEY, tenant_id text NOT NULL, project_id integer REFERENCES project ON DELETE CASCADE);
+INSERT INTO project VALUES (1, 'acme'), (2, 'beta');
+GRANT SELECT, INSERT, UPDATE, DELETE ON project, task TO regress_app;
+SET client_min_messages = warning;
+SELECT tenancy.protect('project', foreign_keys => 'keep'), tenancy.protect('task', foreign_keys => 'keep');
+RESET client_min_messages;
+SET ROLE regress_app;
+BEGIN;
+SET LOCAL tenancy.tenant_id = 'acme';
+INSERT INTO task (id, project_id) VALUES (1, 2);               -- references a row of beta, and so learns of it
+INSERT INTO task (id, project_id) VALUES (2, 3);               -- SHOULD FAIL: there is no such row
+ROLLBACK;
+RESET ROLE;
+SELECT relation, name, parent, is_scoped, obstacle, array_to_string(statements, E'\n') FROM tenancy.foreign_keys;
+SELECT tenancy.protect('task', foreign_keys => 'maybe');       -- SHOULD FAIL
+SELECT tenancy.protect('task');
+\d task
+SELECT relation, name, is_scoped, statements FROM tenancy.foreign_keys;
+SELECT tenancy.protect('task');
+SET ROLE regress_app;
+BEGIN;
+SET LOCAL tenancy.tenant_id = 'acme';
+SAVEPOINT s;
+INSERT INTO task (id, project_id) VALUES (1, 2);               -- SHOULD FAIL
+ROLLBACK TO s;
+INSERT INTO task (id, project_id) VALUES (2, 3);               -- SHOULD FAIL: in the same words
+ROLLBACK TO s;
+INSERT INTO task (id, project_id) VALUES (3, 1), (4, NULL);
+UPDATE task SET project_id = 2 WHERE id = 3;                   -- SHOULD FAIL
+ROLLBACK TO s;
+INSERT INTO task (id, project_id) VALUES (3, 1);
+DELETE FROM project;
+SELECT * FROM task;
+ROLLBACK;
+RESET ROLE;
+DROP TABLE task, project;
+
+-- Every kind of action keeps its meaning; names, other columns and deferral as well. Protected in either order, by an owner.
+SET ROLE regress_owner;
+CREATE TABLE "Par ent" ("Key A" integer, b integer, "Tenant" uuid NOT NULL, PRIMARY KEY ("Key A", b), UNIQUE (b));
+CREATE TABLE child (
+    id integer, "Tenant" uuid NOT NULL, a integer, b integer, c integer, d integer, e integer DEFAULT 0, f integer, g integer,
+    CONSTRAINT twofold FOREIGN KEY (a, b) REFERENCES "Par ent" DEFERRABLE INITIALLY DEFERRED,
+    CONSTRAINT nulls FOREIGN KEY (c) REFERENCES "Par ent" (b) ON DELETE SET NULL ON UPDATE CASCADE,
+    CONSTRAINT defaults FOREIGN KEY (e) REFERENCES "Par ent" (b) ON DELETE SET DEFAULT,
+    CONSTRAINT partly FOREIGN KEY (a, b) REFERENCES "Par ent" ON DELETE SET NULL (a),
+    CONSTRAINT strict FOREIGN KEY (f) REFERENCES "Par ent" (b) MATCH FULL ON DELETE RESTRICT,
+    CONSTRAINT full_match FOREIGN KEY (a, b) REFERENCES "Par ent" MATCH FULL,
+    CONSTRAINT updated FOREIGN KEY (g) REFERENCES "Par ent" (b) ON UPDATE SET NULL,
+    CONSTRAINT scoped FOREIGN KEY (d) REFERENCES "Par ent" (b));
+RESET ROLE;
+SELECT tenancy.create_tenant('a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11');
+SET ROLE regress_owner;
+INSERT INTO "Par ent" VALUES (1, 1, 'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11'), (2, 0, 'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11');
+INSERT INTO child VALUES (1, 'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11', 1, 1, 1, 1, 1, 1, 1);
+SELECT tenancy.protect('child', tenant_column => 'Tenant');
+SELECT tenancy.protect('"Par ent"', tenant_column => 'Tenant');
+SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint WHERE contype = 'f' AND conrelid = 'child'::regclass ORDER BY 1;
+RESET ROLE;
+ALTER TABLE child DROP CONSTRAINT strict, DROP CONSTRAINT full_match, DROP CONSTRAINT updated, DROP CONSTRAINT twofold, DROP CONSTRAINT scoped,
+    DROP CONSTRAINT partly;
+BEGIN;
+DELETE FROM "Par ent" WHERE b = 1;
+SELECT * FROM child;
+ROLLBACK;
+DROP TABLE child, "Par ent";
+
+-- Rows that reference those of another tenant already; shared tables; a key to itself; another's table; partitions.
+CREATE TABLE project (id integer PRIMARY KEY, tenant_id text NOT NULL, parent_id integer REFERENCES project);
+CREATE TABLE task (id integer, tenant_id text NOT NULL, project_id integer REFERENCES project);
+CREATE TABLE price (id integer PRIMARY KEY, tenant_id text);
+CREATE TABLE line (id integer, tenant_id text NOT NULL, price_id integer REFERENCES price);
+CREATE TABLE event (id integer, tenant_id text NOT NULL, project_id integer REFERENCES project) PARTITION BY RANGE (id);
+CREATE TABLE event_1 PARTITION OF event FOR VALUES FROM (0) TO (10);
+CREATE TABLE log (day date, id integer, tenant_id text NOT NULL, PRIMARY KEY (day, id)) PARTITION BY RANGE (day);
+CREATE TABLE log_1 PARTITION OF log FOR VALUES FROM ('2026-01-01') TO ('2027-01-01');
+CREATE TABLE note (day date, log_id integer, tenant_id text NOT NULL, FOREIGN KEY (day, log_id) REFERENCES log);
+INSERT INTO project VALUES (1, 'acme', NULL), (2, 'beta', NULL), (3, 'acme', 1);
+INSERT INTO task VALUES (1, 'acme', 2);
+INSERT INTO event VALUES (1, 'acme', 1);
+INSERT INTO log VALUES ('2026-02-02', 1, 'acme');
+INSERT INTO note VALUES ('2026-02-02', 1, 'acme');
+SET client_min_messages = warning;
+SELECT tenancy.protect('price', 'shared'), tenancy.protect('project'), tenancy.protect('log');
+RESET client_min_messages;
+SELECT tenancy.protect('line');
+SELECT tenancy.protect('task');
+SELECT tenancy.protect('event');
+SELECT tenancy.protect('note');
+SELECT relation, name, parent, is_scoped, obstacle FROM tenancy.foreign_keys ORDER BY 1, 2;
+ALTER TABLE project OWNER TO regress_owner;
+DELETE FROM task;
+SET ROLE regress_owner;
+SELECT tenancy.protect('project');                             -- task is not his
+RESET ROLE;
+SELECT tenancy.protect('project');
+-- Statements to be typed do what protect would.
+ALTER TABLE note DROP CONSTRAINT note_day_log_id_fkey, ADD CONSTRAINT again FOREIGN KEY (day, log_id) REFERENCES log;
+SELECT unnest(statements) AS statement FROM tenancy.foreign_keys WHERE name = 'again' \gexec
+SELECT relation, name, parent, is_scoped FROM tenancy.foreign_keys ORDER BY 1, 2;
+-- They stay when the protection is given up.
+SET client_min_messages = warning;
+SELECT tenancy.unprotect('note');
+SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint WHERE contype = 'f' AND conrelid = 'note'::regclass AND conparentid = 0;
+DROP TABLE note, log, event, line, price, task, project;
+DELETE FROM _tenancy.tenants WHERE id LIKE 'a0eebc99%';

@@ -1,0 +1,87 @@
+-- tenancy.protect_schema: tables that come later are protected as they come.
+\set VERBOSITY default
+SET client_min_messages = warning;
+CREATE SCHEMA "App Data" AUTHORIZATION regress_owner;
+CREATE SCHEMA elsewhere AUTHORIZATION regress_owner;
+SET ROLE regress_owner;
+SET search_path = "App Data";
+CREATE TABLE old (id integer, tenant_id text);
+CREATE TABLE old_parts (id integer, tenant_id text) PARTITION BY RANGE (id);
+CREATE TABLE old_part PARTITION OF old_parts FOR VALUES FROM (0) TO (10);
+CREATE TABLE global (code text);
+RESET client_min_messages;
+SELECT tenancy.protect_schema('"App Data"');                   -- SHOULD FAIL: granted to nobody
+RESET ROLE;
+SELECT tenancy.protect_schema('_tenancy');                     -- SHOULD FAIL
+SELECT tenancy.protect_schema(NULL);                           -- SHOULD FAIL
+SET client_min_messages = warning;
+SELECT tenancy.protect_schema('"App Data"'), tenancy.protect_schema('"App Data"');
+RESET client_min_messages;
+SELECT schema, tenant_column FROM tenancy.protected_schemas;
+SET ROLE regress_owner;
+
+CREATE TABLE plain (id integer, tenant_id text);
+SET client_min_messages = warning;
+CREATE TABLE "Weird Name" (id integer, tenant_id uuid NOT NULL);
+CREATE TABLE IF NOT EXISTS plain (id integer, tenant_id text);
+CREATE TABLE numbered (id integer, tenant_id bigint);
+CREATE TABLE made AS SELECT 1 AS id, 'acme'::text AS tenant_id;
+SELECT 1 AS id, 'acme'::text AS tenant_id INTO selected;
+CREATE TABLE copied (LIKE old INCLUDING ALL);
+CREATE TABLE parts (id integer, tenant_id text) PARTITION BY RANGE (id);
+CREATE TABLE part PARTITION OF parts FOR VALUES FROM (0) TO (10);
+CREATE TABLE grown (id integer);
+ALTER TABLE grown ADD COLUMN body text;
+ALTER TABLE grown ADD COLUMN tenant_id text;
+CREATE TABLE elsewhere.moved (id integer, tenant_id text);
+ALTER TABLE elsewhere.moved SET SCHEMA "App Data";
+CREATE TABLE elsewhere.renamed (id integer, org text);
+CREATE TABLE other (id integer, org text);
+ALTER TABLE other RENAME COLUMN org TO tenant_id;
+CREATE TABLE catalogue (code text);
+CREATE TEMP TABLE scratch (id integer, tenant_id text);
+CREATE VIEW seen AS SELECT * FROM plain;
+SELECT c.oid::regclass, p.kind, p.drift FROM pg_class c LEFT JOIN tenancy.protected_tables p ON p.relation = c.oid
+WHERE c.relnamespace IN ('"App Data"'::regnamespace, 'elsewhere'::regnamespace, pg_my_temp_schema()) AND c.relkind IN ('r', 'p') ORDER BY c.relname;
+-- What cannot be protected is not created.
+CREATE TABLE wrong (id integer, tenant_id numeric);            -- SHOULD FAIL
+CREATE TABLE strangers AS SELECT 'nobody'::text AS tenant_id;  -- SHOULD FAIL
+CREATE TABLE nulls AS SELECT NULL::text AS tenant_id;          -- SHOULD FAIL
+ALTER TABLE catalogue ADD COLUMN tenant_id text;               -- empty: fine
+CREATE TABLE full_of (id integer);
+INSERT INTO full_of VALUES (1);
+ALTER TABLE full_of ADD COLUMN tenant_id text;                 -- SHOULD FAIL: a row of nobody
+ALTER TABLE full_of ADD COLUMN tenant_id text DEFAULT 'acme';
+RESET client_min_messages;
+-- A table of another kind is made so by another call.
+CREATE TABLE trail (tenant_id text, what text);
+SELECT tenancy.protect('trail', 'audit');
+-- In the context of a tenant.
+RESET ROLE;
+GRANT SET ON PARAMETER tenancy.tenant_id TO regress_owner;
+SET ROLE regress_owner;
+SET search_path = "App Data";
+SET tenancy.tenant_id = 'acme';
+CREATE TABLE for_acme (id integer, tenant_id text);
+INSERT INTO for_acme VALUES (1);
+INSERT INTO for_acme VALUES (1, 'beta');                       -- SHOULD FAIL
+RESET tenancy.tenant_id;
+RESET ROLE;
+REVOKE SET ON PARAMETER tenancy.tenant_id FROM regress_owner;
+-- While a dump is restored, nothing is done.
+SET tenancy.restoring = on;
+CREATE TABLE "App Data".restored (id integer, tenant_id text);
+RESET tenancy.restoring;
+SELECT count(*) FROM tenancy.protected_tables WHERE relation = '"App Data".restored'::regclass;
+SELECT tenancy.protect_schema('"App Data"');
+ALTER SCHEMA "App Data" RENAME TO renamed;
+CREATE TABLE renamed.later (id integer, tenant_id text);
+SELECT tenancy.unprotect_schema('renamed');
+SELECT tenancy.unprotect_schema('renamed');                    -- SHOULD FAIL
+CREATE TABLE renamed.free (id integer, tenant_id text);
+SELECT relation FROM tenancy.protected_tables WHERE relation IN ('renamed.free'::regclass, 'renamed.later'::regclass);
+SET client_min_messages = warning;
+SELECT tenancy.protect_schema('elsewhere', 'org');
+DROP SCHEMA elsewhere, renamed CASCADE;
+SELECT schema FROM tenancy.protected_schemas;
+SELECT count(*) FROM _tenancy.protected;
