@@ -41,6 +41,11 @@ GRANT EXECUTE ON FUNCTION
     _tenancy.count_visible(regclass, name, text), _tenancy.setting_of(name, text)
     TO PUBLIC;
 
+-- It tells where the isolation of tenants is weak.
+GRANT EXECUTE ON FUNCTION tenancy.lint(text), tenancy.lint_coverage() TO pg_monitor, pg_database_owner;
+GRANT SELECT ON tenancy.accepted_findings TO pg_monitor, pg_database_owner;
+GRANT EXECUTE ON FUNCTION tenancy.accept_finding(text, text), tenancy.unaccept_finding(text) TO pg_database_owner;
+
 DO $$
 BEGIN
     -- CREATE EXTENSION silences what is less than a WARNING, which this is.

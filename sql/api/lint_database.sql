@@ -1,0 +1,122 @@
+-- The rules of lint that look at the database as a whole, and at the server. Re-runnable.
+
+CREATE VIEW _tenancy.lint_publications AS
+    -- A filter of rows is what tells tenants apart here: policies do not.
+    WITH sent AS MATERIALIZED (
+        SELECT r.prpubid AS pub, p.relation FROM pg_publication_rel r JOIN _tenancy.lint_protected p ON p.oid = r.prrelid
+        WHERE p.kind <> 'system' AND r.prqual IS NULL
+        UNION
+        SELECT n.pnpubid, p.relation FROM pg_publication_namespace n JOIN _tenancy.lint_protected p ON p.relnamespace = n.pnnspid WHERE p.kind <> 'system'
+        UNION
+        SELECT b.oid, p.relation FROM pg_publication b, _tenancy.lint_protected p WHERE b.puballtables AND p.kind <> 'system'
+    )
+    SELECT 'publication' AS rule, 'warning' AS severity, quote_ident(b.pubname) AS object,
+           format('publishes the rows of all tenants of %s%s', min(s.relation::text), CASE WHEN count(*) > 1 THEN format(' and %s more protected tables', count(*) - 1) END) AS problem,
+           CASE WHEN b.puballtables THEN format('DROP PUBLICATION %I;', b.pubname)
+                WHEN EXISTS (SELECT FROM pg_publication_rel r WHERE r.prpubid = b.oid AND r.prqual IS NULL) THEN
+                    format('ALTER PUBLICATION %I SET TABLE %s WHERE (... = ''<tenant>'');', b.pubname, min(s.relation::text))
+                ELSE format('DROP PUBLICATION %I;', b.pubname) END AS remedy,
+           NULL::text AS detail
+    FROM sent s JOIN pg_publication b ON b.oid = s.pub
+    GROUP BY b.oid, b.pubname, b.puballtables;
+COMMENT ON VIEW _tenancy.lint_publications IS 'findings: publications of all tenants'' rows';
+
+CREATE VIEW _tenancy.lint_database AS
+    WITH guarded AS MATERIALIZED (
+        SELECT EXISTS (SELECT FROM _tenancy.protected p WHERE p.kind <> 'system') AS there
+    )
+    -- What a table is born with: it is open until somebody protects it, and new partitions keep what goes round policies.
+    SELECT 'default_privileges' AS rule,
+           CASE WHEN d.grantee = 0 OR d.unsafe <> '' THEN 'warning' ELSE 'info' END AS severity,
+           d.owner || CASE WHEN d.schema IS NOT NULL THEN ' in ' || d.schema ELSE '' END AS object,
+           format('new tables of %s%s are granted to %s: %s', d.owner, ' in schema ' || d.schema, d.to_whom, d.privileges) AS problem,
+           format('ALTER DEFAULT PRIVILEGES FOR ROLE %s%s REVOKE %s ON TABLES FROM %s;', d.owner, ' IN SCHEMA ' || d.schema,
+                  CASE WHEN d.grantee = 0 OR d.unsafe = '' THEN 'ALL' ELSE d.unsafe END, d.to_whom) AS remedy,
+           d.to_whom AS detail
+    FROM (SELECT quote_ident(pg_get_userbyid(a.defaclrole)) AS owner, quote_ident(n.nspname) AS schema, x.grantee,
+                 CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(x.grantee)) END AS to_whom,
+                 string_agg(x.privilege_type, ', ' ORDER BY x.privilege_type) AS privileges,
+                 coalesce(string_agg(x.privilege_type, ', ' ORDER BY x.privilege_type) FILTER (WHERE x.privilege_type IN ('TRUNCATE', 'REFERENCES', 'TRIGGER')), '') AS unsafe
+          FROM pg_default_acl a LEFT JOIN pg_namespace n ON n.oid = a.defaclnamespace, aclexplode(a.defaclacl) x
+          WHERE a.defaclobjtype = 'r' AND x.grantee <> a.defaclrole
+          GROUP BY a.defaclrole, n.nspname, x.grantee) d, guarded g
+    WHERE g.there
+    UNION ALL
+    -- Such a function may see rows before a policy has hidden them. Those of an extension are its authors' word.
+    SELECT 'leakproof_function', CASE WHEN e.member THEN 'info' ELSE 'warning' END, f.oid::regprocedure::text,
+           'is marked LEAKPROOF, so it is called on rows before policies have hidden them: a message or error of its own shows them',
+           format('ALTER FUNCTION %s NOT LEAKPROOF;', f.oid::regprocedure), NULL
+    FROM pg_proc f JOIN pg_namespace n ON n.oid = f.pronamespace,
+         LATERAL (SELECT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = f.oid AND d.deptype = 'e')) e(member)
+    WHERE f.proleakproof AND f.oid >= 16384 AND NOT (e.member AND n.nspname IN ('tenancy', '_tenancy'))
+    UNION ALL
+    -- Their functions are for superusers, or check that they are; a finding is that somebody has granted one. PUBLIC is what some are made with.
+    SELECT 'extension_reads_storage', CASE WHEN w.to_whom IS NULL THEN 'info' ELSE 'warning' END, x.extname::text,
+           format('%s%s', k.problem, CASE WHEN w.to_whom IS NULL THEN ', for superusers' ELSE format('; %s granted to %s', w.functions, w.to_whom) END),
+           coalesce(w.remedy, format('DROP EXTENSION %I;', x.extname)), NULL
+    FROM pg_extension x
+    JOIN (VALUES ('pageinspect', 'reads pages of tables as they are stored'), ('pg_surgery', 'changes rows as they are stored'),
+                 ('pg_walinspect', 'reads the changes of all tables'), ('pg_logicalinspect', 'reads the state of logical decoding'),
+                 ('pg_visibility', 'reads pages of tables as they are stored'), ('pg_dirtyread', 'reads dead rows'),
+                 ('adminpack', 'reads and writes files of the server'), ('file_fdw', 'reads files of the server'),
+                 ('pg_buffercache', 'shows which pages are in memory'), ('pgrowlocks', 'reads the locks of rows'),
+                 ('dblink', 'opens connections of its own, whose roles are others'), ('pg_parquet', 'copies tables without regard to policies'),
+                 ('plpython3u', 'lets a function read files of the server'), ('plperlu', 'lets a function read files of the server'),
+                 ('pltclu', 'lets a function read files of the server')) AS k(name, problem) ON k.name = x.extname
+    LEFT JOIN LATERAL (
+        SELECT string_agg(DISTINCT f.proname, ', ') AS functions, string_agg(DISTINCT quote_ident(pg_get_userbyid(a.grantee)), ', ') AS to_whom,
+               string_agg(DISTINCT format('REVOKE EXECUTE ON FUNCTION %s FROM %I;', f.oid::regprocedure, pg_get_userbyid(a.grantee)), E'\n') AS remedy
+        FROM pg_depend d JOIN pg_proc f ON f.oid = d.objid, aclexplode(f.proacl) a JOIN pg_roles o ON o.oid = a.grantee
+        WHERE d.classid = 'pg_proc'::regclass AND d.refclassid = 'pg_extension'::regclass AND d.refobjid = x.oid AND d.deptype = 'e'
+          AND a.grantee <> f.proowner AND a.grantee >= 16384 AND NOT o.rolsuper) w ON true,
+    guarded g
+    WHERE g.there
+    UNION ALL
+    -- A foreign server that leads back into this server, with a mapping to a role whom policies do not bind.
+    SELECT 'loopback_mapping', 'error', quote_ident(s.srvname),
+           format('leads back to this server, where %s is %s, who %s', CASE u.umuser WHEN 0 THEN 'everybody' ELSE quote_ident(pg_get_userbyid(u.umuser)) END, o.rolname,
+                  CASE WHEN o.rolsuper THEN 'is a superuser' WHEN o.rolbypassrls THEN 'has BYPASSRLS' ELSE 'owns protected tables' END),
+           format('DROP USER MAPPING FOR %s SERVER %I;', CASE u.umuser WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(u.umuser)) END, s.srvname),
+           CASE u.umuser WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(u.umuser)::text END
+    FROM pg_user_mapping u JOIN pg_foreign_server s ON s.oid = u.umserver JOIN pg_foreign_data_wrapper w ON w.oid = s.srvfdw
+    CROSS JOIN LATERAL (SELECT coalesce(max(o.option_value) FILTER (WHERE o.option_name = 'host'), '') AS host,
+                               coalesce(max(o.option_value) FILTER (WHERE o.option_name = 'hostaddr'), '') AS hostaddr,
+                               coalesce(max(o.option_value) FILTER (WHERE o.option_name = 'port'), current_setting('port')) AS port
+                        FROM pg_options_to_table(s.srvoptions) o) c
+    JOIN pg_roles o ON o.rolname = (SELECT m.option_value FROM pg_options_to_table(u.umoptions) m WHERE m.option_name = 'user')
+    WHERE w.fdwname IN ('postgres_fdw', 'dblink_fdw') AND c.port = current_setting('port')
+      AND (c.host IN ('', 'localhost') OR c.host LIKE '/%' OR c.host LIKE '127.%' OR c.host = '::1' OR c.hostaddr LIKE '127.%' OR c.hostaddr = '::1')
+      AND (u.umuser = 0 OR NOT (SELECT m.rolsuper OR m.rolbypassrls FROM pg_roles m WHERE m.oid = u.umuser))
+      AND (o.rolsuper OR o.rolbypassrls OR o.oid IN (SELECT p.relowner FROM _tenancy.lint_protected p WHERE p.kind <> 'system'))
+    UNION ALL
+    -- The private tables are granted to nobody but as the installation did, save REFERENCES for protect with a reference.
+    SELECT 'private_granted', CASE WHEN x.privilege_type = 'SELECT' THEN 'warning' ELSE 'error' END, c.oid::regclass::text,
+           format('%s is granted to %s: the table holds what is of all tenants', x.privilege_type, y.to_whom),
+           format('REVOKE %s ON %s FROM %s;', x.privilege_type, c.oid::regclass, y.to_whom), concat_ws(' ', x.privilege_type, y.to_whom)
+    FROM pg_class c CROSS JOIN LATERAL aclexplode(c.relacl) x
+    CROSS JOIN LATERAL (SELECT CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(x.grantee)) END) y(to_whom)
+    WHERE c.relnamespace = '_tenancy'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'S') AND x.grantee <> c.relowner AND x.privilege_type <> 'REFERENCES'
+      AND NOT EXISTS (SELECT FROM pg_init_privs i, aclexplode(i.initprivs) z
+                      WHERE i.classoid = 'pg_class'::regclass AND i.objoid = c.oid AND i.objsubid = 0 AND (z.grantee, z.privilege_type) = (x.grantee, x.privilege_type))
+    UNION ALL
+    SELECT 'administration_public', 'error', f.oid::regprocedure::text, 'everybody may execute it, and it administers tenants',
+           format('REVOKE EXECUTE ON ROUTINE %s FROM PUBLIC;', f.oid::regprocedure), NULL
+    FROM pg_proc f CROSS JOIN LATERAL aclexplode(coalesce(f.proacl, acldefault('f', f.proowner))) x
+    WHERE f.pronamespace = 'tenancy'::regnamespace AND x.grantee = 0
+      AND EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = f.oid AND d.deptype = 'e')
+      AND NOT EXISTS (SELECT FROM pg_init_privs i, aclexplode(i.initprivs) z WHERE i.classoid = 'pg_proc'::regclass AND i.objoid = f.oid AND z.grantee = 0)
+    UNION ALL
+    SELECT 'large_objects', CASE WHEN current_setting('lo_compat_privileges')::boolean THEN 'warning' ELSE 'info' END, 'large objects',
+           CASE WHEN current_setting('lo_compat_privileges')::boolean THEN 'everybody reads and writes them (lo_compat_privileges), and they belong to no tenant'
+                ELSE 'some are granted to others than their owners, and they belong to no tenant' END,
+           CASE WHEN current_setting('lo_compat_privileges')::boolean THEN 'ALTER SYSTEM SET lo_compat_privileges = off;'
+                ELSE '-- Keep what is a tenant''s in a bytea column of a protected table.' END, NULL
+    FROM guarded g
+    WHERE g.there AND EXISTS (SELECT FROM pg_largeobject_metadata m
+                  WHERE current_setting('lo_compat_privileges')::boolean OR EXISTS (SELECT FROM aclexplode(m.lomacl) x WHERE x.grantee <> m.lomowner))
+    UNION ALL
+    -- Ways round row-level security or beside it that were mended in 2026. A recommendation, as it is no fault of this database's.
+    SELECT 'server_minor', 'info', 'PostgreSQL ' || current_setting('server_version'),
+           format('lacks fixes of row-level security that came with %s', v.fixed), format('-- Update the server to %s or later.', v.fixed), NULL
+    FROM _tenancy.lint_minor() v, guarded g WHERE g.there AND v.fixed IS NOT NULL;
+COMMENT ON VIEW _tenancy.lint_database IS 'findings: the database as a whole, and the server';

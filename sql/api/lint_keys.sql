@@ -1,0 +1,133 @@
+-- The rules of lint that look at keys: PostgreSQL checks them without regard to policies. Re-runnable.
+
+-- Unique and exclusion constraints, and unique indexes, that hold across tenants: who inserts learns that a value is taken, and a
+-- tenant can take the values of others.
+-- Not reported but as info: surrogate keys, which is how nearly every table is made. Nobody chooses a generated number or a UUID, so
+-- nobody is kept from it; that it is taken tells what the sequence tells anyway. So a key is surrogate where one of its columns is an identity,
+-- takes its default from a sequence or is a uuid, or where it is the primary key on one integer column (frameworks draw its
+-- numbers themselves). Any other key is natural, and a warning.
+CREATE VIEW _tenancy.lint_unique AS
+    WITH p AS MATERIALIZED (
+        SELECT * FROM _tenancy.lint_protected WHERE kind <> 'system' AND attnum IS NOT NULL
+    ), k AS MATERIALIZED (
+        SELECT p.relation, p.oid, p.tenant_column, p.relkind, p.relname, i.indexrelid, x.relname AS index_name, i.indisprimary, i.indkey, i.indnkeyatts,
+               c.conname, c.contype, pg_get_indexdef(i.indexrelid) AS definition
+        FROM p JOIN pg_index i ON i.indrelid = p.oid AND (i.indisunique OR i.indisexclusion)
+        JOIN pg_class x ON x.oid = i.indexrelid
+        LEFT JOIN pg_constraint c ON c.conindid = i.indexrelid AND c.conrelid = p.oid AND c.contype IN ('p', 'u', 'x')
+        WHERE NOT p.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])
+          -- That of a partition comes from its parent.
+          AND NOT EXISTS (SELECT FROM pg_inherits h WHERE h.inhrelid = i.indexrelid)
+    ), judged AS (
+        SELECT k.*,
+               EXISTS (
+                   SELECT FROM unnest((k.indkey::int2[])[0:k.indnkeyatts - 1]) AS n(attnum)
+                   JOIN pg_attribute a ON a.attrelid = k.oid AND a.attnum = n.attnum
+                   LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+                   WHERE a.attidentity <> '' OR a.atttypid = 'uuid'::regtype
+                      OR pg_get_expr(d.adbin, d.adrelid) LIKE 'nextval(%'
+                      OR k.indisprimary AND k.indnkeyatts = 1 AND a.atttypid IN ('bigint'::regtype, 'integer'::regtype, 'smallint'::regtype)
+               ) AND coalesce(k.contype <> 'x', true) AS surrogate,
+               format('CREATE UNIQUE INDEX %I ON %s%s USING btree (', k.index_name, CASE WHEN k.relkind = 'p' THEN 'ONLY ' END, k.relation) AS head,
+               left(format('%s_%s', k.index_name, k.tenant_column), 63) AS new_name
+        FROM k
+    )
+    SELECT 'unique_across_tenants' AS rule, CASE WHEN j.surrogate THEN 'info' ELSE 'warning' END AS severity, j.relation::text AS object,
+           format(CASE WHEN j.contype = 'x' THEN 'exclusion constraint %I spans tenants: one is kept out by rows of another that it cannot see'
+                       WHEN j.surrogate THEN 'key %I spans tenants: an insertion tells that a number is taken'
+                       ELSE 'key %I spans tenants: a value that one has is refused to the others, which tells them of it' END,
+                  coalesce(j.conname, j.index_name)) AS problem,
+           CASE
+               WHEN j.contype = 'x' THEN
+                   -- = on the tenant column in a GiST index asks for btree_gist.
+                   format(E'CREATE EXTENSION IF NOT EXISTS btree_gist;\nALTER TABLE %s DROP CONSTRAINT %I, ADD CONSTRAINT %I %s;', j.relation, j.conname, j.conname,
+                          regexp_replace((SELECT pg_get_constraintdef(c.oid) FROM pg_constraint c WHERE c.conindid = j.indexrelid AND c.contype = 'x'),
+                                         '\(', '(' || quote_ident(j.tenant_column) || ' WITH =, '))
+               WHEN j.relkind = 'p' AND j.conname IS NOT NULL THEN
+                   -- Not CONCURRENTLY on a partitioned table.
+                   format('ALTER TABLE %s DROP CONSTRAINT %I, ADD CONSTRAINT %I %s;', j.relation, j.conname, j.conname,
+                          regexp_replace((SELECT pg_get_constraintdef(c.oid) FROM pg_constraint c WHERE c.conindid = j.indexrelid AND c.conrelid = j.oid AND c.contype IN ('p', 'u')),
+                                         '\(', '(' || quote_ident(j.tenant_column) || ', '))
+               WHEN starts_with(j.definition, j.head) THEN
+                   format('CREATE UNIQUE INDEX%s %I ON %s USING btree (%I, %s;', CASE WHEN j.relkind <> 'p' THEN ' CONCURRENTLY' END, j.new_name, j.relation,
+                          j.tenant_column, substr(j.definition, length(j.head) + 1))
+                   || CASE
+                       WHEN j.conname IS NULL THEN format(E'\nDROP INDEX%s %I.%I;', CASE WHEN j.relkind <> 'p' THEN ' CONCURRENTLY' END,
+                           (SELECT n.nspname FROM pg_class x JOIN pg_namespace n ON n.oid = x.relnamespace WHERE x.oid = j.indexrelid), j.index_name)
+                       ELSE format(E'\nALTER TABLE %s DROP CONSTRAINT %I, ADD CONSTRAINT %I %s USING INDEX %I;', j.relation, j.conname, j.conname,
+                           CASE j.contype WHEN 'p' THEN 'PRIMARY KEY' ELSE 'UNIQUE' END, j.new_name)
+                      END
+               ELSE format('-- Make an index like %I that begins with %I, and drop this one.', j.index_name, j.tenant_column)
+           END AS remedy,
+           coalesce(j.conname, j.index_name)::text AS detail
+    FROM judged j;
+COMMENT ON VIEW _tenancy.lint_unique IS 'findings: unique and exclusion constraints that span tenants';
+
+-- Foreign keys between rows of tenants that do not hold the two to be of one tenant: a row can point at another tenant's, and an insertion tells
+-- whether that exists. And tables that point at rows of tenants, have no tenant column, and are granted: they hold what belongs to tenants.
+CREATE VIEW _tenancy.lint_references AS
+    WITH p AS MATERIALIZED (
+        SELECT * FROM _tenancy.lint_protected
+    ), f AS MATERIALIZED (
+        SELECT k.oid, k.conname, k.conrelid, k.confrelid, k.conkey, k.confkey, k.condeferrable, k.condeferred, k.confupdtype, k.confdeltype, k.conindid,
+               parent.relation AS parent, parent.kind AS parent_kind, parent.tenant_column AS parent_column, parent.attnum AS parent_attnum,
+               parent.relkind AS parent_relkind, parent.relname AS parent_name
+        FROM pg_constraint k JOIN p AS parent ON parent.oid = k.confrelid AND parent.kind <> 'system'
+        WHERE k.contype = 'f' AND k.conparentid = 0
+    ), loose AS MATERIALIZED (
+        SELECT f.*, child.relation AS child, child.tenant_column AS child_column, child.relkind AS child_relkind,
+               ARRAY(SELECT quote_ident(a.attname) FROM unnest(f.conkey) WITH ORDINALITY AS n(attnum, place)
+                     JOIN pg_attribute a ON a.attrelid = f.conrelid AND a.attnum = n.attnum WHERE a.attname <> child.tenant_column ORDER BY n.place) AS child_keys,
+               ARRAY(SELECT quote_ident(a.attname) FROM unnest(f.confkey) WITH ORDINALITY AS n(attnum, place)
+                     JOIN pg_attribute a ON a.attrelid = f.confrelid AND a.attnum = n.attnum WHERE a.attname <> f.parent_column ORDER BY n.place) AS parent_keys,
+               left(format('%s_tenant', f.conname), 63) AS new_name,
+               left(format('%s_tenant_key', f.parent_name), 63) AS index_name,
+               EXISTS (SELECT FROM pg_index i WHERE i.indrelid = f.confrelid AND i.indisunique AND i.indisvalid AND i.indpred IS NULL
+                       AND i.indnkeyatts = cardinality(f.confkey) + 1
+                       AND (i.indkey::int2[])[0:i.indnkeyatts - 1] @> (f.confkey || f.parent_attnum)) AS has_key
+        FROM f JOIN p AS child ON child.oid = f.conrelid AND child.kind <> 'system'
+        WHERE NOT EXISTS (SELECT FROM unnest(f.conkey, f.confkey) AS pair(c, r) WHERE pair.c = child.attnum AND pair.r = f.parent_attnum)
+    )
+    -- A row for everybody has no tenant, so no key with a tenant can point at it: only a recommendation.
+    SELECT 'foreign_key_across_tenants' AS rule, CASE WHEN b.parent_kind = 'shared' THEN 'info' ELSE 'warning' END AS severity, b.child::text AS object,
+           format('foreign key %I to %s does not hold the tenant: a row can point at another tenant''s, and an insertion tells whether that exists', b.conname, b.parent) AS problem,
+           CASE WHEN b.parent_kind = 'shared' THEN
+               format('-- A key that holds the tenant cannot point at rows for everybody. Check it in a trigger, or accept this.')
+           WHEN cardinality(b.child_keys) <> cardinality(b.parent_keys) THEN
+               format('-- Make a foreign key from (%I, ...) to (%I, ...) of %s, and drop %I.', b.child_column, b.parent_column, b.parent, b.conname)
+           ELSE concat_ws(E'\n',
+               CASE WHEN NOT b.has_key AND b.parent_relkind = 'p' THEN
+                   format('ALTER TABLE %s ADD CONSTRAINT %I UNIQUE (%I, %s);', b.parent, b.index_name, b.parent_column, array_to_string(b.parent_keys, ', '))
+               WHEN NOT b.has_key THEN
+                   format(E'CREATE UNIQUE INDEX CONCURRENTLY %I ON %s (%I, %s);\nALTER TABLE %s ADD CONSTRAINT %I UNIQUE USING INDEX %I;',
+                          b.index_name, b.parent, b.parent_column, array_to_string(b.parent_keys, ', '), b.parent, b.index_name, b.index_name) END,
+               format('ALTER TABLE %s ADD CONSTRAINT %I FOREIGN KEY (%I, %s) REFERENCES %s (%I, %s)%s%s%s%s;', b.child, b.new_name,
+                      b.child_column, array_to_string(b.child_keys, ', '), b.parent, b.parent_column, array_to_string(b.parent_keys, ', '),
+                      CASE b.confupdtype WHEN 'c' THEN ' ON UPDATE CASCADE' WHEN 'r' THEN ' ON UPDATE RESTRICT' END,
+                      -- Only the columns of the old key are to become null.
+                      CASE b.confdeltype WHEN 'c' THEN ' ON DELETE CASCADE' WHEN 'r' THEN ' ON DELETE RESTRICT'
+                          WHEN 'n' THEN format(' ON DELETE SET NULL (%s)', array_to_string(b.child_keys, ', '))
+                          WHEN 'd' THEN format(' ON DELETE SET DEFAULT (%s)', array_to_string(b.child_keys, ', ')) END,
+                      CASE WHEN b.condeferred THEN ' DEFERRABLE INITIALLY DEFERRED' WHEN b.condeferrable THEN ' DEFERRABLE' END,
+                      CASE WHEN b.child_relkind <> 'p' THEN ' NOT VALID' END),
+               CASE WHEN b.child_relkind <> 'p' THEN format('ALTER TABLE %s VALIDATE CONSTRAINT %I;', b.child, b.new_name) END,
+               format('ALTER TABLE %s DROP CONSTRAINT %I;', b.child, b.conname))
+           END AS remedy,
+           b.conname::text AS detail
+    FROM loose b
+    UNION ALL
+    SELECT 'table_refers_to_tenants', 'warning', r.oid::regclass::text,
+           format('is granted, has no tenant column, and refers to the protected table %s: whose are its rows?', f.parent),
+           format(E'ALTER TABLE %s ADD COLUMN %I %s;\nUPDATE %s AS c SET %I = p.%I FROM %s AS p WHERE %s;\nSELECT tenancy.protect(%L%s);', r.oid::regclass, f.parent_column,
+                  (SELECT format_type(a.atttypid, a.atttypmod) FROM pg_attribute a WHERE a.attrelid = f.confrelid AND a.attnum = f.parent_attnum),
+                  r.oid::regclass, f.parent_column, f.parent_column, f.parent,
+                  (SELECT string_agg(format('p.%I = c.%I', b.attname, a.attname), ' AND ' ORDER BY n.place)
+                   FROM unnest(f.conkey, f.confkey) WITH ORDINALITY AS n(c, r, place)
+                   JOIN pg_attribute a ON a.attrelid = f.conrelid AND a.attnum = n.c JOIN pg_attribute b ON b.attrelid = f.confrelid AND b.attnum = n.r),
+                  r.oid::regclass, CASE WHEN f.parent_column <> 'tenant_id' THEN format(', tenant_column => %L', f.parent_column) END),
+           f.conname::text
+    FROM f JOIN _tenancy.lint_relations r ON r.oid = f.conrelid
+    WHERE r.granted AND NOT EXISTS (SELECT FROM p WHERE p.oid = f.conrelid)
+      -- With a tenant column it is named as an unprotected table.
+      AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = f.conrelid AND a.attname IN ('tenant_id', f.parent_column) AND a.attnum > 0 AND NOT a.attisdropped);
+COMMENT ON VIEW _tenancy.lint_references IS 'findings: foreign keys that do not hold the tenant';

@@ -1,0 +1,115 @@
+-- The rules of lint that look at what reads or copies protected tables with other rights than its caller's. Re-runnable.
+-- What runs with the rights of an owner whom policies bind is filtered, because row-level security is forced; so only owners that bypass matter.
+
+-- The texts of functions that run with the rights of an owner who bypasses policies, or that a protected table fires; without comments.
+CREATE VIEW _tenancy.lint_functions AS
+    SELECT f.oid, f.oid::regprocedure::text AS name, f.proowner, l.lanname AS language, f.prosecdef, f.prosqlbody IS NOT NULL AS parsed, f.proconfig,
+           o.rolsuper OR o.rolbypassrls AS owner_bypasses,
+           f.prosecdef AND (o.rolsuper OR o.rolbypassrls) AS bypasses,
+           f.proacl IS NULL OR EXISTS (SELECT FROM aclexplode(f.proacl) x WHERE x.grantee <> f.proowner) AS executable,
+           CASE WHEN l.lanname NOT IN ('c', 'internal') THEN
+               regexp_replace(regexp_replace(f.prosrc, '/\*.*?\*/', ' ', 'g'), '--[^\n]*', ' ', 'g') END AS body,
+           left(md5(f.prosrc), 8) AS print
+    FROM pg_proc f JOIN pg_language l ON l.oid = f.prolang JOIN pg_roles o ON o.oid = f.proowner
+    JOIN pg_namespace n ON n.oid = f.pronamespace
+    WHERE f.oid >= 16384 AND n.nspname NOT IN ('tenancy', '_tenancy', 'pg_catalog', 'information_schema')
+      AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = f.oid AND d.deptype = 'e')
+      AND (f.prosecdef OR f.oid IN (SELECT t.tgfoid FROM pg_trigger t WHERE NOT t.tgisinternal));
+COMMENT ON VIEW _tenancy.lint_functions IS 'the functions of users that may go round policies';
+
+-- Which relations these functions name, in a parsed body or in a text; schema-qualified or not. A name in the text of a
+-- dynamic statement is found, one that is put together is not: lint_coverage counts those.
+CREATE VIEW _tenancy.lint_names AS
+    WITH word AS MATERIALIZED (
+        SELECT DISTINCT f.oid,
+               CASE WHEN m[2] IS NOT NULL THEN replace(m[2], '""', '"') ELSE lower(m[3]) END AS qualifier,
+               CASE WHEN m[4] IS NOT NULL THEN replace(m[4], '""', '"') ELSE lower(m[5]) END AS word
+        FROM _tenancy.lint_functions f,
+             LATERAL regexp_matches(f.body, '((?:"((?:[^"]|"")+)"|([[:alpha:]_][[:alnum:]_$]*))\s*\.\s*)?(?:"((?:[^"]|"")+)"|([[:alpha:]_][[:alnum:]_$]*))', 'g') AS m
+        WHERE f.body IS NOT NULL AND NOT f.parsed
+    )
+    SELECT w.oid, c.oid AS relation, false AS parsed
+    FROM word w JOIN pg_class c ON c.relname = w.word AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
+    JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE (w.qualifier IS NULL OR w.qualifier = n.nspname) AND n.nspname !~ '^pg_'
+    UNION
+    SELECT f.oid, d.refobjid, true
+    FROM _tenancy.lint_functions f
+    JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = f.oid AND d.refclassid = 'pg_class'::regclass
+    WHERE f.parsed;
+COMMENT ON VIEW _tenancy.lint_names IS 'the relations that these functions name';
+
+-- Functions, views and materialized views over protected tables.
+CREATE VIEW _tenancy.lint_readers AS
+    WITH holder AS MATERIALIZED (
+        SELECT * FROM _tenancy.lint_holders
+    )
+    SELECT 'view_bypasses' AS rule, 'error' AS severity, r.oid::regclass::text AS object,
+           format('reads %s%s with the rights of %I, who bypasses row-level security, and is granted to others', h.source,
+                  CASE WHEN h.sources > 1 THEN format(' and %s more protected', h.sources - 1) END, pg_get_userbyid(r.relowner)) AS problem,
+           format('ALTER VIEW %s SET (security_invoker = true);', r.oid::regclass) AS remedy, NULL::text AS detail
+    FROM holder h JOIN _tenancy.lint_relations r ON r.oid = h.oid
+    WHERE r.relkind = 'v' AND r.owner_bypasses AND r.granted
+      AND NOT EXISTS (SELECT FROM pg_options_to_table(r.reloptions) x
+                      WHERE x.option_name = 'security_invoker' AND lower(x.option_value) IN ('true', 'on', 'yes', '1', 't', 'y', 'tr', 'tru', 'ye'))
+    UNION ALL
+    -- Granted to nobody, it is for its owner to read.
+    SELECT 'materialized_view', CASE WHEN r.granted THEN 'error' ELSE 'info' END, r.oid::regclass::text,
+           format('keeps the rows of %s that its owner saw at the last refresh, and no policy applies to it%s', h.source,
+                  CASE WHEN r.granted THEN '' ELSE '; it is granted to nobody' END),
+           coalesce((SELECT string_agg(DISTINCT format('REVOKE ALL ON %s FROM %s;', r.oid::regclass,
+                       CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(x.grantee)) END), E'\n')
+            FROM aclexplode(r.relacl) x WHERE x.grantee <> r.relowner), format('REVOKE ALL ON %s FROM PUBLIC;', r.oid::regclass)), NULL
+    FROM holder h JOIN _tenancy.lint_relations r ON r.oid = h.oid
+    WHERE r.relkind = 'm'
+    UNION ALL
+    -- Proof in a parsed body is an error; a name in a text is a warning, as it may be another's of the same name.
+    SELECT 'definer_function', CASE WHEN bool_or(n.parsed) THEN 'error' ELSE 'warning' END, f.name,
+           format('SECURITY DEFINER: %s %s with the rights of %I, who bypasses row-level security, and others may execute it',
+                  CASE WHEN bool_or(n.parsed) THEN 'reaches' ELSE 'names' END,
+                  string_agg(DISTINCT n.relation::regclass::text, ', '), pg_get_userbyid(f.proowner)),
+           format(E'ALTER FUNCTION %s SECURITY INVOKER;\n-- or let it be of an owner whom policies bind: ALTER FUNCTION %s OWNER TO ...;', f.name, f.name),
+           -- A text that was accepted and has changed since is another finding.
+           f.print
+    FROM _tenancy.lint_functions f JOIN _tenancy.lint_names n ON n.oid = f.oid JOIN holder h ON h.oid = n.relation
+    WHERE f.bypasses AND f.executable
+    GROUP BY f.oid, f.name, f.proowner, f.print
+    UNION ALL
+    -- A caller who puts objects of his own in front of those that such a function means is as good as its owner.
+    SELECT 'definer_search_path', 'warning', f.name,
+           format('SECURITY DEFINER with the rights of %I, who bypasses row-level security, and with the search_path of its caller', pg_get_userbyid(f.proowner)),
+           format(E'ALTER FUNCTION %s SET search_path = pg_catalog, pg_temp;\n-- after qualifying the names in it', f.name), NULL
+    FROM _tenancy.lint_functions f
+    WHERE f.bypasses AND f.executable AND NOT f.parsed AND f.body IS NOT NULL
+      AND NOT EXISTS (SELECT FROM unnest(f.proconfig) c WHERE c LIKE 'search_path=%')
+      AND EXISTS (SELECT FROM _tenancy.protected p WHERE p.kind <> 'system');
+COMMENT ON VIEW _tenancy.lint_readers IS 'findings: what reads protected tables with rights that bypass policies';
+
+-- Triggers and rules of users on protected tables, which see every row that any tenant writes.
+CREATE VIEW _tenancy.lint_copiers AS
+    -- A trigger function that runs as its definer and writes: to protected tables, as an owner whom policies bind, is how it should be.
+    SELECT 'trigger_writes_elsewhere' AS rule, 'warning' AS severity, p.relation::text AS object,
+           format('trigger %I calls %s, which is SECURITY DEFINER and writes %s', t.tgname, f.name,
+                  CASE WHEN w.names IS NOT NULL AND NOT f.owner_bypasses THEN 'to ' || w.names || ', not protected'
+                       WHEN f.owner_bypasses THEN format('with the rights of %I, who bypasses row-level security', pg_get_userbyid(f.proowner))
+                       ELSE 'where its text does not say' END) AS problem,
+           format('ALTER FUNCTION %s SECURITY INVOKER;', f.name) AS remedy,
+           concat_ws(' ', t.tgname, f.print) AS detail
+    FROM pg_trigger t
+    JOIN _tenancy.protected p ON p.relation = t.tgrelid AND p.kind <> 'system'
+    JOIN _tenancy.lint_functions f ON f.oid = t.tgfoid
+    LEFT JOIN LATERAL (
+        SELECT string_agg(DISTINCT n.relation::regclass::text, ', ') AS names
+        FROM _tenancy.lint_names n WHERE n.oid = f.oid AND NOT EXISTS (SELECT FROM _tenancy.protected q WHERE q.relation = n.relation)) w ON true
+    WHERE NOT t.tgisinternal AND f.prosecdef AND t.tgparentid = 0
+      AND f.body ~* '\m(insert\s+into|update|delete\s+from|merge\s+into|copy|execute)\M'
+      AND (f.owner_bypasses OR w.names IS NOT NULL OR f.body ~* '\mexecute\M')
+    UNION ALL
+    -- What a rule does is done with the rights of the table's owner.
+    SELECT 'rule_on_table', CASE WHEN p.owner_bypasses THEN 'error' ELSE 'warning' END, p.relation::text,
+           format('rule %I rewrites statements on the table, with the rights of %I%s', r.rulename, pg_get_userbyid(p.relowner),
+                  CASE WHEN p.owner_bypasses THEN ', who bypasses row-level security' END),
+           format('DROP RULE %I ON %s;', r.rulename, p.relation), r.rulename::text
+    FROM pg_rewrite r JOIN _tenancy.lint_protected p ON p.oid = r.ev_class
+    WHERE p.kind <> 'system' AND r.rulename <> '_RETURN';
+COMMENT ON VIEW _tenancy.lint_copiers IS 'findings: triggers and rules that see the rows of all tenants';
