@@ -127,7 +127,11 @@ extension_sql_file!("../sql/api/prove.sql", name = "prove", requires = ["prove_c
 extension_sql_file!("../sql/api/prove_ways.sql", name = "prove_ways", requires = ["prove"]);
 extension_sql_file!("../sql/api/explain_access.sql", name = "explain_access", requires = ["prove_ways"]);
 extension_sql_file!("../sql/schema/60_findings.sql", name = "findings_table", requires = ["quotas_table"]);
-extension_sql_file!("../sql/api/lint_parts.sql", name = "lint_parts", requires = ["explain_access", "findings_table"]);
+extension_sql_file!(
+    "../sql/api/lint_parts.sql",
+    name = "lint_parts",
+    requires = ["explain_access", "findings_table"]
+);
 extension_sql_file!("../sql/api/lint_tables.sql", name = "lint_tables", requires = ["lint_parts"]);
 extension_sql_file!("../sql/api/lint_keys.sql", name = "lint_keys", requires = ["lint_tables"]);
 extension_sql_file!("../sql/api/lint_readers.sql", name = "lint_readers", requires = ["lint_keys"]);

@@ -67,19 +67,19 @@ CREATE FUNCTION tenancy.accept_finding(key text, reason text) RETURNS void
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    found record;
+    finding record;
 BEGIN
     PERFORM _tenancy.refuse_in_context('accept_finding');
     IF accept_finding.key IS NULL OR btrim(coalesce(accept_finding.reason, '')) = '' THEN
         PERFORM _tenancy.raise('PARAMETER_INVALID', 'a finding is accepted by its key, for a reason');
     END IF;
-    SELECT l.severity, l.problem INTO found FROM _tenancy.lint_all() l WHERE l.key = accept_finding.key LIMIT 1;
+    SELECT l.severity, l.problem INTO finding FROM _tenancy.lint_all() l WHERE l.key = accept_finding.key LIMIT 1;
     IF NOT FOUND THEN
         PERFORM _tenancy.raise('PARAMETER_INVALID', format('there is no finding "%s"', accept_finding.key), jsonb_build_object('key', accept_finding.key),
             'The keys are those that SELECT * FROM tenancy.lint(''info'') shows.');
     END IF;
     INSERT INTO _tenancy.accepted_findings AS a (key, reason, severity, problem, accepted_by)
-    VALUES (accept_finding.key, accept_finding.reason, found.severity, found.problem, session_user)
+    VALUES (accept_finding.key, accept_finding.reason, finding.severity, finding.problem, session_user)
     ON CONFLICT ON CONSTRAINT accepted_findings_pkey DO UPDATE
         SET reason = excluded.reason, severity = excluded.severity, problem = excluded.problem, accepted_by = excluded.accepted_by, accepted_at = now();
 END

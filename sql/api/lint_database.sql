@@ -42,6 +42,19 @@ CREATE VIEW _tenancy.lint_database AS
           GROUP BY a.defaclrole, n.nspname, x.grantee) d, guarded g
     WHERE g.there
     UNION ALL
+    SELECT 'guard_disabled', 'error', quote_ident(e.evtname), 'the event trigger is disabled, or does not fire always: protection can be weakened, and new partitions are left open',
+           format('ALTER EVENT TRIGGER %I ENABLE ALWAYS;', e.evtname), NULL
+    FROM pg_event_trigger e WHERE e.evtname IN ('tenancy_guard_ddl', 'tenancy_guard_drop') AND e.evtenabled <> 'A'
+    UNION ALL
+    SELECT 'restoring_left_on', 'error', concat_ws(' in ', CASE WHEN s.setrole <> 0 THEN quote_ident(pg_get_userbyid(s.setrole)) END,
+               CASE WHEN s.setdatabase <> 0 THEN quote_ident(current_database()) ELSE 'all databases' END),
+           'tenancy.restoring is on: protection can be weakened, and new tables are left unprotected',
+           CASE WHEN s.setrole = 0 AND s.setdatabase = 0 THEN 'ALTER ROLE ALL'
+                WHEN s.setrole = 0 THEN format('ALTER DATABASE %I', current_database())
+                ELSE format('ALTER ROLE %I%s', pg_get_userbyid(s.setrole), CASE WHEN s.setdatabase <> 0 THEN format(' IN DATABASE %I', current_database()) END) END
+           || ' RESET tenancy.restoring;', NULL
+    FROM _tenancy.lint_settings s WHERE s.parameter = 'tenancy.restoring' AND lower(s.value) IN ('on', 'true', 'yes', '1')
+    UNION ALL
     -- Such a function may see rows before a policy has hidden them. Those of an extension are its authors' word.
     SELECT 'leakproof_function', CASE WHEN e.member THEN 'info' ELSE 'warning' END, f.oid::regprocedure::text,
            'is marked LEAKPROOF, so it is called on rows before policies have hidden them: a message or error of its own shows them',

@@ -69,52 +69,18 @@ CREATE VIEW _tenancy.lint_references AS
     WITH p AS MATERIALIZED (
         SELECT * FROM _tenancy.lint_protected
     ), f AS MATERIALIZED (
-        SELECT k.oid, k.conname, k.conrelid, k.confrelid, k.conkey, k.confkey, k.condeferrable, k.condeferred, k.confupdtype, k.confdeltype, k.conindid,
-               parent.relation AS parent, parent.kind AS parent_kind, parent.tenant_column AS parent_column, parent.attnum AS parent_attnum,
-               parent.relkind AS parent_relkind, parent.relname AS parent_name
+        SELECT k.conname, k.conrelid, k.confrelid, k.conkey, k.confkey, parent.relation AS parent, parent.tenant_column AS parent_column,
+               parent.attnum AS parent_attnum
         FROM pg_constraint k JOIN p AS parent ON parent.oid = k.confrelid AND parent.kind <> 'system'
         WHERE k.contype = 'f' AND k.conparentid = 0
-    ), loose AS MATERIALIZED (
-        SELECT f.*, child.relation AS child, child.tenant_column AS child_column, child.relkind AS child_relkind,
-               ARRAY(SELECT quote_ident(a.attname) FROM unnest(f.conkey) WITH ORDINALITY AS n(attnum, place)
-                     JOIN pg_attribute a ON a.attrelid = f.conrelid AND a.attnum = n.attnum WHERE a.attname <> child.tenant_column ORDER BY n.place) AS child_keys,
-               ARRAY(SELECT quote_ident(a.attname) FROM unnest(f.confkey) WITH ORDINALITY AS n(attnum, place)
-                     JOIN pg_attribute a ON a.attrelid = f.confrelid AND a.attnum = n.attnum WHERE a.attname <> f.parent_column ORDER BY n.place) AS parent_keys,
-               left(format('%s_tenant', f.conname), 63) AS new_name,
-               left(format('%s_tenant_key', f.parent_name), 63) AS index_name,
-               EXISTS (SELECT FROM pg_index i WHERE i.indrelid = f.confrelid AND i.indisunique AND i.indisvalid AND i.indpred IS NULL
-                       AND i.indnkeyatts = cardinality(f.confkey) + 1
-                       AND (i.indkey::int2[])[0:i.indnkeyatts - 1] @> (f.confkey || f.parent_attnum)) AS has_key
-        FROM f JOIN p AS child ON child.oid = f.conrelid AND child.kind <> 'system'
-        WHERE NOT EXISTS (SELECT FROM unnest(f.conkey, f.confkey) AS pair(c, r) WHERE pair.c = child.attnum AND pair.r = f.parent_attnum)
     )
     -- A row for everybody has no tenant, so no key with a tenant can point at it: only a recommendation.
-    SELECT 'foreign_key_across_tenants' AS rule, CASE WHEN b.parent_kind = 'shared' THEN 'info' ELSE 'warning' END AS severity, b.child::text AS object,
-           format('foreign key %I to %s does not hold the tenant: a row can point at another tenant''s, and an insertion tells whether that exists', b.conname, b.parent) AS problem,
-           CASE WHEN b.parent_kind = 'shared' THEN
-               format('-- A key that holds the tenant cannot point at rows for everybody. Check it in a trigger, or accept this.')
-           WHEN cardinality(b.child_keys) <> cardinality(b.parent_keys) THEN
-               format('-- Make a foreign key from (%I, ...) to (%I, ...) of %s, and drop %I.', b.child_column, b.parent_column, b.parent, b.conname)
-           ELSE concat_ws(E'\n',
-               CASE WHEN NOT b.has_key AND b.parent_relkind = 'p' THEN
-                   format('ALTER TABLE %s ADD CONSTRAINT %I UNIQUE (%I, %s);', b.parent, b.index_name, b.parent_column, array_to_string(b.parent_keys, ', '))
-               WHEN NOT b.has_key THEN
-                   format(E'CREATE UNIQUE INDEX CONCURRENTLY %I ON %s (%I, %s);\nALTER TABLE %s ADD CONSTRAINT %I UNIQUE USING INDEX %I;',
-                          b.index_name, b.parent, b.parent_column, array_to_string(b.parent_keys, ', '), b.parent, b.index_name, b.index_name) END,
-               format('ALTER TABLE %s ADD CONSTRAINT %I FOREIGN KEY (%I, %s) REFERENCES %s (%I, %s)%s%s%s%s;', b.child, b.new_name,
-                      b.child_column, array_to_string(b.child_keys, ', '), b.parent, b.parent_column, array_to_string(b.parent_keys, ', '),
-                      CASE b.confupdtype WHEN 'c' THEN ' ON UPDATE CASCADE' WHEN 'r' THEN ' ON UPDATE RESTRICT' END,
-                      -- Only the columns of the old key are to become null.
-                      CASE b.confdeltype WHEN 'c' THEN ' ON DELETE CASCADE' WHEN 'r' THEN ' ON DELETE RESTRICT'
-                          WHEN 'n' THEN format(' ON DELETE SET NULL (%s)', array_to_string(b.child_keys, ', '))
-                          WHEN 'd' THEN format(' ON DELETE SET DEFAULT (%s)', array_to_string(b.child_keys, ', ')) END,
-                      CASE WHEN b.condeferred THEN ' DEFERRABLE INITIALLY DEFERRED' WHEN b.condeferrable THEN ' DEFERRABLE' END,
-                      CASE WHEN b.child_relkind <> 'p' THEN ' NOT VALID' END),
-               CASE WHEN b.child_relkind <> 'p' THEN format('ALTER TABLE %s VALIDATE CONSTRAINT %I;', b.child, b.new_name) END,
-               format('ALTER TABLE %s DROP CONSTRAINT %I;', b.child, b.conname))
-           END AS remedy,
-           b.conname::text AS detail
-    FROM loose b
+    SELECT 'foreign_key_across_tenants' AS rule, CASE WHEN b.obstacle ~ '^rows' THEN 'info' ELSE 'warning' END AS severity, b.relation::text AS object,
+           format('foreign key %I to %s does not hold the tenant: a row can point at another tenant''s, and an insertion tells whether that exists', b.name, b.parent) AS problem,
+           CASE WHEN b.obstacle IS NULL THEN array_to_string(b.statements, E'\n')
+                ELSE format('-- It cannot be extended, because %s. Change that, check the reference in a trigger, or accept this.', b.obstacle) END AS remedy,
+           b.name::text AS detail
+    FROM _tenancy.foreign_keys(NULL) b WHERE NOT b.is_scoped
     UNION ALL
     SELECT 'table_refers_to_tenants', 'warning', r.oid::regclass::text,
            format('is granted, has no tenant column, and refers to the protected table %s: whose are its rows?', f.parent),

@@ -34,14 +34,14 @@ CREATE VIEW _tenancy.lint_roles AS
     FROM plain a JOIN member m ON m.member = a.oid AND m.settable JOIN pg_roles o ON o.oid = m.role AND (o.rolsuper OR o.rolbypassrls)
     JOIN edge e ON e.member = a.oid AND e.role = o.oid
     UNION ALL
-    -- Who owns a table can take its policies off.
+    -- Who owns a table can give its protection up.
     SELECT 'role_owns_tables', 'warning', quote_ident(a.name),
-           format('owns %s, and so can disable its row-level security', CASE WHEN o.tables = 1 THEN o.one ELSE format('%s protected tables such as %s', o.tables, o.one) END),
+           format('owns %s, and so can give its protection up', CASE WHEN o.tables = 1 THEN o.one ELSE format('%s protected tables such as %s', o.tables, o.one) END),
            format(E'CREATE ROLE %I;\nREASSIGN OWNED BY %I TO %I;', left('owner_of_' || a.name, 63), a.name, left('owner_of_' || a.name, 63)), NULL
     FROM plain a JOIN owner o ON o.relowner = a.oid
     UNION ALL
     SELECT 'role_reaches_owner', 'warning', quote_ident(a.name),
-           format('is a member of %I, who owns %s, and so can disable its row-level security', pg_get_userbyid(o.relowner),
+           format('is a member of %I, who owns %s, and so can give its protection up', pg_get_userbyid(o.relowner),
                   CASE WHEN o.tables = 1 THEN o.one ELSE format('%s protected tables such as %s', o.tables, o.one) END),
            e.remedy, pg_get_userbyid(o.relowner)::text
     FROM plain a JOIN member m ON m.member = a.oid JOIN owner o ON o.relowner = m.role
@@ -109,6 +109,7 @@ CREATE VIEW _tenancy.lint_grants_on_parameters AS
            CASE WHEN g.parameter = 'session_replication_role' THEN format('%s may switch off foreign keys and triggers', g.grantee_name)
                 WHEN g.privilege = 'ALTER SYSTEM' THEN format('%s may set it for the whole server', g.grantee_name)
                 WHEN g.parameter = 'tenancy.tenant_id' THEN 'everybody may be any tenant'
+                WHEN g.parameter = 'tenancy.restoring' THEN format('%s may weaken the protection of what it owns', g.grantee_name)
                 ELSE format('%s may take off what it was given', g.grantee_name) END AS problem,
            format('REVOKE %s ON PARAMETER %s FROM %s;', g.privilege, g.parameter, g.grantee_name) AS remedy,
            concat_ws(' ', g.privilege, g.grantee_name) AS detail

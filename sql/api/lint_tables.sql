@@ -131,7 +131,7 @@ CREATE VIEW _tenancy.lint_drift AS
                IS DISTINCT FROM (n.polpermissive, n.command, n.using_expr, n.check_expr))
         UNION ALL
         SELECT p.oid, 'guard_missing', 'error', 'trigger tenancy_guard is missing, disabled or altered'
-        FROM p JOIN (SELECT k.kind, g.tgtype, g.function::regproc::oid AS tgfoid FROM (VALUES ('system'), ('audit')) k(kind), LATERAL _tenancy.guard(k.kind) g) g
+        FROM p JOIN (SELECT k.kind, g.tgtype, g.function::regproc::oid AS tgfoid FROM (VALUES ('tenant'), ('shared'), ('audit'), ('system')) k(kind), LATERAL _tenancy.guard(k.kind) g) g
           ON g.kind = p.kind
         WHERE NOT EXISTS (
             SELECT FROM pg_trigger r

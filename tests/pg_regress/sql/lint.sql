@@ -1,0 +1,175 @@
+-- lint(): what weakens isolation is found, each next to a twin that is not; what mends it is executed, and the finding is gone.
+\set VERBOSITY default
+SET client_min_messages = warning;
+CREATE SCHEMA lint;
+SET search_path = lint, public;
+CREATE FUNCTION pg_temp.findings() RETURNS TABLE (rule text, severity text, object text, problem text) LANGUAGE sql AS $$
+    SELECT l.rule, l.severity, l.object, l.problem FROM tenancy.lint('info') l
+    WHERE l.key ~ 'lint\.|regress_lint' ORDER BY l.rule COLLATE "C", l.object COLLATE "C", l.problem COLLATE "C" $$;
+-- Executes the remedy of each finding of a rule, and tells what is left of it.
+CREATE FUNCTION pg_temp.mend(the_rule text) RETURNS SETOF text LANGUAGE plpgsql AS $$
+DECLARE
+    item record;
+    line text;
+BEGIN
+    FOR item IN SELECT * FROM tenancy.lint('info') l WHERE l.rule = the_rule AND l.key ~ 'lint\.|regress_lint' LOOP
+        FOREACH line IN ARRAY string_to_array(item.remedy, E';\n') LOOP
+            line := regexp_replace(replace(line, 'CONCURRENTLY ', ''), '^--[^\n]*\n?', '');
+            IF line <> '' THEN
+                EXECUTE line;
+            END IF;
+        END LOOP;
+    END LOOP;
+    RETURN QUERY SELECT l.object || ': ' || l.problem FROM tenancy.lint('info') l WHERE l.rule = the_rule AND l.key ~ 'lint\.|regress_lint';
+END $$;
+
+-- An empty schema, and one under nothing but protect, partitions, foreign keys, views and functions as they should be.
+SELECT * FROM pg_temp.findings();
+CREATE TABLE good (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, tenant_id text, code text, UNIQUE (tenant_id, code));
+CREATE TABLE good_child (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), tenant_id text, good_id bigint REFERENCES good);
+CREATE TABLE good_parts (id integer, tenant_id uuid) PARTITION BY RANGE (id);
+CREATE TABLE good_part PARTITION OF good_parts FOR VALUES FROM (0) TO (10);
+CREATE TABLE good_shared (id serial PRIMARY KEY, org bigint);
+CREATE TABLE good_audit (tenant_id text, what text);
+CREATE TABLE good_system (code text PRIMARY KEY);
+CREATE TABLE "Good Name" ("The Tenant" integer);
+SELECT tenancy.protect('good'), tenancy.protect('good_child'), tenancy.protect('good_parts'), tenancy.protect('good_shared', 'shared', 'org'),
+       tenancy.protect('good_audit', 'audit'), tenancy.protect('good_system', 'system'), tenancy.protect('"Good Name"', tenant_column => 'The Tenant');
+CREATE ROLE regress_lint_app LOGIN;
+CREATE ROLE regress_lint_owner;
+GRANT USAGE ON SCHEMA lint TO regress_lint_app, regress_lint_owner;
+GRANT SELECT, INSERT, UPDATE, DELETE ON good, good_child, good_parts, good_shared, good_audit, "Good Name" TO regress_lint_app, regress_lint_owner;
+GRANT SELECT ON good_system TO regress_lint_app;
+GRANT USAGE ON SEQUENCE good_shared_id_seq TO regress_lint_app;
+CREATE VIEW good_view WITH (security_invoker = true) AS SELECT * FROM good;
+CREATE VIEW good_owned AS SELECT * FROM good;
+ALTER VIEW good_owned OWNER TO regress_lint_owner;
+GRANT SELECT ON good_view, good_owned TO regress_lint_app;
+CREATE FUNCTION good_definer() RETURNS bigint LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 'SELECT count(*) FROM lint.good';
+ALTER FUNCTION good_definer() OWNER TO regress_lint_owner;
+CREATE FUNCTION good_kept() RETURNS bigint LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 'SELECT count(*) FROM lint.good';
+REVOKE EXECUTE ON FUNCTION good_kept() FROM PUBLIC;
+SELECT rule, severity, object FROM pg_temp.findings() WHERE severity <> 'info';
+
+-- Tables.
+CREATE TABLE open (id integer, tenant_id text);
+GRANT SELECT ON open TO regress_lint_app;
+CREATE TABLE open_ungranted (tenant_id text);
+CREATE TABLE open_policy (tenant_id text);
+ALTER TABLE open_policy ENABLE ROW LEVEL SECURITY;
+CREATE POLICY own ON open_policy USING (tenant_id = current_user);
+CREATE TABLE open_org (org bigint);
+CREATE TABLE not_that_org (org text);                          -- of another type than the column of that name that is known
+CREATE TABLE open_type (tenant_id numeric);
+CREATE TABLE forgotten (code text);
+GRANT SELECT ON forgotten TO regress_lint_app;
+CREATE FOREIGN DATA WRAPPER regress_lint_fdw;
+CREATE SERVER regress_lint_server FOREIGN DATA WRAPPER regress_lint_fdw;
+CREATE FOREIGN TABLE far (tenant_id text) SERVER regress_lint_server;
+GRANT SELECT ON far TO regress_lint_app;
+SELECT * FROM pg_temp.findings() WHERE object ~ 'open|org|forgotten|far';
+SELECT * FROM pg_temp.mend('table_unprotected');
+SELECT * FROM pg_temp.mend('tenant_column_type');
+SELECT * FROM pg_temp.mend('table_uncategorised');
+SELECT * FROM pg_temp.mend('foreign_table');
+SELECT * FROM pg_temp.findings() WHERE object ~ 'open|org|forgotten|far' AND severity <> 'info';
+
+-- Drift, policies, privileges.
+SET tenancy.restoring = on;
+ALTER TABLE good NO FORCE ROW LEVEL SECURITY;
+ALTER POLICY tenancy_isolation ON good_child USING (true);
+ALTER TABLE good_part DISABLE ROW LEVEL SECURITY;
+ALTER TABLE good_audit DISABLE TRIGGER tenancy_guard;
+ALTER TABLE "Good Name" ALTER COLUMN "The Tenant" DROP NOT NULL, ALTER COLUMN "The Tenant" DROP DEFAULT;
+DROP INDEX "tenancy_Good Name_tenant";
+CREATE TABLE later PARTITION OF good_parts FOR VALUES FROM (10) TO (20);
+RESET tenancy.restoring;
+CREATE POLICY oops ON good USING (true);
+CREATE POLICY narrow ON good AS RESTRICTIVE USING (code <> '');   -- narrows: no finding
+CREATE FUNCTION ctx() RETURNS text LANGUAGE sql IMMUTABLE AS $$SELECT current_setting('app.tenant')$$;
+CREATE POLICY folded ON good_audit AS RESTRICTIVE USING (tenant_id = lint.ctx());
+GRANT TRUNCATE ON good TO regress_lint_app;
+GRANT REFERENCES (code) ON good TO PUBLIC;
+GRANT TRIGGER ON good_system TO regress_lint_app;
+GRANT UPDATE ON SEQUENCE good_shared_id_seq TO regress_lint_app;
+SELECT * FROM pg_temp.findings() WHERE rule ~ 'drift|policy|immutable|grant|sequence|partition|forced|disabled|missing|altered|nullable|index|default|parent' AND rule <> 'parameter_granted';
+\pset format unaligned
+SELECT rule, remedy FROM tenancy.lint('info') WHERE key ~ 'lint\.' AND rule ~ 'drift|policy|immutable|grant|sequence|partition|forced|disabled|missing|altered|nullable|index|default' ORDER BY key COLLATE "C";
+\pset format aligned
+SELECT DISTINCT pg_temp.mend(rule) FROM tenancy.lint('info') WHERE key ~ 'lint\.' AND rule ~ 'drift|policy|grant|sequence|partition|forced|disabled|missing|altered|nullable|index|default';
+SELECT * FROM pg_temp.findings() WHERE severity <> 'info';
+DROP POLICY folded ON good_audit;
+DROP FUNCTION ctx();
+
+-- Keys.
+CREATE TABLE natural_key (email text PRIMARY KEY, tenant_id text, during tstzrange, EXCLUDE USING gist (during WITH &&));
+CREATE UNIQUE INDEX natural_index ON natural_key (lower(email));
+CREATE TABLE loose (id integer, tenant_id text, good_id bigint);
+CREATE TABLE outside (good_id bigint REFERENCES good);
+GRANT SELECT ON outside TO regress_lint_app;
+SELECT tenancy.protect('natural_key'), tenancy.protect('loose');
+ALTER TABLE loose ADD CONSTRAINT loose_good FOREIGN KEY (good_id) REFERENCES good;
+SELECT * FROM pg_temp.findings() WHERE object ~ 'natural|loose|outside' AND severity <> 'info';
+SELECT * FROM pg_temp.mend('foreign_key_across_tenants');
+\d loose
+\pset format unaligned
+SELECT problem, remedy FROM tenancy.lint() WHERE key ~ 'lint\.(natural|outside)' ORDER BY key COLLATE "C";
+\pset format aligned
+DROP TABLE natural_key, outside;
+
+-- Readers.
+CREATE VIEW leaky AS SELECT * FROM good;
+CREATE VIEW leaky_over AS SELECT * FROM leaky;
+CREATE VIEW leaky_ungranted AS SELECT * FROM good;
+CREATE MATERIALIZED VIEW kept AS SELECT * FROM good;
+GRANT SELECT ON leaky_over, kept TO regress_lint_app;
+CREATE FUNCTION by_text() RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER AS 'BEGIN RETURN (SELECT count(*) FROM lint.good); END';
+CREATE FUNCTION by_body() RETURNS bigint LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp BEGIN ATOMIC SELECT count(*) FROM lint.good; END;
+CREATE FUNCTION by_comment() RETURNS integer LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 'BEGIN /* not good */ RETURN 1; -- good
+END';
+CREATE TABLE elsewhere (body text);
+CREATE FUNCTION copy_row() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 'BEGIN INSERT INTO lint.elsewhere VALUES (NEW.code); RETURN NEW; END';
+CREATE TRIGGER copier AFTER INSERT ON good FOR EACH ROW EXECUTE FUNCTION copy_row();
+CREATE RULE also AS ON INSERT TO good_child DO ALSO INSERT INTO lint.elsewhere VALUES ('x');
+SELECT * FROM pg_temp.findings() WHERE rule ~ 'view|definer|trigger|rule' AND severity <> 'info';
+SELECT * FROM pg_temp.mend('view_bypasses');
+SELECT * FROM pg_temp.mend('materialized_view');
+SELECT * FROM pg_temp.mend('definer_search_path');
+SELECT * FROM pg_temp.mend('definer_function');
+SELECT * FROM pg_temp.mend('trigger_writes_elsewhere');
+SELECT * FROM pg_temp.mend('rule_on_table');
+SELECT * FROM pg_temp.findings() WHERE severity <> 'info';
+
+-- A finding that is accepted is named no more, until that is taken back; what is accepted and gone is named.
+CREATE TABLE legacy (id integer, tenant_id text);
+SELECT rule, key FROM tenancy.lint() WHERE key ~ 'lint\.legacy';
+SELECT tenancy.accept_finding('table_unprotected:lint.legacy', 'goes next month');
+SELECT rule, key FROM tenancy.lint() WHERE key ~ 'lint\.legacy';
+SELECT key, reason, severity, accepted_by FROM tenancy.accepted_findings;
+SELECT tenancy.accept_finding('table_unprotected:lint.legacy', 'goes next year');
+SELECT reason FROM tenancy.accepted_findings;
+SELECT tenancy.accept_finding('table_unprotected:lint.nothing', 'x');   -- SHOULD FAIL
+SELECT tenancy.accept_finding('table_unprotected:lint.legacy', ' ');    -- SHOULD FAIL
+SELECT tenancy.accept_finding(NULL, 'x');                      -- SHOULD FAIL
+SELECT tenancy.unaccept_finding('table_unprotected:lint.legacy');
+SELECT tenancy.unaccept_finding('table_unprotected:lint.legacy');       -- SHOULD FAIL
+SELECT rule, key FROM tenancy.lint() WHERE key ~ 'lint\.legacy';
+SELECT tenancy.accept_finding('table_unprotected:lint.legacy', 'again');
+DROP TABLE legacy;
+SELECT rule, severity, object, remedy FROM tenancy.lint('info') WHERE rule = 'accepted_and_gone';
+SELECT tenancy.unaccept_finding('table_unprotected:lint.legacy');
+SELECT * FROM tenancy.lint('fatal');                           -- SHOULD FAIL
+SELECT * FROM tenancy.lint(NULL);                              -- SHOULD FAIL
+-- Not in the context of a tenant, nor by anybody.
+SET tenancy.tenant_id = 'acme';
+SELECT * FROM tenancy.lint();                                  -- SHOULD FAIL
+SELECT * FROM tenancy.lint_coverage();                         -- SHOULD FAIL
+RESET tenancy.tenant_id;
+SET ROLE regress_lint_app;
+SELECT * FROM tenancy.lint();                                  -- SHOULD FAIL
+SELECT * FROM tenancy.accepted_findings;                       -- SHOULD FAIL
+RESET ROLE;
+SELECT subject, not_examined IS NULL AS uncountable FROM tenancy.lint_coverage();
+DROP FOREIGN DATA WRAPPER regress_lint_fdw CASCADE;
+DROP SCHEMA lint CASCADE;
+DROP ROLE regress_lint_app, regress_lint_owner;
