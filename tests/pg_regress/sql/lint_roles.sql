@@ -87,14 +87,24 @@ GRANT SELECT ON _tenancy.tenants TO regress_lint_app;
 GRANT UPDATE ON _tenancy.quotas TO regress_lint_app;
 GRANT EXECUTE ON FUNCTION tenancy.suspend_tenant(text, text) TO PUBLIC;
 ALTER EVENT TRIGGER tenancy_guard_ddl DISABLE;
-SELECT * FROM pg_temp.findings('lint|_tenancy|tenancy');
+-- The wrapper's name is what tells; nothing is to be connected to.
+CREATE FOREIGN DATA WRAPPER postgres_fdw;
+CREATE SERVER lint_back FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host 'localhost');
+CREATE SERVER lint_away FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host 'db.example.com');
+CREATE USER MAPPING FOR regress_lint_app SERVER lint_back OPTIONS (user 'postgres');
+CREATE USER MAPPING FOR regress_lint_bound SERVER lint_back OPTIONS (user 'regress_lint_bound');
+CREATE USER MAPPING FOR regress_lint_app SERVER lint_away OPTIONS (user 'postgres');
+CREATE EXTENSION pageinspect SCHEMA lint;
+GRANT EXECUTE ON FUNCTION lint.get_raw_page(text, bigint) TO regress_lint_app;
+SELECT * FROM pg_temp.findings('lint|tenancy|pageinspect');
 \pset format unaligned
-SELECT rule, object, remedy FROM tenancy.lint() WHERE key ~ 'lint|_tenancy|tenancy' ORDER BY key COLLATE "C";
+SELECT rule, object, remedy FROM tenancy.lint() WHERE key ~ 'lint|tenancy|pageinspect' ORDER BY key COLLATE "C";
 \pset format aligned
 DROP PUBLICATION lint_all;
-SELECT * FROM pg_temp.mend('lint|_tenancy|tenancy');
+SELECT * FROM pg_temp.mend('lint|tenancy|pageinspect');
 SELECT evtenabled FROM pg_event_trigger WHERE evtname ~ '^tenancy_guard';
 DROP PUBLICATION lint_one;
+DROP FOREIGN DATA WRAPPER postgres_fdw CASCADE;
 DROP SCHEMA lint CASCADE;
 SET client_min_messages = error;
 DROP OWNED BY regress_lint_app, regress_lint_bound, regress_lint_data, regress_lint_owner, regress_lint_super, regress_lint_writer,
