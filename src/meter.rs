@@ -292,16 +292,15 @@ pub fn stop_meter(relation: PgRelation, resource: &str) -> Result<(), pgrx::spi:
     Ok(())
 }
 
-/// Gives a partition or child, and what is below it, the triggers that the meters of `root`, one of its parents, ask for. The
-/// caller must own the table. Volatile. For the event trigger on new tables.
+/// Gives a table, and what is below it, the triggers that its meters and those of its parents ask for. The caller must own the
+/// table. Volatile. For the event trigger on new tables.
 #[pg_extern(schema = "_tenancy", volatile)]
 #[search_path(pg_catalog, pg_temp)]
-pub fn fit_meters(relation: pg::Oid, root: pg::Oid) -> Result<(), pgrx::spi::Error> {
+pub fn fit_meters(relation: pg::Oid) -> Result<(), pgrx::spi::Error> {
     if !pg::user::owns_relation(relation) {
         Error::NotOwned.raise()
     }
-    let make = "SELECT _tenancy.make_meter_triggers($1, $2)";
-    pg::query::run(meters(), make, &[relation.into(), root.into()])
+    pg::query::run(meters(), "SELECT _tenancy.make_meter_triggers($1)", &[relation.into()])
 }
 
 /// Why a table cannot be metered for a resource, if it cannot: it is not protected, it is metered for it, or the resource is

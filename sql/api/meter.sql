@@ -12,8 +12,8 @@ COMMENT ON FUNCTION _tenancy.recount(regclass, text, boolean) IS
 COMMENT ON FUNCTION _tenancy.recount_after_drop(text) IS 'counts a resource anew after a table that was metered for it is gone';
 COMMENT ON FUNCTION _tenancy.start_meter(regclass, text, text) IS
 'meters a table for a resource; the caller must own it';
-COMMENT ON FUNCTION _tenancy.fit_meters(oid, oid) IS
-'gives a partition or child the triggers that the meters of a parent ask for; the caller must own it';
+COMMENT ON FUNCTION _tenancy.fit_meters(oid) IS
+'gives a table the triggers that its meters and those of its parents ask for; the caller must own it';
 COMMENT ON FUNCTION _tenancy.stop_meter(regclass, text) IS
 'no longer meters a table for a resource, and counts the resource anew; the caller must own the table';
 
@@ -48,13 +48,19 @@ COMMENT ON FUNCTION _tenancy.meters_of(regclass) IS 'the meters of a table';
 -- Gives a metered table its triggers, and takes those of others: one for each event, on the table and each partition or child, because a
 -- statement fires the triggers of the table that it names and no others. Made anew each time, which tells every backend to read
 -- the meters anew. Without arguments, because PostgreSQL copies them for each statement.
--- root is the one with the meters, where that is a parent.
-CREATE FUNCTION _tenancy.make_meter_triggers(relation regclass, root regclass DEFAULT NULL) RETURNS void
+-- The meters may be those of a parent.
+CREATE FUNCTION _tenancy.make_meter_triggers(relation regclass) RETURNS void
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    is_metered constant boolean := EXISTS (SELECT FROM _tenancy.meters_of(coalesce(root, relation)));
+    is_metered constant boolean := EXISTS (
+        WITH RECURSIVE up (relation) AS (
+            SELECT make_meter_triggers.relation::oid
+            UNION
+            SELECT i.inhparent FROM up JOIN pg_inherits i ON i.inhrelid = up.relation
+        )
+        SELECT FROM up u, _tenancy.meters_of(u.relation));
     member regclass;
     event record;
 BEGIN
@@ -78,7 +84,7 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION _tenancy.make_meter_triggers(regclass, regclass) IS 'makes the triggers of a table fit its meters';
+COMMENT ON FUNCTION _tenancy.make_meter_triggers(regclass) IS 'makes the triggers of a table fit its meters';
 
 CREATE FUNCTION _tenancy.meter_obstacle(relation regclass, resource text) RETURNS text
     LANGUAGE sql STABLE PARALLEL SAFE

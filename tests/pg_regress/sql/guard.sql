@@ -1,6 +1,7 @@
 -- What would weaken a protected table is refused, whoever does it; what comes later is protected as its parent is. The hand-made
 -- way first: nothing keeps an owner from opening his table.
 \set VERBOSITY default
+\set SHOW_CONTEXT never
 CREATE FUNCTION public.state(t regclass) RETURNS text LANGUAGE sql AS $$
     SELECT concat_ws(' ', CASE WHEN relrowsecurity THEN 'rls' END, CASE WHEN relforcerowsecurity THEN 'forced' END, 'owner ' || relowner::regrole,
         (SELECT string_agg(p.polname, ',' ORDER BY p.polname) FROM pg_policy p WHERE p.polrelid = t),
@@ -106,6 +107,10 @@ EXCEPTION WHEN raise_exception THEN
 END$$;                                                         -- SHOULD FAIL
 SET ROLE regress_outsider;
 SELECT _tenancy.begin_change('doc');                           -- SHOULD FAIL
+SELECT _tenancy.add_protection('doc', 'system', NULL, '{}', '{}');   -- SHOULD FAIL
+SELECT _tenancy.follow_column('doc', 'body');                  -- SHOULD FAIL
+SELECT _tenancy.fit_meters('doc'::regclass);                   -- SHOULD FAIL
+SELECT _tenancy.protect_new('hand');                           -- does nothing
 RESET ROLE;
 SELECT state('doc');
 
@@ -132,6 +137,8 @@ ALTER TABLE event ATTACH PARTITION event_d FOR VALUES IN ('d');
 CREATE TABLE event_bad (LIKE event);
 INSERT INTO event_bad VALUES (1, 'nobody', 'e');
 ALTER TABLE event ATTACH PARTITION event_bad FOR VALUES IN ('e');   -- SHOULD FAIL: rows of no tenant
+ALTER TABLE event_bad ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+ALTER TABLE event ATTACH PARTITION event_bad FOR VALUES IN ('e');   -- SHOULD FAIL: rows that are hidden from their owner
 CREATE TABLE derived (more text) INHERITS (base);
 CREATE TABLE later (id integer, tenant_id text NOT NULL);
 ALTER TABLE later INHERIT base;

@@ -76,7 +76,7 @@ SELECT * FROM pg_temp.findings('PUBLIC|tenant_for_all');
 SELECT * FROM pg_temp.mend('PUBLIC|tenant_for_all');
 
 -- The database.
-ALTER DEFAULT PRIVILEGES FOR ROLE regress_lint_owner IN SCHEMA lint GRANT ALL ON TABLES TO regress_lint_data;
+ALTER DEFAULT PRIVILEGES FOR ROLE regress_lint_owner IN SCHEMA lint GRANT SELECT, TRUNCATE, TRIGGER ON TABLES TO regress_lint_data;
 ALTER DEFAULT PRIVILEGES FOR ROLE regress_lint_owner GRANT SELECT ON TABLES TO regress_lint_data;   -- a recommendation only
 CREATE FUNCTION leak(text) RETURNS boolean LANGUAGE plpgsql LEAKPROOF AS 'BEGIN RAISE NOTICE ''%'', $1; RETURN true; END';
 SET client_min_messages = error;
