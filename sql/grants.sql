@@ -34,7 +34,7 @@ GRANT EXECUTE ON FUNCTION
     _tenancy.is_restoring(), _tenancy.is_changing(oid), _tenancy.begin_change(regclass), _tenancy.end_change(oid),
     _tenancy.altered(pg_ddl_command), _tenancy.weakness(regclass, text, name, jsonb, text[]), _tenancy.refuse_weakness(regclass, text[]),
     _tenancy.policy_differences(regclass, text, name, boolean), _tenancy.protect_new(regclass), _tenancy.schema_column(regnamespace),
-    _tenancy.add_protection(regclass, text, text, jsonb, jsonb), _tenancy.follow_column(regclass, text), _tenancy.fit_meters(oid),
+    _tenancy.add_protection(regclass, text, text, jsonb, jsonb), _tenancy.follow_column(regclass), _tenancy.isolated_column(regclass), _tenancy.fit_meters(oid),
     _tenancy.deny_system_write(), _tenancy.deny_audit_change(), _tenancy.deny_truncate(), _tenancy.begin_anew(),
     -- It tells what catalogs show to all, and counts for those who see everything.
     tenancy.explain_access(regclass, name, boolean), _tenancy.policies_for(regclass, name), _tenancy.bypass_of(regclass, name),

@@ -33,6 +33,8 @@ const EARLIER: u64 = 0;
 thread_local! {
     /// The first tenant that this transaction set or used.
     static FIRST: Cell<Option<TenantId>> = const { Cell::new(None) };
+    /// The tenant that was found good to be set, just now.
+    static CHECKED: Cell<Option<TenantId>> = const { Cell::new(None) };
     /// The tenant that was assigned last.
     static LAST: Cell<Option<TenantId>> = const { Cell::new(None) };
     /// `tenancy.seal()` was called in this transaction.
@@ -65,7 +67,10 @@ pub fn init() -> Named {
     hook::init(Judges {
         statement: judge,
         is_guarding: || guc::bypass_guard() != BypassGuard::Off,
-        bypass: |table| bypassed(&pg::relation_name(table)),
+        bypass: |table, is_refused| {
+            let name = pg::relation_name(table);
+            if is_refused { Error::Bypassed(&name).raise() } else { bypassed(&name) }
+        },
         policy: OURS,
     });
     LEFT_OVER.set(pg::guc::is_left_over(c"tenancy.tenant_id"));
@@ -102,6 +107,7 @@ fn check(value: &[u8], source: Source, takes_effect: bool) -> Result<Assigned, R
         if pg::guc::assigned().map(|assigned| assigned.id) != Some(id) && is_bound() {
             return Err(refusal(Error::ChangedInStatement));
         }
+        CHECKED.set(Some(id));
     }
     let transaction = if LEFT_OVER.get() { EARLIER } else { pg::xact::number() };
     Ok(Assigned { id, source, transaction })
@@ -110,13 +116,15 @@ fn check(value: &[u8], source: Source, takes_effect: bool) -> Result<Assigned, R
 /// Whether the client's statement that is running is for one tenant: it reads or writes protected tables, or a function that it
 /// called has done so. What it returns then is of that tenant.
 fn is_bound() -> bool {
-    running::has_touched() || running::queries().any(hook::touches_ours)
+    running::has_touched() || running::any_touches()
 }
 
 /// Notes the first tenant that a transaction sets. What rollback or commit restores is not of this transaction; but inside a
 /// statement it is a change of the tenant that `check` is not asked about.
 fn assign(value: Option<&Assigned>) {
-    if value.map(|value| value.id) != LAST.replace(value.map(|value| value.id)) {
+    let id = value.map(|value| value.id);
+    let was_asked = CHECKED.take();
+    if id != LAST.replace(id) && (id.is_none() || was_asked != id) {
         running::note_change();
     }
     if let Some(value) = value

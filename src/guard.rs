@@ -34,6 +34,13 @@ pub fn begin_change(relation: PgRelation) {
     if !pg::user::owns_relation(relation.oid()) {
         Error::NotOwned.raise()
     }
+    // What a tenant runs may add protection, and not take any.
+    if let Some(assigned) = pg::guc::assigned()
+        && !pg::user::bypasses()
+        && crate::registry::is_protected(relation.oid())
+    {
+        Error::InContext(assigned.id, "protect").raise()
+    }
     CHANGING.with_borrow_mut(|changing| changing.push(relation.oid()));
 }
 

@@ -232,15 +232,17 @@ pub fn add_protection(
     )
 }
 
-/// Records the new name of a tenant column that was renamed, for the protection and the meters of a table. The caller must own the
-/// table. Raises 42501 (`RELATION_NOT_OWNED`). Volatile. For the event trigger.
+/// Records the new name of a tenant column that was renamed, for the protection and the meters of a table: that of the column by
+/// which the policy isolates, which has followed. The caller must own the table. Raises 42501 (`RELATION_NOT_OWNED`). Volatile. For the event trigger.
 #[pg_extern(schema = "_tenancy", volatile)]
 #[search_path(pg_catalog, pg_temp)]
-pub fn follow_column(relation: PgRelation, tenant_column: &str) -> Result<(), pgrx::spi::Error> {
-    let arguments = [relation.oid().into(), tenant_column.into()];
+pub fn follow_column(relation: PgRelation) -> Result<(), pgrx::spi::Error> {
+    let arguments = [relation.oid().into()];
     for command in [
-        "UPDATE _tenancy.protected SET tenant_column = $2 WHERE relation OPERATOR(pg_catalog.=) $1",
-        "UPDATE _tenancy.meters SET tenant_column = $2 WHERE relation OPERATOR(pg_catalog.=) $1",
+        "UPDATE _tenancy.protected SET tenant_column = _tenancy.isolated_column($1)
+         WHERE relation OPERATOR(pg_catalog.=) $1 AND _tenancy.isolated_column($1) IS NOT NULL",
+        "UPDATE _tenancy.meters SET tenant_column = _tenancy.isolated_column($1)
+         WHERE relation OPERATOR(pg_catalog.=) $1 AND _tenancy.isolated_column($1) IS NOT NULL",
     ] {
         write_as_owner(relation.oid(), command, &arguments)?;
     }
@@ -257,6 +259,21 @@ pub fn forget_protection(relation: PgRelation) -> Result<(), pgrx::spi::Error> {
         "DELETE FROM _tenancy.protected WHERE relation OPERATOR(pg_catalog.=) $1",
         &[relation.oid().into()],
     )
+}
+
+/// Whether a table is protected, as far as the current statement sees.
+pub fn is_protected(relation: pg::Oid) -> bool {
+    let Some(relations) = relations() else { Error::NotInstalled.raise() };
+    let query = "SELECT FROM _tenancy.protected p WHERE p.relation = $1";
+    let mut found = false;
+    pg::query::at_latest(|| {
+        pg::query::select(relations.table, query, &[relation.into()], |_| {
+            found = true;
+            Ok(())
+        })
+    })
+    .unwrap_or_else(|error| crate::error::internal(error));
+    found
 }
 
 /// What changes the protection is not for a tenant.

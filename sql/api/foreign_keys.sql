@@ -23,11 +23,16 @@ AS $$
         JOIN pg_attribute ca ON ca.attrelid = k.conrelid AND ca.attname = c.tenant_column
         JOIN pg_attribute pa ON pa.attrelid = k.confrelid AND pa.attname = p.tenant_column
         WHERE k.contype = 'f' AND k.conparentid = 0
-          AND (foreign_keys.relation IS NULL OR foreign_keys.relation IN (k.conrelid, k.confrelid))
+          AND (foreign_keys.relation IS NULL OR EXISTS (SELECT FROM _tenancy.tree(foreign_keys.relation) t WHERE t.relation IN (k.conrelid, k.confrelid)))
     ), columns AS (
         SELECT k.oid,
                EXISTS (SELECT FROM unnest(k.conkey, k.confkey) AS p(child, parent)
                        WHERE p.child = k.child_attnum AND p.parent = k.parent_attnum) AS is_scoped,
+               -- Whoever extends the key, perhaps a superuser, compares its columns: nothing of the owner's choice may run for that.
+               NOT EXISTS (SELECT FROM unnest(k.conkey, k.confkey, k.conpfeqop) AS p(child, parent, operator)
+                           JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = p.child
+                           JOIN pg_attribute b ON b.attrelid = k.confrelid AND b.attnum = p.parent
+                           WHERE a.atttypid <> b.atttypid OR a.atttypid >= 16384 OR p.operator >= 16384) AS is_plain,
                (SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY u.place) FROM unnest(k.conkey) WITH ORDINALITY AS u(attnum, place)
                 JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.attnum) AS child_columns,
                (SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY u.place) FROM unnest(k.confkey) WITH ORDINALITY AS u(attnum, place)
@@ -46,7 +51,7 @@ AS $$
                            = (SELECT array_agg(n ORDER BY n) FROM unnest(k.confkey || k.parent_attnum) AS n)) AS has_target
         FROM keys k
     ), named AS (
-        SELECT k.*, c.is_scoped, c.has_target, c.child_columns, c.parent_columns,
+        SELECT k.*, c.is_scoped, c.is_plain, c.has_target, c.child_columns, c.parent_columns,
                -- By the table's number where a name would be too long, or is taken.
                CASE WHEN octet_length(c.target) <= 63
                          AND NOT EXISTS (SELECT FROM pg_class t WHERE t.relnamespace = k.parent_schema AND t.relname = c.target)
@@ -67,12 +72,13 @@ AS $$
                WHEN n.parent_kind = 'shared' THEN 'rows of the referenced table may be everybody''s'
                WHEN n.child_kind = 'shared' THEN 'rows of the table may be everybody''s'
                WHEN n.child_type <> n.parent_type THEN 'the tenant columns are of different types'
+               WHEN NOT n.is_plain THEN 'its columns are of different types, or of types that are not PostgreSQL''s own'
                WHEN n.confmatchtype = 'f' AND cardinality(n.conkey) > 1 THEN 'it is MATCH FULL'
                WHEN n.confupdtype IN ('n', 'd') THEN 'it is ON UPDATE SET NULL or SET DEFAULT' END,
            n.is_owned,
            (SELECT sum(pg_relation_size(t.relation)) FROM _tenancy.tree(n.conrelid) t)::bigint
                + (SELECT sum(pg_relation_size(t.relation)) FROM _tenancy.tree(n.confrelid) t)::bigint,
-           CASE WHEN n.is_scoped THEN '{}' ELSE
+           CASE WHEN n.is_scoped OR NOT n.is_plain THEN '{}' ELSE
                CASE WHEN n.has_target THEN '{}'::text[]
                     WHEN n.parent_relkind = 'p' THEN ARRAY[
                         format('ALTER TABLE %s ADD CONSTRAINT %I UNIQUE (%I, %s);', n.confrelid::regclass, n.target, n.parent_column, n.parent_columns)]
@@ -124,7 +130,7 @@ BEGIN
                 -- Read anew: the key before this one may have made the index that this one needs.
                 FOR statement IN SELECT unnest(f.statements) FROM _tenancy.foreign_keys(scope_foreign_keys.relation) f
                                  WHERE f.relation = item.relation AND f.name = item.name LOOP
-                    EXECUTE replace(statement, 'CREATE UNIQUE INDEX CONCURRENTLY', 'CREATE UNIQUE INDEX');
+                    EXECUTE regexp_replace(statement, '^CREATE UNIQUE INDEX CONCURRENTLY', 'CREATE UNIQUE INDEX');
                 END LOOP;
                 FOREACH member IN ARRAY forced LOOP
                     EXECUTE format('ALTER TABLE %s FORCE ROW LEVEL SECURITY', member);
@@ -132,7 +138,7 @@ BEGIN
                 END LOOP;
                 done := done || format('foreign key %I of %s extended by the tenant column', item.name, item.relation);
             EXCEPTION WHEN foreign_key_violation THEN
-                why := 'rows reference rows of other tenants, of which VALIDATE CONSTRAINT tells the first';
+                why := 'rows reference nothing, or rows of other tenants: VALIDATE CONSTRAINT tells the first';
             END;
         END IF;
         IF why IS NOT NULL THEN

@@ -138,7 +138,7 @@ DECLARE
     item record;
     the_table regclass;
     member regclass;
-    current_name name;
+    parent regclass;
 BEGIN
     IF _tenancy.is_restoring() THEN
         RETURN;
@@ -167,14 +167,11 @@ BEGIN
             END IF;
         ELSIF item.object_type = 'table column' THEN
             -- A column that was renamed, here and in all children: the policies have followed by themselves.
-            FOR member, current_name IN
-                SELECT t.relation, a.attname
-                FROM _tenancy.tree(item.objid::regclass) t, _tenancy.protection(t.relation) s, pg_policy p, pg_depend d, pg_attribute a
-                WHERE s.kind <> 'system' AND p.polrelid = t.relation AND p.polname = 'tenancy_isolation'
-                  AND d.classid = 'pg_policy'::regclass AND d.objid = p.oid AND d.refclassid = 'pg_class'::regclass AND d.refobjid = t.relation
-                  AND a.attrelid = t.relation AND a.attnum = d.refobjsubid AND a.attnum > 0 AND a.attname <> s.tenant_column
+            FOR member IN
+                SELECT t.relation FROM _tenancy.tree(item.objid::regclass) t, _tenancy.protection(t.relation) s
+                WHERE s.kind <> 'system' AND _tenancy.isolated_column(t.relation) <> s.tenant_column
             LOOP
-                PERFORM _tenancy.follow_column(member, current_name::text);
+                PERFORM _tenancy.follow_column(member);
             END LOOP;
             PERFORM _tenancy.protect_new(item.objid::regclass);
         ELSIF item.object_type = 'table' THEN
@@ -190,6 +187,18 @@ BEGIN
                     PERFORM _tenancy.protect_new(member);
                 END LOOP;
             END IF;
+            -- A query that names a parent uses no policy of its children: one that is not protected would show them all.
+            IF item.changes IS NULL OR 'CHILD' = ANY (item.changes) THEN
+                SELECT t.relation, i.inhparent INTO member, parent
+                FROM _tenancy.tree(item.objid::regclass) t JOIN pg_inherits i ON i.inhrelid = t.relation
+                WHERE _tenancy.is_protected(t.relation) AND NOT _tenancy.is_protected(i.inhparent) AND NOT _tenancy.is_changing(i.inhparent)
+                LIMIT 1;
+                IF FOUND THEN
+                    PERFORM _tenancy.raise('PROTECTION_WEAKENED', format('protected table %s would lose its isolation', member),
+                        jsonb_build_object('relation', member::text, 'problem', format('its parent %s is not protected', parent)),
+                        format('Protect the parent first: SELECT tenancy.protect(%L);', parent));
+                END IF;
+            END IF;
         END IF;
     END LOOP;
 END
@@ -197,7 +206,7 @@ $$;
 COMMENT ON FUNCTION _tenancy.guard_ddl() IS
 'event trigger: a command that weakens a protected table is refused, and what is to be protected is';
 CREATE EVENT TRIGGER tenancy_guard_ddl ON ddl_command_end
-    WHEN TAG IN ('ALTER TABLE', 'CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'CREATE SCHEMA',
+    WHEN TAG IN ('ALTER TABLE', 'CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'CREATE SCHEMA', 'ALTER VIEW', 'ALTER TYPE',
                  'CREATE POLICY', 'ALTER POLICY', 'CREATE TRIGGER', 'ALTER TRIGGER')
     EXECUTE FUNCTION _tenancy.guard_ddl();
 ALTER EVENT TRIGGER tenancy_guard_ddl ENABLE ALWAYS;

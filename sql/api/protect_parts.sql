@@ -264,8 +264,22 @@ COMMENT ON FUNCTION _tenancy.save_protection(regclass, text, text, jsonb, jsonb)
 'records that a table is protected; the caller must own it';
 COMMENT ON FUNCTION _tenancy.add_protection(regclass, text, text, jsonb, jsonb) IS
 'records that a new table is protected; the caller must own it';
-COMMENT ON FUNCTION _tenancy.follow_column(regclass, text) IS
+COMMENT ON FUNCTION _tenancy.follow_column(regclass) IS
 'records the new name of a tenant column; the caller must own the table';
+
+-- The column by which a table is isolated, whatever it is called by now: the one that our policy depends on.
+CREATE FUNCTION _tenancy.isolated_column(relation regclass) RETURNS name
+    LANGUAGE sql STABLE PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT min(a.attname)::name
+    FROM pg_policy p
+    JOIN pg_depend d ON d.classid = 'pg_policy'::regclass AND d.objid = p.oid AND d.refclassid = 'pg_class'::regclass AND d.refobjid = p.polrelid
+    JOIN pg_attribute a ON a.attrelid = p.polrelid AND a.attnum = d.refobjsubid AND a.attnum > 0
+    WHERE p.polrelid = relation AND p.polname = 'tenancy_isolation'
+    HAVING count(DISTINCT a.attnum) = 1
+$$;
+COMMENT ON FUNCTION _tenancy.isolated_column(regclass) IS 'the column that the policy of a protected table depends on';
 COMMENT ON FUNCTION _tenancy.forget_protection(regclass) IS
 'records that a table is no longer protected; the caller must own it';
 

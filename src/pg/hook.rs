@@ -47,6 +47,8 @@ mod raw {
 /// A statement that is about to run.
 pub struct Statement {
     plan: *const pg_sys::PlannedStmt,
+    /// As which its tables are accessed where a view names no other.
+    role: pg_sys::Oid,
     began: Began,
     is_kept: bool,
 }
@@ -59,8 +61,9 @@ pub struct Judges {
     pub statement: fn(&Statement) -> bool,
     /// Whether statements are to be judged that PostgreSQL exempts from policies.
     pub is_guarding: fn() -> bool,
-    /// Judges one that reads or writes a table of that number without the policies that it has.
-    pub bypass: fn(pg_sys::Oid),
+    /// Judges one that reads or writes a table of that number without the policies that it has; and whether that must not be, as
+    /// inside the check of a foreign key.
+    pub bypass: fn(pg_sys::Oid, bool),
     /// The policy by which a table is known.
     pub policy: &'static CStr,
 }
@@ -94,14 +97,22 @@ unsafe fn before_run(query: *mut pg_sys::QueryDesc, count: u64) {
         if super::in_parallel_worker() {
             return;
         }
+        if (*(*query).plannedstmt).parallelModeNeeded {
+            look(query);
+        }
         let in_parts = count != 0 || (*query).already_executed || is_scrollable();
         if in_parts || running::is_kept() || !super::accessor::is_resolved() {
             ask(query, in_parts);
         }
-        if is_guarding() {
+        if is_guarding() || running::is_inside_check() {
             guard(query);
         }
     }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn look(_query: *const pg_sys::QueryDesc) {
+    running::look_now();
 }
 
 /// Whether the cursor that is being run can be read again from its start.
@@ -193,11 +204,11 @@ unsafe extern "C-unwind" fn ask(query: *mut pg_sys::QueryDesc, in_parts: bool) {
         let plan = (*query).plannedstmt;
         let context = (*(*query).estate).es_query_cxt;
         let began = Part::note(context, in_parts);
-        let may_be_parallel = (judges.statement)(&Statement {
-            plan,
-            began,
-            is_kept: running::is_kept() || is_persisted(query),
-        });
+        if began.has_touched {
+            running::note_touch();
+        }
+        let (role, is_kept) = (pg_sys::GetUserId(), running::is_kept() || is_persisted(query));
+        let may_be_parallel = (judges.statement)(&Statement { plan, role, began, is_kept });
         if (*plan).parallelModeNeeded && !may_be_parallel {
             let size = size_of::<pg_sys::PlannedStmt>();
             let copy = pg_sys::MemoryContextAlloc(context, size);
@@ -225,7 +236,8 @@ unsafe extern "C-unwind" fn refuse_kept(query: *const pg_sys::QueryDesc) {
     // SAFETY: a valid query; JUDGES is only written at load.
     unsafe {
         if let Some(judges) = JUDGES {
-            (judges.statement)(&Statement { plan: (*query).plannedstmt, began: NO_PART, is_kept: true });
+            let (plan, role) = ((*query).plannedstmt, pg_sys::GetUserId());
+            (judges.statement)(&Statement { plan, role, began: NO_PART, is_kept: true });
         }
     }
 }
@@ -236,15 +248,17 @@ unsafe extern "C-unwind" fn guard(query: *const pg_sys::QueryDesc) {
     // SAFETY: a valid query; JUDGES is only written at load.
     unsafe {
         // PostgreSQL's own checks of foreign keys see all rows by design.
+        // But not what runs inside one: whoever deletes a row does not mean what a trigger of another table does with all rows.
+        let is_inside = running::is_inside_check();
         if let Some(judges) = JUDGES
-            && !pg_sys::InNoForceRLSOperation()
+            && (is_inside || !running::is_check())
             && !super::user::means_all_rows()
             && !super::user::alters_all_rows()
         {
             let plan = (*query).plannedstmt;
             for cell in entries((*plan).rtable) {
                 if let Some(table) = bypassed(plan, cell.ptr_value.cast(), judges.policy) {
-                    (judges.bypass)(table);
+                    (judges.bypass)(table, is_inside);
                 }
             }
         }
@@ -268,7 +282,7 @@ unsafe extern "C-unwind" fn guard_copy(statement: *const pg_sys::CopyStmt) {
             && is_exempt(table, pg_sys::InvalidOid)
             && has_policy(table, judges.policy)
         {
-            (judges.bypass)(table);
+            (judges.bypass)(table, false);
         }
     }
 }
@@ -363,10 +377,10 @@ impl Part {
 }
 
 /// Whether a query reads or writes protected tables, with the policies that apply to it.
-pub fn touches_ours(query: *const pg_sys::QueryDesc) -> bool {
+pub fn touches_ours(query: *const pg_sys::QueryDesc, role: pg_sys::Oid) -> bool {
     // SAFETY: JUDGES is only written at load; a query that is running has a plan.
     unsafe {
-        let statement = Statement { plan: (*query).plannedstmt, began: NO_PART, is_kept: false };
+        let statement = Statement { plan: (*query).plannedstmt, role, began: NO_PART, is_kept: false };
         JUDGES.is_some_and(|judges| statement.touches(judges.policy))
     }
 }
@@ -462,7 +476,9 @@ impl Statement {
             (*entry).rtekind == pg_sys::RTEKind::RTE_RELATION
                 && pg_sys::check_enable_rls(
                     (*entry).relid,
-                    accessed_as(self.plan, entry).unwrap_or(pg_sys::InvalidOid),
+                    accessed_as(self.plan, entry)
+                        .filter(|role| *role != pg_sys::InvalidOid)
+                        .unwrap_or(self.role),
                     true,
                 ) == pg_sys::CheckEnableRlsResult::RLS_ENABLED as c_int
                 && has_policy((*entry).relid, policy)

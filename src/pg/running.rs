@@ -14,6 +14,10 @@ use super::xact::{self, Event};
 struct Run {
     query: *const pg_sys::QueryDesc,
     level: i32,
+    /// The role whose rights it was planned with: a function of another's may be in force when it is asked about.
+    role: pg_sys::Oid,
+    /// PostgreSQL's own check of a foreign key, which sees all rows; and what runs inside one.
+    is_check: bool,
 }
 
 struct Running {
@@ -22,19 +26,33 @@ struct Running {
     has_touched: bool,
     /// Whether the innermost does is not known yet: it is asked when it uses the current tenant.
     is_unknown: bool,
-    /// The tenant has changed after that.
-    is_changed: bool,
+    /// The runs that had begun when the tenant changed without anybody being asked (a rollback, RESET), and whether rows had been
+    /// read or written by then.
+    unchecked: usize,
+    was_touched: bool,
     /// What the outermost run returns is kept past the end of the transaction.
     is_kept: bool,
 }
 
-static mut RUNNING: Running =
-    Running { runs: Vec::new(), has_touched: false, is_unknown: false, is_changed: false, is_kept: false };
+static mut RUNNING: Running = Running {
+    runs: Vec::new(),
+    has_touched: false,
+    is_unknown: false,
+    unchecked: 0,
+    was_touched: false,
+    is_kept: false,
+};
 
 /// The state, which is backend-local; nothing that holds on to it calls PostgreSQL.
 fn running() -> &'static mut Running {
     // SAFETY: a backend is single-threaded, and each caller in this file is done with it before another gets it.
     unsafe { &mut *addr_of_mut!(RUNNING) }
+}
+
+impl Running {
+    fn begin(&mut self) {
+        (self.has_touched, self.unchecked, self.was_touched) = (false, 0, false);
+    }
 }
 
 /// Called once, when the library is loaded.
@@ -57,9 +75,12 @@ pub fn enter(query: *const pg_sys::QueryDesc) -> usize {
     let running = running();
     let depth = running.runs.len();
     if depth == 0 {
-        (running.has_touched, running.is_changed, running.is_kept) = (false, false, is_kept());
+        running.begin();
+        running.is_kept = is_kept();
     }
-    running.runs.push(Run { query, level: xact::level() });
+    // SAFETY: reads backend-local state.
+    let (role, is_check) = unsafe { (pg_sys::GetUserId(), pg_sys::InNoForceRLSOperation()) };
+    running.runs.push(Run { query, level: xact::level(), role, is_check });
     running.is_unknown = depth > 0 && !running.has_touched;
     depth
 }
@@ -100,11 +121,29 @@ pub fn note_use() {
 #[cold]
 #[pg_guard]
 unsafe extern "C-unwind" fn look() {
-    let innermost = running().runs.last().map(|run| run.query);
-    running().is_unknown = false;
-    if innermost.is_some_and(|query| !query.is_null() && super::hook::touches_ours(query)) {
-        running().has_touched = true;
+    look_now();
+}
+
+/// Asks whether the innermost statement reads or writes protected tables. For one that parallel workers run for it: they use the
+/// tenant, and nobody here does.
+pub fn look_now() {
+    let running = running();
+    if std::mem::take(&mut running.is_unknown) {
+        let innermost = running.runs.last().map(|run| (run.query, run.role));
+        if innermost.is_some_and(touches) {
+            note_touch();
+        }
     }
+}
+
+fn touches((query, role): (*const pg_sys::QueryDesc, pg_sys::Oid)) -> bool {
+    !query.is_null() && super::hook::touches_ours(query, role)
+}
+
+/// Notes that rows of the tenant were read or written in the outermost statement.
+pub fn note_touch() {
+    running().has_touched = true;
+    running().is_unknown = false;
 }
 
 /// Whether a statement inside the client's own, which is running, has read or written protected tables.
@@ -112,16 +151,44 @@ pub fn has_touched() -> bool {
     is_any() && running().has_touched
 }
 
-/// Notes that the tenant has changed.
+/// Whether one that runs does.
+pub fn any_touches() -> bool {
+    let runs: Vec<_> = running().runs.iter().map(|run| (run.query, run.role)).collect();
+    runs.into_iter().any(touches)
+}
+
+/// Notes that the tenant has changed and nobody was asked whether it may. Looks at no catalog: a rollback is no time for it.
 pub fn note_change() {
-    if has_touched() {
-        running().is_changed = true;
+    let running = running();
+    if !running.runs.is_empty() {
+        running.unchecked = running.unchecked.max(running.runs.len());
+        running.was_touched |= running.has_touched;
     }
 }
 
-/// Whether it has after rows were read or written for another.
+/// Whether that was while a statement that still runs was about rows of the tenant before.
 pub fn is_changed() -> bool {
-    is_any() && running().is_changed
+    let running = running();
+    let count = running.unchecked.min(running.runs.len());
+    if count == 0 || running.was_touched {
+        return count > 0;
+    }
+    let runs: Vec<_> = running.runs.iter().take(count).map(|run| (run.query, run.role)).collect();
+    let is_changed = runs.into_iter().any(touches);
+    let running = self::running();
+    (running.unchecked, running.was_touched) = if is_changed { (count, true) } else { (0, false) };
+    is_changed
+}
+
+/// Whether the innermost run is code of a user's inside PostgreSQL's own check of a foreign key: a trigger, a cast. PostgreSQL
+/// leaves out the policies of the owner there as well.
+pub fn is_inside_check() -> bool {
+    matches!(running().runs.as_slice(), [.., outer, inner] if outer.is_check && inner.is_check)
+}
+
+/// Whether it is such a check.
+pub fn is_check() -> bool {
+    running().runs.last().is_some_and(|run| run.is_check)
 }
 
 /// Whether what the outermost statement returns is kept past the end of the transaction.
@@ -131,11 +198,5 @@ pub fn is_kept() -> bool {
 
 /// From here on the outermost statement counts as one that has just begun.
 pub fn begin_anew() {
-    let running = running();
-    (running.has_touched, running.is_changed) = (false, false);
-}
-
-/// The queries that run.
-pub fn queries() -> impl Iterator<Item = *const pg_sys::QueryDesc> {
-    running().runs.iter().map(|run| run.query).filter(|query| !query.is_null())
+    running().begin();
 }

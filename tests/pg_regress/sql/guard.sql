@@ -108,7 +108,7 @@ END$$;                                                         -- SHOULD FAIL
 SET ROLE regress_outsider;
 SELECT _tenancy.begin_change('doc');                           -- SHOULD FAIL
 SELECT _tenancy.add_protection('doc', 'system', NULL, '{}', '{}');   -- SHOULD FAIL
-SELECT _tenancy.follow_column('doc', 'body');                  -- SHOULD FAIL
+SELECT _tenancy.follow_column('doc');                          -- SHOULD FAIL
 SELECT _tenancy.fit_meters('doc'::regclass);                   -- SHOULD FAIL
 SELECT _tenancy.protect_new('hand');                           -- does nothing
 RESET ROLE;
