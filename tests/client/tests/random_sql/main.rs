@@ -341,6 +341,13 @@ fn compare(ids: Ids, seed: u64, count: usize) -> Result<(usize, usize), String> 
     let mut world = World::create(ids, "");
     world.reset();
     let server = world.server_version();
+    // PostgreSQL 18.6 takes a parent read with ONLY and one read with its children for the same relation, and leaves one out: with
+    // the filter as without any extension, SELECT ... FROM parent JOIN ONLY parent USING (id) lacks the children's rows.
+    if server >= 180_000 {
+        let off = "SET enable_self_join_elimination = off";
+        world.admin.batch_execute(off).expect("a setting");
+        world.app.batch_execute(off).expect("a setting");
+    }
     let mut generator = Generator::new(seed, ids);
     generator.pure = true;
     let (mut same, mut seen) = (0, 0);
