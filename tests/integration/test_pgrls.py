@@ -10,7 +10,7 @@ import subprocess
 import sys
 
 import pytest
-from support import GUEST, OWNER, value
+from support import APP, GUEST, OWNER, value
 
 TABLES = """
     CREATE TABLE by_text (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, tenant_id text, code text);
@@ -29,6 +29,7 @@ TABLES = """
     SELECT tenancy.protect('"Odd Name"');
     SELECT tenancy.protect('parts', tenant_column => 'org');
     SELECT tenancy.protect('for_all', 'shared'), tenancy.protect('journal', 'audit'), tenancy.protect('currency', 'system');
+    CREATE TABLE later PARTITION OF parts FOR VALUES FROM (100) TO (200);
 """
 
 # What a reported function, policy or trigger is in the catalogs; pgrls leaves a function's arguments out.
@@ -114,7 +115,10 @@ def protected(db):
     for statement in TABLES.split(";\n"):
         if statement.strip():
             db.run(statement, role=OWNER)
-    db.run("SELECT tenancy.meter('by_text', 'things')")
+    db.run(
+        "SELECT tenancy.meter('by_text', 'things')",
+        f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {APP}",
+    )
     return db
 
 

@@ -94,7 +94,7 @@ integration() {
   serve "integration$major" --preload
   TENANCY_SERVER_TOOL=$TOOLS/server.sh TENANCY_PGBOUNCER=$CACHE/pgbouncer/pgbouncer \
     TENANCY_NODE_PATH=$CACHE/node/node_modules NODE_PATH=$CACHE/node/node_modules \
-    PATH=$bin:$PATH "$CACHE/venv/bin/python" -m pytest -p no:cacheprovider -ra --durations=5 tests/integration
+    PATH=$bin:$PATH "$CACHE/venv/bin/python" -m pytest -p no:cacheprovider -p no:pgrls -ra --durations=5 tests/integration
 }
 
 client() {

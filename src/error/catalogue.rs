@@ -1,0 +1,111 @@
+//! The catalogue of errors, which `tenancy.error_codes()` and the README show.
+
+use pgrx::PgSqlErrorCode as S;
+
+/// An entry of the catalogue: code, SQLSTATE, HTTP status for a layer above, when it is raised.
+pub type Code = (&'static str, S, i32, &'static str);
+
+pub const CATALOGUE: &[Code] = &[
+    (
+        "TENANT_CONTEXT_MISSING",
+        S::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        400,
+        "no tenant is set, or one from an earlier transaction was refused",
+    ),
+    (
+        "TENANT_ACCESS_DENIED",
+        S::ERRCODE_INSUFFICIENT_PRIVILEGE,
+        403,
+        "not allowed to be in, or to change to, that tenant; a write across tenants",
+    ),
+    ("TENANT_NOT_FOUND", S::ERRCODE_UNDEFINED_OBJECT, 404, "no such tenant"),
+    (
+        "TENANT_SUSPENDED",
+        S::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        403,
+        "the tenant is suspended or archived",
+    ),
+    (
+        "TENANT_ID_INVALID",
+        S::ERRCODE_INVALID_PARAMETER_VALUE,
+        400,
+        "the tenant id is malformed, or has no form of the type asked for",
+    ),
+    ("TENANT_ALREADY_EXISTS", S::ERRCODE_DUPLICATE_OBJECT, 409, "a tenant of that id exists"),
+    (
+        "SUBDOMAIN_UNAVAILABLE",
+        S::ERRCODE_DUPLICATE_OBJECT,
+        409,
+        "the subdomain belongs to another tenant, or is a reserved name",
+    ),
+    (
+        "PARAMETER_INVALID",
+        S::ERRCODE_INVALID_PARAMETER_VALUE,
+        400,
+        "an argument has a value that is not allowed",
+    ),
+    (
+        "RELATION_NOT_SUPPORTED",
+        S::ERRCODE_WRONG_OBJECT_TYPE,
+        400,
+        "the relation cannot be protected: a view, a foreign table, a partition on its own; or an index cannot be on the ledger",
+    ),
+    ("RELATION_NOT_OWNED", S::ERRCODE_INSUFFICIENT_PRIVILEGE, 403, "the caller does not own the table"),
+    (
+        "PROTECTION_WEAKENED",
+        S::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        409,
+        "a command would take isolation from a protected table",
+    ),
+    (
+        "RELATION_NOT_PROTECTED",
+        S::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        400,
+        "the table is not protected",
+    ),
+    ("TENANT_COLUMN_NOT_FOUND", S::ERRCODE_UNDEFINED_COLUMN, 400, "the tenant column does not exist"),
+    (
+        "TENANT_COLUMN_NOT_SUPPORTED",
+        S::ERRCODE_FEATURE_NOT_SUPPORTED,
+        400,
+        "the tenant column is generated, or of a type that cannot hold a tenant id",
+    ),
+    ("ROWS_WITHOUT_TENANT", S::ERRCODE_CHECK_VIOLATION, 409, "existing rows belong to no registered tenant"),
+    (
+        "QUOTA_EXCEEDED",
+        S::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+        429,
+        "a quota has no room for what was asked for",
+    ),
+    (
+        "RELATION_NOT_METERED",
+        S::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        400,
+        "the table is not metered for that resource",
+    ),
+    (
+        "RELATION_METERED",
+        S::ERRCODE_OBJECT_IN_USE,
+        409,
+        "the table is metered, which asks for its protection",
+    ),
+    (
+        "TOO_MANY_PREPARED",
+        S::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+        429,
+        "too many prepared transactions of a tenant wait for their end",
+    ),
+    (
+        "LEDGER_BUSY",
+        S::ERRCODE_LOCK_NOT_AVAILABLE,
+        503,
+        "the ledger of usage could not be locked in time, to count over a new interval",
+    ),
+    (
+        "EXTENSION_NOT_INSTALLED",
+        S::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        500,
+        "the extension is not installed in this database",
+    ),
+    ("INTERNAL_ERROR", S::ERRCODE_INTERNAL_ERROR, 500, "a defect of the extension"),
+];
