@@ -121,6 +121,19 @@ WHERE relation IN ('journal'::regclass, 'plane'::regclass, 'airport'::regclass) 
 ROLLBACK;
 RESET tenancy.missing_tenant;
 
+-- A detector that has gone blind is noticed: here, one that is wrong about one check, and one that does not look at the rows.
+\set VERBOSITY terse
+BEGIN;
+CREATE OR REPLACE FUNCTION _tenancy.finding(check_name text, result text, detail text DEFAULT NULL) RETURNS jsonb LANGUAGE sql
+    AS $$ SELECT jsonb_build_object('check', check_name, 'result', CASE check_name WHEN 'merge delete' THEN 'held' ELSE result END, 'detail', detail) $$;
+SELECT * FROM tenancy.prove('regress_app', 'doc');             -- SHOULD FAIL
+ROLLBACK;
+BEGIN;
+CREATE OR REPLACE FUNCTION _tenancy.harm_of(stage jsonb) RETURNS text LANGUAGE sql AS $$ SELECT 'SELECT NULL' $$;
+SELECT * FROM tenancy.prove('regress_app', 'doc');             -- SHOULD FAIL
+ROLLBACK;
+\set VERBOSITY default
+
 -- Roles: bound to a tenant, without any, that may read only, that row-level security does not reach, that owns.
 GRANT SELECT ON doc TO regress_bound, regress_outsider;
 SELECT * FROM summary('regress_bound', 'doc');
