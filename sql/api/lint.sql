@@ -45,7 +45,10 @@ BEGIN
             SELECT * FROM _tenancy.lint_all()
         )
         SELECT f.*
-        FROM (SELECT * FROM found l WHERE NOT EXISTS (SELECT FROM _tenancy.accepted_findings a WHERE a.key = l.key COLLATE "C")
+        FROM (SELECT * FROM found l
+              -- Who accepted a warning has not accepted the error that it has become.
+              WHERE NOT EXISTS (SELECT FROM _tenancy.accepted_findings a WHERE a.key = l.key COLLATE "C"
+                                AND array_position(severities, a.severity) <= array_position(severities, l.severity))
               UNION ALL
               SELECT 'accepted_and_gone', 'info', a.key, 'was accepted, and is not found any more',
                      format('SELECT tenancy.unaccept_finding(%L);', a.key), 'accepted_and_gone:' || a.key
@@ -86,7 +89,8 @@ END
 $$;
 COMMENT ON FUNCTION tenancy.accept_finding(text, text) IS
 'Accepts a finding of lint, by its key, for a reason: lint names it no more, and accepted_findings shows it with who accepted it and
-when. Calling it again changes the reason. A finding that is not there cannot be accepted.
+when. Calling it again changes the reason. A finding that is not there cannot be accepted, and one that has become more severe since is
+named again.
 Errors: PARAMETER_INVALID 22023, TENANT_ACCESS_DENIED 42501 in the context of a tenant. Volatile. Superusers and the owner of the
 database may call it; grant EXECUTE to others.';
 

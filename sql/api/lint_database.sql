@@ -3,27 +3,38 @@
 CREATE VIEW _tenancy.lint_publications AS
     -- A filter of rows is what tells tenants apart here: policies do not.
     WITH sent AS MATERIALIZED (
-        SELECT r.prpubid AS pub, p.relation FROM pg_publication_rel r JOIN _tenancy.lint_protected p ON p.oid = r.prrelid
+        SELECT r.prpubid AS pub, p.relation, p.relation AS listed, NULL::regnamespace AS schema FROM pg_publication_rel r JOIN _tenancy.lint_protected p ON p.oid = r.prrelid
         WHERE p.kind <> 'system' AND r.prqual IS NULL
         UNION
-        SELECT n.pnpubid, p.relation FROM pg_publication_namespace n JOIN _tenancy.lint_protected p ON p.relnamespace = n.pnnspid WHERE p.kind <> 'system'
+        SELECT n.pnpubid, p.relation, NULL, n.pnnspid::regnamespace FROM pg_publication_namespace n JOIN _tenancy.lint_protected p ON p.relnamespace = n.pnnspid WHERE p.kind <> 'system'
         UNION
-        SELECT b.oid, p.relation FROM pg_publication b, _tenancy.lint_protected p WHERE b.puballtables AND p.kind <> 'system'
+        SELECT b.oid, p.relation, NULL, NULL FROM pg_publication b, _tenancy.lint_protected p WHERE b.puballtables AND p.kind <> 'system'
     )
+    -- One of listed tables names each, so that one that is accepted says nothing of those that are added.
     SELECT 'publication' AS rule, 'warning' AS severity, quote_ident(b.pubname) AS object,
            format('publishes the rows of all tenants of %s%s', min(s.relation::text), CASE WHEN count(*) > 1 THEN format(' and %s more protected tables', count(*) - 1) END) AS problem,
-           CASE WHEN b.puballtables THEN format('DROP PUBLICATION %I;', b.pubname)
-                WHEN EXISTS (SELECT FROM pg_publication_rel r WHERE r.prpubid = b.oid AND r.prqual IS NULL) THEN
-                    format('ALTER PUBLICATION %I SET TABLE %s WHERE (... = ''<tenant>'');', b.pubname, min(s.relation::text))
+           CASE WHEN s.listed IS NOT NULL THEN
+                    format(E'ALTER PUBLICATION %I DROP TABLE %s;\n-- or publish the rows of one tenant: ALTER PUBLICATION ... ADD TABLE ... WHERE (... = ''<tenant>'');', b.pubname, s.listed)
+                WHEN s.schema IS NOT NULL THEN format('ALTER PUBLICATION %I DROP TABLES IN SCHEMA %s;', b.pubname, s.schema)
                 ELSE format('DROP PUBLICATION %I;', b.pubname) END AS remedy,
-           NULL::text AS detail
+           coalesce(s.listed::text, 'schema ' || s.schema) AS detail
     FROM sent s JOIN pg_publication b ON b.oid = s.pub
-    GROUP BY b.oid, b.pubname, b.puballtables;
+    GROUP BY b.oid, b.pubname, s.listed, s.schema;
 COMMENT ON VIEW _tenancy.lint_publications IS 'findings: publications of all tenants'' rows';
 
 CREATE VIEW _tenancy.lint_database AS
     WITH guarded AS MATERIALIZED (
         SELECT EXISTS (SELECT FROM _tenancy.protected p WHERE p.kind <> 'system') AS there
+    ), watch(event_trigger, event, function, states, problem) AS (
+        VALUES ('tenancy_guard_ddl', 'ddl_command_end', '_tenancy.guard_ddl', 'A', 'protection can be weakened, and new partitions are left open'),
+               ('tenancy_guard_drop', 'sql_drop', '_tenancy.guard_drop', 'A', 'policies and triggers of protected tables can be dropped'),
+               ('tenancy_forget_dropped', 'sql_drop', '_tenancy.forget_dropped', 'OA', 'a new table can pass for a protected one that was dropped')
+    ), weak(parameter, pattern, rule, problem) AS (
+        -- PostgreSQL takes any beginning of these words that is only theirs. event_triggers came with 17.
+        VALUES ('tenancy.restoring', '^(on|1|t(r(ue?)?)?|y(es?)?)$', 'restoring_left_on',
+                'tenancy.restoring is on: protection can be weakened, and new tables are left unprotected'),
+               ('event_triggers', '^(off?|0|f(a(l(se?)?)?)?|no?)$', 'guard_disabled',
+                'event_triggers is off: protection can be weakened, and new tables are left unprotected')
     )
     -- What a table is born with: it is open until somebody protects it, and new partitions keep what goes round policies.
     SELECT 'default_privileges' AS rule,
@@ -42,18 +53,33 @@ CREATE VIEW _tenancy.lint_database AS
           GROUP BY a.defaclrole, n.nspname, x.grantee) d, guarded g
     WHERE g.there
     UNION ALL
-    SELECT 'guard_disabled', 'error', quote_ident(e.evtname), 'the event trigger is disabled, or does not fire always: protection can be weakened, and new partitions are left open',
-           format('ALTER EVENT TRIGGER %I ENABLE ALWAYS;', e.evtname), NULL
-    FROM pg_event_trigger e WHERE e.evtname IN ('tenancy_guard_ddl', 'tenancy_guard_drop') AND e.evtenabled <> 'A'
+    SELECT 'guard_disabled', 'error', w.event_trigger,
+           CASE WHEN e.oid IS NULL THEN 'the event trigger is missing: '
+                WHEN e.evtenabled = 'D' THEN 'the event trigger is disabled: ' ELSE 'the event trigger does not fire always: ' END || w.problem,
+           CASE WHEN e.oid IS NULL THEN
+                    format(E'CREATE EVENT TRIGGER %I ON %s EXECUTE FUNCTION %s();\n', w.event_trigger, w.event, w.function)
+                    || format(E'ALTER EVENT TRIGGER %I ENABLE ALWAYS;\nALTER EXTENSION tenancy ADD EVENT TRIGGER %I;', w.event_trigger, w.event_trigger)
+                ELSE format('ALTER EVENT TRIGGER %I %s;', e.evtname, CASE w.states WHEN 'A' THEN 'ENABLE ALWAYS' ELSE 'ENABLE' END) END, NULL
+    FROM watch w LEFT JOIN pg_event_trigger e ON e.evtfoid = w.function::regproc
+    WHERE e.oid IS NULL OR strpos(w.states, e.evtenabled::text) = 0
     UNION ALL
-    SELECT 'restoring_left_on', 'error', concat_ws(' in ', CASE WHEN s.setrole <> 0 THEN quote_ident(pg_get_userbyid(s.setrole)) END,
-               CASE WHEN s.setdatabase <> 0 THEN quote_ident(current_database()) ELSE 'all databases' END),
-           'tenancy.restoring is on: protection can be weakened, and new tables are left unprotected',
+    SELECT k.rule, 'error', concat_ws(' in ', CASE WHEN s.setrole <> 0 THEN quote_ident(pg_get_userbyid(s.setrole)) END,
+               CASE WHEN s.setdatabase <> 0 THEN quote_ident(current_database()) ELSE 'all databases' END), k.problem,
            CASE WHEN s.setrole = 0 AND s.setdatabase = 0 THEN 'ALTER ROLE ALL'
                 WHEN s.setrole = 0 THEN format('ALTER DATABASE %I', current_database())
                 ELSE format('ALTER ROLE %I%s', pg_get_userbyid(s.setrole), CASE WHEN s.setdatabase <> 0 THEN format(' IN DATABASE %I', current_database()) END) END
-           || ' RESET tenancy.restoring;', NULL
-    FROM _tenancy.lint_settings s WHERE s.parameter = 'tenancy.restoring' AND lower(s.value) IN ('on', 'true', 'yes', '1')
+           || format(' RESET %s;', k.parameter), NULL
+    FROM _tenancy.lint_settings s JOIN weak k ON k.parameter = s.parameter AND lower(s.value) ~ k.pattern
+    UNION ALL
+    -- What this session has from elsewhere than a role or database.
+    SELECT k.rule, CASE WHEN v.everywhere THEN 'error' ELSE 'warning' END, CASE WHEN v.everywhere THEN 'the server' ELSE 'this session' END, k.problem,
+           CASE WHEN v.everywhere THEN
+                    format(E'ALTER SYSTEM RESET %s;\nSELECT pg_reload_conf();\n-- and take it out of postgresql.conf and the options of the server', k.parameter)
+                WHEN s.source = 'session' THEN format('RESET %s;', k.parameter)
+                ELSE format('-- Take %s out of the options of the connection.', k.parameter) END, NULL
+    FROM weak k JOIN pg_settings s ON s.name = k.parameter AND s.setting ~ k.pattern,
+         LATERAL (SELECT s.source IN ('configuration file', 'command line', 'environment variable')) v(everywhere)
+    WHERE s.source NOT IN ('default', 'global', 'database', 'user', 'database user')
     UNION ALL
     -- Such a function may see rows before a policy has hidden them. Those of an extension are its authors' word.
     SELECT 'leakproof_function', CASE WHEN e.member THEN 'info' ELSE 'warning' END, f.oid::regprocedure::text,

@@ -11,7 +11,13 @@ CREATE VIEW _tenancy.lint_unique AS
         SELECT * FROM _tenancy.lint_protected WHERE kind <> 'system' AND attnum IS NOT NULL
     ), k AS MATERIALIZED (
         SELECT p.relation, p.oid, p.tenant_column, p.relkind, p.relname, i.indexrelid, x.relname AS index_name, i.indisprimary, i.indkey, i.indnkeyatts,
-               c.conname, c.contype, pg_get_indexdef(i.indexrelid) AS definition
+               c.conname, c.contype, pg_get_indexdef(i.indexrelid) AS definition,
+               CASE WHEN c.condeferred THEN ' DEFERRABLE INITIALLY DEFERRED' WHEN c.condeferrable THEN ' DEFERRABLE' END AS deferrable,
+               -- What refers to a key holds on to it.
+               (SELECT string_agg(format('%I of %s', f.conname, f.conrelid::regclass), ', ' ORDER BY f.conrelid::regclass::text, f.conname)
+                FROM pg_constraint f WHERE f.contype = 'f' AND f.conindid = i.indexrelid AND f.conparentid = 0) AS referrers,
+               -- As the replacement of an expression.
+               replace(quote_ident(p.tenant_column), '\', '\\') AS column_text
         FROM p JOIN pg_index i ON i.indrelid = p.oid AND (i.indisunique OR i.indisexclusion)
         JOIN pg_class x ON x.oid = i.indexrelid
         LEFT JOIN pg_constraint c ON c.conindid = i.indexrelid AND c.conrelid = p.oid AND c.contype IN ('p', 'u', 'x')
@@ -29,7 +35,8 @@ CREATE VIEW _tenancy.lint_unique AS
                       OR k.indisprimary AND k.indnkeyatts = 1 AND a.atttypid IN ('bigint'::regtype, 'integer'::regtype, 'smallint'::regtype)
                ) AND coalesce(k.contype <> 'x', true) AS surrogate,
                format('CREATE UNIQUE INDEX %I ON %s%s USING btree (', k.index_name, CASE WHEN k.relkind = 'p' THEN 'ONLY ' END, k.relation) AS head,
-               left(format('%s_%s', k.index_name, k.tenant_column), 63) AS new_name
+               CASE WHEN octet_length(k.index_name) + octet_length(k.tenant_column) < 63 THEN format('%s_%s', k.index_name, k.tenant_column)
+                    ELSE format('tenancy_%s_key', k.indexrelid) END AS new_name
         FROM k
     )
     SELECT 'unique_across_tenants' AS rule, CASE WHEN j.surrogate THEN 'info' ELSE 'warning' END AS severity, j.relation::text AS object,
@@ -37,27 +44,27 @@ CREATE VIEW _tenancy.lint_unique AS
                        WHEN j.surrogate THEN 'key %I spans tenants: an insertion tells that a number is taken'
                        ELSE 'key %I spans tenants: a value that one has is refused to the others, which tells them of it' END,
                   coalesce(j.conname, j.index_name)) AS problem,
-           CASE
+           CASE WHEN j.referrers IS NOT NULL THEN format(E'-- First let %s refer to another key.\n', _tenancy.one_line(j.referrers)) ELSE '' END || CASE
                WHEN j.contype = 'x' THEN
                    -- = on the tenant column in a GiST index asks for btree_gist.
                    format(E'CREATE EXTENSION IF NOT EXISTS btree_gist;\nALTER TABLE %s DROP CONSTRAINT %I, ADD CONSTRAINT %I %s;', j.relation, j.conname, j.conname,
                           regexp_replace((SELECT pg_get_constraintdef(c.oid) FROM pg_constraint c WHERE c.conindid = j.indexrelid AND c.contype = 'x'),
-                                         '\(', '(' || quote_ident(j.tenant_column) || ' WITH =, '))
+                                         '\(', '(' || j.column_text || ' WITH =, '))
                WHEN j.relkind = 'p' AND j.conname IS NOT NULL THEN
                    -- Not CONCURRENTLY on a partitioned table.
                    format('ALTER TABLE %s DROP CONSTRAINT %I, ADD CONSTRAINT %I %s;', j.relation, j.conname, j.conname,
                           regexp_replace((SELECT pg_get_constraintdef(c.oid) FROM pg_constraint c WHERE c.conindid = j.indexrelid AND c.conrelid = j.oid AND c.contype IN ('p', 'u')),
-                                         '\(', '(' || quote_ident(j.tenant_column) || ', '))
+                                         '\(', '(' || j.column_text || ', '))
                WHEN starts_with(j.definition, j.head) THEN
                    format('CREATE UNIQUE INDEX%s %I ON %s USING btree (%I, %s;', CASE WHEN j.relkind <> 'p' THEN ' CONCURRENTLY' END, j.new_name, j.relation,
                           j.tenant_column, substr(j.definition, length(j.head) + 1))
                    || CASE
                        WHEN j.conname IS NULL THEN format(E'\nDROP INDEX%s %I.%I;', CASE WHEN j.relkind <> 'p' THEN ' CONCURRENTLY' END,
                            (SELECT n.nspname FROM pg_class x JOIN pg_namespace n ON n.oid = x.relnamespace WHERE x.oid = j.indexrelid), j.index_name)
-                       ELSE format(E'\nALTER TABLE %s DROP CONSTRAINT %I, ADD CONSTRAINT %I %s USING INDEX %I;', j.relation, j.conname, j.conname,
-                           CASE j.contype WHEN 'p' THEN 'PRIMARY KEY' ELSE 'UNIQUE' END, j.new_name)
+                       ELSE format(E'\nALTER TABLE %s DROP CONSTRAINT %I, ADD CONSTRAINT %I %s USING INDEX %I%s;', j.relation, j.conname, j.conname,
+                           CASE j.contype WHEN 'p' THEN 'PRIMARY KEY' ELSE 'UNIQUE' END, j.new_name, j.deferrable)
                       END
-               ELSE format('-- Make an index like %I that begins with %I, and drop this one.', j.index_name, j.tenant_column)
+               ELSE format('-- Make an index like %s that begins with %s, and drop this one.', _tenancy.one_line(quote_ident(j.index_name)), _tenancy.one_line(quote_ident(j.tenant_column)))
            END AS remedy,
            coalesce(j.conname, j.index_name)::text AS detail
     FROM judged j;

@@ -2,6 +2,15 @@
 -- read them: tenancy.lint runs with his rights, and sees what a caller who is no superuser would not.
 -- Everything is answered for all tables at once: lint is to take seconds on thousands of them.
 
+-- A name in a comment of a remedy, which ends with its line: a name that does not would have whoever copies the remedy run the rest of it.
+CREATE FUNCTION _tenancy.one_line(words text) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT regexp_replace(words, '[[:cntrl:]]+', ' ', 'g')
+$$;
+COMMENT ON FUNCTION _tenancy.one_line(text) IS 'words without ends of lines';
+
 -- The protected tables that exist, each with the top of its tree, and with the call that mends it. Partitions are mended with their parent.
 CREATE VIEW _tenancy.lint_protected AS
     WITH RECURSIVE p AS MATERIALIZED (
@@ -34,6 +43,8 @@ COMMENT ON VIEW _tenancy.lint_protected IS 'the protected tables, as the rules o
 CREATE VIEW _tenancy.lint_relations AS
     SELECT c.oid, c.relname, c.relnamespace, n.nspname, c.relkind, c.relowner, c.relacl, c.reloptions, c.relrowsecurity,
            o.rolsuper OR o.rolbypassrls AS owner_bypasses,
+           EXISTS (SELECT FROM pg_options_to_table(c.reloptions) x
+                   WHERE x.option_name = 'security_invoker' AND lower(x.option_value) IN ('true', 'on', 'yes', '1', 't', 'y', 'tr', 'tru', 'ye')) AS invoker,
            -- Granted to anybody but the owner, whole or in part.
            EXISTS (SELECT FROM aclexplode(c.relacl) x WHERE x.grantee <> c.relowner)
            OR EXISTS (SELECT FROM pg_attribute a, aclexplode(a.attacl) x
@@ -49,19 +60,20 @@ COMMENT ON VIEW _tenancy.lint_relations IS 'the relations of users, as the rules
 -- Where rows of tenants can be read: the protected tables, and all views on them, and on those.
 CREATE VIEW _tenancy.lint_holders AS
     WITH RECURSIVE reads AS MATERIALIZED (
-        SELECT DISTINCT w.ev_class AS reader, d.refobjid AS source
+        SELECT DISTINCT w.ev_class AS reader, d.refobjid AS source, c.relkind = 'm' AS keeps
         FROM pg_rewrite w
         JOIN pg_class c ON c.oid = w.ev_class AND c.relkind IN ('v', 'm')
         JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid
                         AND d.refclassid = 'pg_class'::regclass AND d.refobjid <> w.ev_class
         WHERE w.oid >= 16384
-    ), holder(oid, source) AS (
-        SELECT p.relation::oid, p.relation::oid FROM _tenancy.protected p WHERE p.kind <> 'system'
+    ), holder(oid, source, kept) AS (
+        SELECT p.relation::oid, p.relation::oid, false FROM _tenancy.protected p WHERE p.kind <> 'system'
         UNION
-        SELECT r.reader, h.source FROM holder h JOIN reads r ON r.source = h.oid
+        SELECT r.reader, h.source, h.kept OR r.keeps FROM holder h JOIN reads r ON r.source = h.oid
     )
-    SELECT h.oid, min(h.source)::regclass AS source, count(*) AS sources FROM holder h GROUP BY h.oid;
-COMMENT ON VIEW _tenancy.lint_holders IS 'the protected tables and what reads them, with one of the tables';
+    SELECT h.oid, min(h.source)::regclass AS source, count(DISTINCT h.source) AS sources, bool_or(h.kept) AS kept FROM holder h GROUP BY h.oid;
+COMMENT ON VIEW _tenancy.lint_holders IS
+'the protected tables and what reads them, with one of the tables; kept: from a materialized view, whom no policy applies to';
 
 -- Who is a member of what, at any distance; settable: with SET ROLE. Before PostgreSQL 16 every membership allows that. A
 -- membership that only lets its holder hand it on (ADMIN, as CREATE ROLE makes it) gives neither rights nor SET ROLE.

@@ -4,12 +4,12 @@
 -- The texts of functions that run with the rights of an owner who bypasses policies, or that a protected table fires; without comments.
 CREATE VIEW _tenancy.lint_functions AS
     SELECT f.oid, f.oid::regprocedure::text AS name, f.proowner, l.lanname AS language, f.prosecdef, f.prosqlbody IS NOT NULL AS parsed, f.proconfig,
-           o.rolsuper OR o.rolbypassrls AS owner_bypasses,
+           o.rolsuper OR o.rolbypassrls AS owner_bypasses, o.rolsuper AS owner_superuser,
            f.prosecdef AND (o.rolsuper OR o.rolbypassrls) AS bypasses,
            f.proacl IS NULL OR EXISTS (SELECT FROM aclexplode(f.proacl) x WHERE x.grantee <> f.proowner) AS executable,
            CASE WHEN l.lanname NOT IN ('c', 'internal') THEN
-               regexp_replace(regexp_replace(f.prosrc, '/\*.*?\*/', ' ', 'g'), '--[^\n]*', ' ', 'g') END AS body,
-           left(md5(f.prosrc), 8) AS print
+               regexp_replace(regexp_replace(coalesce(pg_get_function_sqlbody(f.oid), f.prosrc), '/\*.*?\*/', ' ', 'g'), '--[^\n]*', ' ', 'g') END AS body,
+           left(md5(coalesce(pg_get_function_sqlbody(f.oid), f.prosrc)), 8) AS print
     FROM pg_proc f JOIN pg_language l ON l.oid = f.prolang JOIN pg_roles o ON o.oid = f.proowner
     JOIN pg_namespace n ON n.oid = f.pronamespace
     WHERE f.oid >= 16384 AND n.nspname NOT IN ('tenancy', '_tenancy', 'pg_catalog', 'information_schema')
@@ -45,13 +45,13 @@ CREATE VIEW _tenancy.lint_readers AS
         SELECT * FROM _tenancy.lint_holders
     )
     SELECT 'view_bypasses' AS rule, 'error' AS severity, r.oid::regclass::text AS object,
-           format('reads %s%s with the rights of %I, who bypasses row-level security, and is granted to others', h.source,
-                  CASE WHEN h.sources > 1 THEN format(' and %s more protected', h.sources - 1) END, pg_get_userbyid(r.relowner)) AS problem,
+           format('reads %s%s with the rights of %I%s, and is granted to others', h.source,
+                  CASE WHEN h.sources > 1 THEN format(' and %s more protected', h.sources - 1) END, pg_get_userbyid(r.relowner),
+                  CASE WHEN r.owner_bypasses THEN ', who bypasses row-level security'
+                       ELSE ' from a materialized view, which no policy applies to' END) AS problem,
            format('ALTER VIEW %s SET (security_invoker = true);', r.oid::regclass) AS remedy, NULL::text AS detail
     FROM holder h JOIN _tenancy.lint_relations r ON r.oid = h.oid
-    WHERE r.relkind = 'v' AND r.owner_bypasses AND r.granted
-      AND NOT EXISTS (SELECT FROM pg_options_to_table(r.reloptions) x
-                      WHERE x.option_name = 'security_invoker' AND lower(x.option_value) IN ('true', 'on', 'yes', '1', 't', 'y', 'tr', 'tru', 'ye'))
+    WHERE r.relkind = 'v' AND (r.owner_bypasses OR h.kept) AND r.granted AND NOT r.invoker
     UNION ALL
     -- Granted to nobody, it is for its owner to read.
     SELECT 'materialized_view', CASE WHEN r.granted THEN 'error' ELSE 'info' END, r.oid::regclass::text,
@@ -68,7 +68,7 @@ CREATE VIEW _tenancy.lint_readers AS
            format('SECURITY DEFINER: %s %s with the rights of %I, who bypasses row-level security, and others may execute it',
                   CASE WHEN bool_or(n.parsed) THEN 'reaches' ELSE 'names' END,
                   string_agg(DISTINCT n.relation::regclass::text, ', '), pg_get_userbyid(f.proowner)),
-           format(E'ALTER FUNCTION %s SECURITY INVOKER;\n-- or let it be of an owner whom policies bind: ALTER FUNCTION %s OWNER TO ...;', f.name, f.name),
+           format(E'ALTER ROUTINE %s SECURITY INVOKER;\n-- or let it be of an owner whom policies bind: ALTER ROUTINE ... OWNER TO ...;', f.name),
            -- A text that was accepted and has changed since is another finding.
            f.print
     FROM _tenancy.lint_functions f JOIN _tenancy.lint_names n ON n.oid = f.oid JOIN holder h ON h.oid = n.relation
@@ -78,10 +78,36 @@ CREATE VIEW _tenancy.lint_readers AS
     -- A caller who puts objects of his own in front of those that such a function means is as good as its owner.
     SELECT 'definer_search_path', 'warning', f.name,
            format('SECURITY DEFINER with the rights of %I, who bypasses row-level security, and with the search_path of its caller', pg_get_userbyid(f.proowner)),
-           format(E'ALTER FUNCTION %s SET search_path = pg_catalog, pg_temp;\n-- after qualifying the names in it', f.name), NULL
+           format(E'ALTER ROUTINE %s SET search_path = pg_catalog, pg_temp;\n-- after qualifying the names in it', f.name), NULL
     FROM _tenancy.lint_functions f
     WHERE f.bypasses AND f.executable AND NOT f.parsed AND f.body IS NOT NULL
       AND NOT EXISTS (SELECT FROM unnest(f.proconfig) c WHERE c LIKE 'search_path=%')
+      AND EXISTS (SELECT FROM _tenancy.protected p WHERE p.kind <> 'system')
+    UNION ALL
+    -- Temporary tables come first unless pg_temp is named, so a caller's own stands in for the one that is meant. An empty path, and PostgreSQL's
+    -- own schema alone, are of those who qualify all names.
+    SELECT 'definer_search_path', 'warning', f.name,
+           format('SECURITY DEFINER with the rights of %I, who bypasses row-level security, and takes temporary tables of its caller for those of its search_path',
+                  pg_get_userbyid(f.proowner)),
+           format('ALTER ROUTINE %s SET search_path = %s, pg_temp;', f.name, regexp_replace(s.path, '"?\mpg_temp\M"?,\s*', '', 'g')), 'pg_temp'
+    FROM _tenancy.lint_functions f, unnest(f.proconfig) c, LATERAL (SELECT substr(c, length('search_path=') + 1)) s(path)
+    WHERE f.bypasses AND f.executable AND NOT f.parsed AND f.body IS NOT NULL AND c LIKE 'search_path=%'
+      AND s.path NOT IN ('', '""', 'pg_catalog') AND s.path !~ '(^|, )"?pg_temp"?$'
+      AND EXISTS (SELECT FROM _tenancy.protected p WHERE p.kind <> 'system')
+    UNION ALL
+    -- Its owner may set the tenant, and so may whoever may call it: right for a function that asks for a proof first, which lint cannot tell.
+    SELECT 'definer_sets_tenant', 'warning', f.name,
+           format('SECURITY DEFINER, and sets the tenant with the rights of %I: does it make sure that its caller is of that tenant?', pg_get_userbyid(f.proowner)),
+           CASE WHEN c.fixed THEN format('ALTER ROUTINE %s RESET tenancy.tenant_id;', f.name)
+                ELSE format('ALTER ROUTINE %s SECURITY INVOKER;', f.name) END,
+           concat_ws(' ', f.print, CASE WHEN c.fixed THEN 'set' END)
+    FROM _tenancy.lint_functions f,
+         LATERAL (SELECT EXISTS (SELECT FROM unnest(f.proconfig) o WHERE o LIKE 'tenancy.tenant\_id=%')) c(fixed)
+    WHERE f.prosecdef AND f.executable
+      AND (c.fixed OR f.body ~* '\mset_tenant\s*\(|\mset_config\s*\(\s*''tenancy\.tenant_id''|\mset\s+(local\s+|session\s+)?tenancy\.tenant_id\M|\mtenancy\.pre_request\M')
+      AND (f.owner_superuser OR EXISTS (
+          SELECT FROM _tenancy.lint_memberships m JOIN _tenancy.lint_parameters g ON g.grantee IN (0, m.role)
+          WHERE m.member = f.proowner AND g.parameter = 'tenancy.tenant_id' AND g.privilege = 'SET'))
       AND EXISTS (SELECT FROM _tenancy.protected p WHERE p.kind <> 'system');
 COMMENT ON VIEW _tenancy.lint_readers IS 'findings: what reads protected tables with rights that bypass policies';
 
@@ -93,7 +119,7 @@ CREATE VIEW _tenancy.lint_copiers AS
                   CASE WHEN w.names IS NOT NULL AND NOT f.owner_bypasses THEN 'to ' || w.names || ', not protected'
                        WHEN f.owner_bypasses THEN format('with the rights of %I, who bypasses row-level security', pg_get_userbyid(f.proowner))
                        ELSE 'where its text does not say' END) AS problem,
-           format('ALTER FUNCTION %s SECURITY INVOKER;', f.name) AS remedy,
+           format('ALTER ROUTINE %s SECURITY INVOKER;', f.name) AS remedy,
            concat_ws(' ', t.tgname, f.print) AS detail
     FROM pg_trigger t
     JOIN _tenancy.protected p ON p.relation = t.tgrelid AND p.kind <> 'system'

@@ -29,9 +29,13 @@ CREATE VIEW _tenancy.lint_roles AS
     FROM app a WHERE a.rolsuper OR a.rolbypassrls
     UNION ALL
     SELECT 'role_reaches_bypass', 'error', quote_ident(a.name),
-           format('can SET ROLE %I, who %s, so that no policy applies', o.rolname, CASE WHEN o.rolsuper THEN 'is a superuser' ELSE 'has BYPASSRLS' END),
+           format('can SET ROLE %I, who %s', o.rolname,
+                  CASE WHEN o.rolsuper THEN 'is a superuser, so that no policy applies'
+                       WHEN o.rolbypassrls THEN 'has BYPASSRLS, so that no policy applies'
+                       ELSE 'has REPLICATION, and so can stream the changes of all tenants' END),
            e.remedy, o.rolname::text
-    FROM plain a JOIN member m ON m.member = a.oid AND m.settable JOIN pg_roles o ON o.oid = m.role AND (o.rolsuper OR o.rolbypassrls)
+    FROM plain a JOIN member m ON m.member = a.oid AND m.settable
+    JOIN pg_roles o ON o.oid = m.role AND (o.rolsuper OR o.rolbypassrls OR o.rolreplication)
     JOIN edge e ON e.member = a.oid AND e.role = o.oid
     UNION ALL
     -- Who owns a table can give its protection up.
@@ -55,6 +59,12 @@ CREATE VIEW _tenancy.lint_roles AS
     SELECT 'role_makes_roles', 'warning', quote_ident(a.name), 'has CREATEROLE, and so can make itself a member of other roles',
            format('ALTER ROLE %I NOCREATEROLE;', a.name), NULL
     FROM plain a WHERE a.rolcreaterole
+    UNION ALL
+    SELECT 'role_makes_roles', 'warning', quote_ident(a.name), format('can SET ROLE %I, who has CREATEROLE, and so can make itself a member of other roles', o.rolname),
+           e.remedy, o.rolname::text
+    FROM plain a JOIN member m ON m.member = a.oid AND m.settable
+    JOIN pg_roles o ON o.oid = m.role AND o.rolcreaterole AND NOT (o.rolsuper OR o.rolbypassrls OR o.rolreplication)
+    JOIN edge e ON e.member = a.oid AND e.role = o.oid
     UNION ALL
     SELECT 'role_predefined', k.severity, quote_ident(a.name), format('is a member of %s: %s', o.rolname, k.problem), e.remedy, o.rolname::text
     FROM plain a JOIN member m ON m.member = a.oid JOIN pg_roles o ON o.oid = m.role
@@ -107,6 +117,8 @@ CREATE VIEW _tenancy.lint_grants_on_parameters AS
     SELECT 'parameter_granted' AS rule, CASE WHEN g.parameter = 'tenancy.tenant_id' AND g.privilege = 'SET' THEN 'error' ELSE 'warning' END AS severity,
            g.parameter AS object,
            CASE WHEN g.parameter = 'session_replication_role' THEN format('%s may switch off foreign keys and triggers', g.grantee_name)
+                WHEN g.parameter = 'event_triggers' THEN format('%s may switch off the event triggers that guard protected tables', g.grantee_name)
+                WHEN g.parameter = 'lo_compat_privileges' THEN format('%s may read all large objects', g.grantee_name)
                 WHEN g.privilege = 'ALTER SYSTEM' THEN format('%s may set it for the whole server', g.grantee_name)
                 WHEN g.parameter = 'tenancy.tenant_id' THEN 'everybody may be any tenant'
                 WHEN g.parameter = 'tenancy.restoring' THEN format('%s may weaken the protection of what it owns', g.grantee_name)
@@ -117,7 +129,7 @@ CREATE VIEW _tenancy.lint_grants_on_parameters AS
     WHERE (g.parameter = 'tenancy.tenant_id' AND (g.grantee = 0 OR g.privilege = 'ALTER SYSTEM')
            -- tenant_id and user_id are granted to be set; the others are for administrators.
            OR g.parameter LIKE 'tenancy.%' AND g.parameter NOT IN ('tenancy.tenant_id', 'tenancy.user_id', 'tenancy.token', 'tenancy.missing_tenant')
-           OR g.parameter = 'session_replication_role')
+           OR g.parameter IN ('session_replication_role', 'event_triggers', 'lo_compat_privileges'))
       AND EXISTS (SELECT FROM _tenancy.protected p WHERE p.kind <> 'system')
     UNION ALL
     SELECT 'tenant_for_all', 'warning', CASE WHEN s.setdatabase = 0 THEN 'all databases' ELSE quote_ident(current_database()) END,

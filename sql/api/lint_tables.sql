@@ -5,19 +5,25 @@
 -- column of a protected table has. A partition is named by its parent.
 CREATE VIEW _tenancy.lint_unprotected AS
     WITH known AS MATERIALIZED (
-        SELECT 'tenant_id'::name AS name, NULL::oid AS type
+        SELECT 'tenant_id'::name AS name, NULL::oid AS type, NULL::oid AS schema
         UNION
-        SELECT p.tenant_column, p.atttypid FROM _tenancy.lint_protected p WHERE p.tenant_column NOT IN ('id', 'name')
-    ), found AS MATERIALIZED (
+        SELECT s.tenant_column, NULL, s.schema FROM _tenancy.protected_schemas s
+        UNION
+        SELECT p.tenant_column, p.atttypid, NULL FROM _tenancy.lint_protected p WHERE p.tenant_column NOT IN ('id', 'name')
+    ), candidate AS MATERIALIZED (
         SELECT DISTINCT ON (r.oid) r.oid::regclass AS relation, r.relkind, r.granted, r.relrowsecurity, a.attname, a.atttypid, a.atttypmod,
                EXISTS (SELECT FROM pg_policy y WHERE y.polrelid = r.oid) AS policies
         FROM known k
         JOIN pg_attribute a ON a.attname = k.name AND (k.type IS NULL OR k.type = a.atttypid) AND a.attnum > 0 AND NOT a.attisdropped
-        JOIN _tenancy.lint_relations r ON r.oid = a.attrelid
+        JOIN _tenancy.lint_relations r ON r.oid = a.attrelid AND (k.schema IS NULL OR k.schema = r.relnamespace)
         WHERE NOT EXISTS (SELECT FROM _tenancy.protected p WHERE p.relation = r.oid)
-          AND NOT EXISTS (SELECT FROM pg_inherits i JOIN pg_attribute b ON b.attrelid = i.inhparent AND b.attname = a.attname
-                          WHERE i.inhrelid = r.oid)
         ORDER BY r.oid, a.attname <> 'tenant_id', a.attnum
+    ), found AS MATERIALIZED (
+        -- What is named with its parent is not named again. A foreign table is no part of what protects its parent.
+        SELECT * FROM candidate f
+        WHERE NOT EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = f.relation AND (
+                  i.inhparent IN (SELECT c.relation FROM candidate c)
+                  OR f.relkind <> 'f' AND i.inhparent IN (SELECT p.relation FROM _tenancy.protected p)))
     )
     SELECT 'tenant_column_type' AS rule, CASE WHEN f.granted THEN 'error' ELSE 'warning' END AS severity, f.relation::text AS object,
            format('column %I is of type %s, which cannot be a tenant column: its = is not leakproof, or cannot be compared with a tenant id',
@@ -38,10 +44,13 @@ CREATE VIEW _tenancy.lint_unprotected AS
                   CASE WHEN f.relrowsecurity AND f.policies THEN ': it has policies of its own, which nothing watches'
                        WHEN f.granted THEN ': whoever it is granted to reads all tenants'' rows'
                        ELSE '; it is granted to nobody yet' END),
-           format('SELECT tenancy.protect(%L%s);', f.relation,
+           format('SELECT tenancy.protect(%L%s);', top.oid::regclass,
                   CASE WHEN f.attname <> 'tenant_id' THEN format(', tenant_column => %L', f.attname) END),
            NULL
-    FROM found f
+    FROM found f,
+         -- With its parents, or not at all.
+         LATERAL (WITH RECURSIVE up(oid) AS (SELECT f.relation::oid UNION SELECT i.inhparent FROM up u JOIN pg_inherits i ON i.inhrelid = u.oid)
+                  SELECT min(u.oid) AS oid FROM up u WHERE NOT EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = u.oid)) top
     WHERE f.relkind IN ('r', 'p')
       AND f.atttypid IN ('text'::regtype, 'varchar'::regtype, 'uuid'::regtype, 'bigint'::regtype, 'integer'::regtype)
     UNION ALL
@@ -141,6 +150,7 @@ CREATE VIEW _tenancy.lint_drift AS
         SELECT p.oid, 'partition_unprotected', 'error', format('%s is not protected: a query that names it knows no policy', i.inhrelid::regclass)
         FROM p JOIN pg_inherits i ON i.inhparent = p.oid
         WHERE NOT EXISTS (SELECT FROM p AS q WHERE q.oid = i.inhrelid)
+          AND NOT EXISTS (SELECT FROM pg_foreign_table f WHERE f.ftrelid = i.inhrelid)
         UNION ALL
         SELECT p.oid, 'meter_missing', 'warning', format('lacks triggers of the meter for %s', m.resource)
         FROM _tenancy.meters m JOIN p ON p.root = m.relation
@@ -151,13 +161,15 @@ CREATE VIEW _tenancy.lint_drift AS
     SELECT d.rule, d.severity, p.relation::text AS object, d.problem,
            CASE d.rule
                WHEN 'tenant_column_missing' THEN
-                   format(E'-- Bring it back, or unprotect the table and protect it by its new column:\nSELECT tenancy.unprotect(%L);\n'
-                          'SELECT tenancy.protect(%L, %L, tenant_column => ''...'');', p.root, p.root, p.kind)
+                   -- By the column that its policy is on. In one statement, so that the table is never open.
+                   format('%sSELECT tenancy.unprotect(%L), tenancy.protect(%L, %L, tenant_column => %L);',
+                          CASE WHEN c.name IS NULL THEN E'-- Bring it back, or by its new column:\n-- ' END, p.root, p.root, p.kind, coalesce(c.name, '...'))
                WHEN 'meter_missing' THEN
                    format('SELECT tenancy.unmeter(m.relation, m.resource), tenancy.meter(m.relation, m.resource, m.measure) FROM tenancy.meters m WHERE m.relation = %L::regclass;', p.root)
                ELSE p.mend END AS remedy,
            CASE WHEN d.rule IN ('policy_missing', 'policy_altered', 'partition_unprotected', 'meter_missing') THEN d.problem END AS detail
     FROM difference d JOIN p ON p.oid = d.oid
+    LEFT JOIN LATERAL (SELECT _tenancy.isolated_column(p.root) AS name WHERE d.rule = 'tenant_column_missing') c ON true
     UNION ALL
     -- The other way round: a parent that is not protected shows what its protected child hides.
     SELECT 'parent_unprotected', 'error', i.inhparent::regclass::text,
@@ -196,10 +208,15 @@ CREATE VIEW _tenancy.lint_policies AS
     WHERE o.polpermissive AND o.access AND coalesce(o.using_expr, '') <> 'true' AND coalesce(o.check_expr, '') <> 'true'
       AND coalesce(o.using_expr, '') !~* '\mor true\M' AND coalesce(o.check_expr, '') !~* '\mor true\M'
     UNION ALL
+    SELECT 'policy_idle', 'warning', o.relation::text, format('restrictive policy %I is always true, and so narrows nothing', o.polname),
+           format('DROP POLICY %I ON %s;', o.polname, o.relation), o.polname::text
+    FROM own o
+    WHERE NOT o.polpermissive AND coalesce(o.using_expr, 'true') = 'true' AND coalesce(o.check_expr, 'true') = 'true'
+    UNION ALL
     -- An IMMUTABLE function is evaluated when a statement is planned: a cached plan keeps the tenant that it was planned for.
     SELECT 'immutable_context', 'error', y.polrelid::regclass::text,
            format('policy %I calls %s, which is IMMUTABLE and reads the session: a cached plan keeps its first answer', y.polname, f.oid::regprocedure),
-           format('ALTER FUNCTION %s STABLE;', f.oid::regprocedure), y.polname::text
+           format('ALTER FUNCTION %s STABLE;', f.oid::regprocedure), concat_ws(' ', quote_ident(y.polname), f.oid::regprocedure)
     FROM pg_policy y
     JOIN pg_depend d ON d.classid = 'pg_policy'::regclass AND d.objid = y.oid AND d.refclassid = 'pg_proc'::regclass
     JOIN pg_proc f ON f.oid = d.refobjid AND f.provolatile = 'i' AND f.oid >= 16384
