@@ -9,18 +9,21 @@
 CREATE VIEW _tenancy.lint_unique AS
     WITH p AS MATERIALIZED (
         SELECT * FROM _tenancy.lint_protected WHERE kind <> 'system' AND attnum IS NOT NULL
+    ), r AS MATERIALIZED (
+        -- What refers to a key holds on to it.
+        SELECT f.conindid, string_agg(format('%I of %s', f.conname, f.conrelid::regclass), ', ' ORDER BY f.conrelid::regclass::text, f.conname) AS referrers
+        FROM pg_constraint f WHERE f.contype = 'f' AND f.conparentid = 0 GROUP BY f.conindid
     ), k AS MATERIALIZED (
         SELECT p.relation, p.oid, p.tenant_column, p.relkind, p.relname, i.indexrelid, x.relname AS index_name, i.indisprimary, i.indkey, i.indnkeyatts,
                c.conname, c.contype, pg_get_indexdef(i.indexrelid) AS definition,
                CASE WHEN c.condeferred THEN ' DEFERRABLE INITIALLY DEFERRED' WHEN c.condeferrable THEN ' DEFERRABLE' END AS deferrable,
-               -- What refers to a key holds on to it.
-               (SELECT string_agg(format('%I of %s', f.conname, f.conrelid::regclass), ', ' ORDER BY f.conrelid::regclass::text, f.conname)
-                FROM pg_constraint f WHERE f.contype = 'f' AND f.conindid = i.indexrelid AND f.conparentid = 0) AS referrers,
+               r.referrers,
                -- As the replacement of an expression.
                replace(quote_ident(p.tenant_column), '\', '\\') AS column_text
         FROM p JOIN pg_index i ON i.indrelid = p.oid AND (i.indisunique OR i.indisexclusion)
         JOIN pg_class x ON x.oid = i.indexrelid
         LEFT JOIN pg_constraint c ON c.conindid = i.indexrelid AND c.conrelid = p.oid AND c.contype IN ('p', 'u', 'x')
+        LEFT JOIN r ON r.conindid = i.indexrelid
         WHERE NOT p.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])
           -- That of a partition comes from its parent.
           AND NOT EXISTS (SELECT FROM pg_inherits h WHERE h.inhrelid = i.indexrelid)
@@ -36,7 +39,7 @@ CREATE VIEW _tenancy.lint_unique AS
                ) AND coalesce(k.contype <> 'x', true) AS surrogate,
                format('CREATE UNIQUE INDEX %I ON %s%s USING btree (', k.index_name, CASE WHEN k.relkind = 'p' THEN 'ONLY ' END, k.relation) AS head,
                CASE WHEN octet_length(k.index_name) + octet_length(k.tenant_column) < 63 THEN format('%s_%s', k.index_name, k.tenant_column)
-                    ELSE format('tenancy_%s_key', k.indexrelid) END AS new_name
+                    ELSE format('%s_%s', left(k.index_name, 50), left(md5(k.index_name), 8)) END AS new_name
         FROM k
     )
     SELECT 'unique_across_tenants' AS rule, CASE WHEN j.surrogate THEN 'info' ELSE 'warning' END AS severity, j.relation::text AS object,

@@ -27,13 +27,14 @@ CREATE VIEW _tenancy.lint_protected AS
            c.relname, c.relnamespace, c.relkind, c.relowner, c.relacl, c.relrowsecurity, c.relforcerowsecurity,
            o.rolsuper OR o.rolbypassrls AS owner_bypasses,
            a.attnum, a.atttypid, a.attnotnull,
-           format('SELECT tenancy.protect(%L%s%s%s%s%s);', t.root::regclass,
+           format('SELECT tenancy.protect(%L%s%s%s);', t.root::regclass,
                CASE WHEN r.kind <> 'tenant' THEN format(', %L', r.kind) END,
-               CASE WHEN r.tenant_column <> 'tenant_id' THEN format(', tenant_column => %L', r.tenant_column) END,
-               CASE WHEN (r.options ->> 'reference')::boolean THEN ', reference => true' END,
-               CASE WHEN NOT (r.options ->> 'create_index')::boolean THEN ', create_index => false' END,
-               ', access_policy => ' || (r.options ->> 'access_policy')) AS mend
+               CASE WHEN r.tenant_column <> 'tenant_id' THEN format(', tenant_column => %L', r.tenant_column) END, m.options) AS mend,
+           m.options AS mend_options
     FROM p JOIN tree t ON t.oid = p.oid JOIN p AS r ON r.oid = t.root
+    CROSS JOIN LATERAL (SELECT concat(CASE WHEN (r.options ->> 'reference')::boolean THEN ', reference => true' END,
+                                      CASE WHEN NOT (r.options ->> 'create_index')::boolean THEN ', create_index => false' END,
+                                      ', access_policy => ' || (r.options ->> 'access_policy')) AS options) m
     JOIN pg_class c ON c.oid = p.oid
     JOIN pg_roles o ON o.oid = c.relowner
     LEFT JOIN pg_attribute a ON a.attrelid = p.oid AND a.attname = p.tenant_column AND a.attnum > 0 AND NOT a.attisdropped;

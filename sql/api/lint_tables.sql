@@ -162,8 +162,8 @@ CREATE VIEW _tenancy.lint_drift AS
            CASE d.rule
                WHEN 'tenant_column_missing' THEN
                    -- By the column that its policy is on. In one statement, so that the table is never open.
-                   format('%sSELECT tenancy.unprotect(%L), tenancy.protect(%L, %L, tenant_column => %L);',
-                          CASE WHEN c.name IS NULL THEN E'-- Bring it back, or by its new column:\n-- ' END, p.root, p.root, p.kind, coalesce(c.name, '...'))
+                   format('%sSELECT tenancy.unprotect(%L), tenancy.protect(%L, %L, tenant_column => %L%s);',
+                          CASE WHEN c.name IS NULL THEN E'-- Bring it back, or by its new column:\n-- ' END, p.root, p.root, p.kind, coalesce(c.name, '...'), p.mend_options)
                WHEN 'meter_missing' THEN
                    format('SELECT tenancy.unmeter(m.relation, m.resource), tenancy.meter(m.relation, m.resource, m.measure) FROM tenancy.meters m WHERE m.relation = %L::regclass;', p.root)
                ELSE p.mend END AS remedy,
