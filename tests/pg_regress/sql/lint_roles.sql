@@ -100,10 +100,9 @@ SELECT * FROM pg_temp.findings('lint|tenancy|pageinspect');
 \pset format unaligned
 SELECT rule, object, remedy FROM tenancy.lint() WHERE key ~ 'lint|tenancy|pageinspect' ORDER BY key COLLATE "C";
 \pset format aligned
-DROP PUBLICATION lint_all;
 SELECT * FROM pg_temp.mend('lint|tenancy|pageinspect');
 SELECT evtenabled FROM pg_event_trigger WHERE evtname ~ '^tenancy_guard';
-DROP PUBLICATION lint_one;
+DROP PUBLICATION lint_all, lint_one;
 DROP FOREIGN DATA WRAPPER postgres_fdw CASCADE;
 DROP SCHEMA lint CASCADE;
 SET client_min_messages = error;
