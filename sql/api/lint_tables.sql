@@ -147,8 +147,9 @@ CREATE VIEW _tenancy.lint_drift AS
             WHERE r.tgrelid = p.oid AND r.tgname = 'tenancy_guard' AND r.tgenabled = 'A' AND r.tgtype = g.tgtype
               AND r.tgqual IS NULL AND r.tgattr = ''::int2vector AND r.tgfoid = g.tgfoid)
         UNION ALL
-        SELECT p.oid, 'partition_unprotected', 'error', format('%s is not protected: a query that names it knows no policy', i.inhrelid::regclass)
-        FROM p JOIN pg_inherits i ON i.inhparent = p.oid
+        -- What is granted on the parent reaches its rows through the parent, under the parent's policies.
+        SELECT p.oid, 'partition_unprotected', CASE WHEN r.granted THEN 'error' ELSE 'warning' END, format('%s is not protected: a query that names it knows no policy', i.inhrelid::regclass)
+        FROM p JOIN pg_inherits i ON i.inhparent = p.oid LEFT JOIN _tenancy.lint_relations r ON r.oid = i.inhrelid
         WHERE NOT EXISTS (SELECT FROM p AS q WHERE q.oid = i.inhrelid)
           AND NOT EXISTS (SELECT FROM pg_foreign_table f WHERE f.ftrelid = i.inhrelid)
         UNION ALL

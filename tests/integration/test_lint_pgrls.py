@@ -22,8 +22,8 @@ SHAPES = [
     ("SEC030", "tenant_column_nullable", "public.t6", "ALTER TABLE t6 ALTER tenant_id DROP NOT NULL"),
     ("PERF003", "index_missing", "public.t6", "DROP INDEX tenancy_t6_tenant"),
     ("SEC035", "unique_across_tenants", "public.t7", "ALTER TABLE t7 ADD UNIQUE (code)"),
-    ("SEC041", "partition_unprotected", "public.parts", "CREATE TABLE part PARTITION OF parts DEFAULT"),
-    ("SEC043", "partition_unprotected", "public.t8", "CREATE TABLE heir () INHERITS (t8)"),
+    ("SEC041", "partition_unprotected", "public.parts", f"CREATE TABLE part PARTITION OF parts DEFAULT; GRANT SELECT ON part TO {DATA}"),
+    ("SEC043", "partition_unprotected", "public.t8", f"CREATE TABLE heir () INHERITS (t8); GRANT SELECT ON heir TO {DATA}"),
     ("SEC044", "default_privileges", f"{OWNER} in public", f"ALTER DEFAULT PRIVILEGES FOR ROLE {OWNER} IN SCHEMA public GRANT SELECT ON TABLES TO PUBLIC"),
     ("SEC046", "immutable_context", "public.t9",
      "CREATE FUNCTION ctx() RETURNS text IMMUTABLE LANGUAGE sql AS $$SELECT current_setting('a.b', true)$$;"

@@ -80,6 +80,15 @@ EXCUSES = {
         "The ledger is written by the library, and by nobody else.",
         f"SELECT %(at)s = '_tenancy.usage' AND NOT has_table_privilege(%(guest)s, c.oid, 'INSERT, UPDATE, DELETE') {TABLE}",
     ),
+    "SEC030": (
+        "Of kind shared, NULL is for everybody to read, and the restrictive policies let no tenant write it.",
+        f"""SELECT (SELECT bool_and(s.kind = 'shared' AND s.drift = '{{}}') FROM tenancy.protected_tables s WHERE s.relation = c.oid) {TABLE}""",
+    ),
+    "SEC047": (
+        "The tenant is part of the key on both sides, so it tells of the tenant's own rows only, and the restrictive policy says which those are.",
+        """SELECT f.is_scoped FROM tenancy.foreign_keys f JOIN pg_class c ON c.oid = f.relation JOIN pg_namespace n ON n.oid = c.relnamespace
+           WHERE format('%%s.%%s (%%s)', n.nspname, c.relname, f.name) = %(at)s""",
+    ),
     "SEC042": (
         "Those that PUBLIC may call are named below, each with its reason.",
         f"SELECT bool_and(%(at)s = ANY (%(public)s) AND 'search_path=pg_catalog, pg_temp' = ANY (p.proconfig)) {FUNCTION}",
@@ -126,7 +135,7 @@ def reported(db):
     """What pgrls reports of our schemas and of the users': pairs of a rule and where it is broken."""
     url = f"host={db.server.host} port={db.server.port} dbname={db.name} user=postgres"
     done = subprocess.run(
-        [sys.executable, "-m", "pgrls", "lint", "--database-url", url, "--schemas", "public,tenancy,_tenancy", "--format", "json"],
+        [sys.executable, "-m", "pgrls", "lint", "--config", "pgrls.toml", "--database-url", url, "--schemas", "public,tenancy,_tenancy", "--format", "json"],
         capture_output=True, text=True, timeout=300, env=os.environ | {"NO_COLOR": "1"}, cwd=os.path.dirname(__file__),
     )  # fmt: skip
     assert done.returncode in (0, 1), done.stderr
@@ -165,6 +174,8 @@ def test_every_excuse_is_needed(protected, dba):
         ("ALTER POLICY tenancy_isolation ON by_uuid WITH CHECK (true)", "SEC020", "public.by_uuid.tenancy_isolation"),
         ("DROP POLICY tenancy_isolation ON by_uuid", "SEC003", "public.by_uuid.tenancy_access"),
         ("ALTER TABLE by_uuid NO FORCE ROW LEVEL SECURITY", "SEC002", "public.by_uuid"),
+        ("ALTER TABLE by_uuid ALTER tenant_id DROP NOT NULL", "SEC030", "public.by_uuid"),
+        ("ALTER TABLE by_bigint ADD CONSTRAINT loose FOREIGN KEY (id) REFERENCES by_text", "SEC047", "public.by_bigint (loose)"),
         ("GRANT SELECT ON _tenancy.quotas TO PUBLIC", "SEC001", "_tenancy.quotas"),
         ("GRANT EXECUTE ON FUNCTION tenancy.settle_usage TO PUBLIC", "SEC042", "tenancy.settle_usage"),
     ],
@@ -176,6 +187,6 @@ def test_what_is_true_is_not_excused(protected, dba, statement, rule, at):
     try:
         assert (rule, at) in unexcused(protected, dba)
     finally:
-        protected.run("DROP TABLE IF EXISTS forgotten", "SELECT tenancy.protect('by_uuid')", "REVOKE ALL ON _tenancy.quotas FROM PUBLIC",
+        protected.run("DROP TABLE IF EXISTS forgotten", "ALTER TABLE by_bigint DROP CONSTRAINT IF EXISTS loose", "SELECT tenancy.protect('by_uuid')", "REVOKE ALL ON _tenancy.quotas FROM PUBLIC",
                       "REVOKE ALL ON FUNCTION tenancy.settle_usage FROM PUBLIC")  # fmt: skip
     assert unexcused(protected, dba) == []

@@ -83,6 +83,8 @@ ALTER TABLE good_audit DISABLE TRIGGER tenancy_guard;
 ALTER TABLE "Good Name" ALTER COLUMN "The Tenant" DROP NOT NULL, ALTER COLUMN "The Tenant" DROP DEFAULT;
 DROP INDEX "tenancy_Good Name_tenant";
 CREATE TABLE later PARTITION OF good_parts FOR VALUES FROM (10) TO (20);
+CREATE TABLE later_granted PARTITION OF good_parts FOR VALUES FROM (20) TO (30);
+GRANT SELECT (id) ON later_granted TO regress_lint_app;
 RESET tenancy.restoring;
 CREATE POLICY oops ON good USING (true);
 CREATE POLICY narrow ON good AS RESTRICTIVE USING (code <> '');   -- narrows: no finding
