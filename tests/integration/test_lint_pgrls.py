@@ -3,6 +3,8 @@
 test_pgrls.py is the other half: what pgrls says of a database that is as it should be.
 """
 
+import os
+
 import pytest
 import support
 from support import APP, DATA, OWNER
@@ -70,6 +72,14 @@ def found(db):
     return before, theirs, ours
 
 
+def test_empty_database_is_clean(server):
+    database = support.Database(server, "it_lint_empty")
+    try:
+        assert database.run("SELECT * FROM tenancy.lint('info')") == []
+    finally:
+        database.drop()
+
+
 def test_there_was_nothing_before(found):
     assert found[0][1] == set()
 
@@ -82,13 +92,13 @@ def test_found_by_both(found, theirs, ours, at, made):
 
 def test_rules_are_documented_and_tested():
     # Every rule of the documentation is in what the tests expect, and every rule that they expect is documented.
-    root = support.os.path.join(support.os.path.dirname(__file__), "..", "..")
-    with open(support.os.path.join(root, "docs", "lint.md")) as page:
+    root = os.path.join(os.path.dirname(__file__), "..", "..")
+    with open(os.path.join(root, "docs", "lint.md")) as page:
         cells = [line.split("|")[1] for line in page.read().split("## Other linters")[0].splitlines() if line.startswith("| ")]
     documented = {rule.strip() for cell in cells for rule in cell.split(",")} - {"rule"}
     seen = ""
     for name in ("lint", "lint_roles", "lint_remedies"):
-        with open(support.os.path.join(root, "tests", "pg_regress", "expected", f"{name}.out")) as expected:
+        with open(os.path.join(root, "tests", "pg_regress", "expected", f"{name}.out")) as expected:
             seen += expected.read()
     assert documented
     assert {rule for rule in documented if rule not in seen} <= {"server_minor"}  # which depends on the server
