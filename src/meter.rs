@@ -250,9 +250,7 @@ pub fn recount_after_drop(resource: &str) {
 fn owned(relation: PgRelation) -> pg::Oid {
     // The lines of our own PL/pgSQL, which calls this, would say nothing to its user.
     pg::forget_error_context();
-    if let Some(assigned) = pg::guc::assigned() {
-        Error::InContext(assigned.id, "meter").raise()
-    }
+    crate::context::refuse_in_context("meter");
     if !pg::user::owns_relation(relation.oid()) {
         Error::NotOwned.raise()
     }

@@ -204,11 +204,11 @@ pub fn save_protection(
     options: JsonB,
     undo: JsonB,
 ) -> Result<(), pgrx::spi::Error> {
-    write_protection(
-        relation.oid(),
-        "INSERT INTO _tenancy.protected (relation, kind, tenant_column, options, undo) VALUES ($1, $2, $3, $4, $5)
-         ON CONFLICT (relation) DO UPDATE SET kind = $2, tenant_column = $3, options = $4, undo = $5",
-        &[relation.oid().into(), kind.into(), tenant_column.into(), options.into(), undo.into()],
+    crate::context::refuse_in_context("protect");
+    insert_protection(
+        &relation,
+        (kind, tenant_column, options, undo),
+        "DO UPDATE SET kind = $2, tenant_column = $3, options = $4, undo = $5",
     )
 }
 
@@ -224,12 +224,7 @@ pub fn add_protection(
     options: JsonB,
     undo: JsonB,
 ) -> Result<(), pgrx::spi::Error> {
-    write_as_owner(
-        relation.oid(),
-        "INSERT INTO _tenancy.protected (relation, kind, tenant_column, options, undo) VALUES ($1, $2, $3, $4, $5)
-         ON CONFLICT (relation) DO NOTHING",
-        &[relation.oid().into(), kind.into(), tenant_column.into(), options.into(), undo.into()],
-    )
+    insert_protection(&relation, (kind, tenant_column, options, undo), "DO NOTHING")
 }
 
 /// Records the new name of a tenant column that was renamed, for the protection and the meters of a table: that of the column by
@@ -254,7 +249,8 @@ pub fn follow_column(relation: PgRelation) -> Result<(), pgrx::spi::Error> {
 #[pg_extern(schema = "_tenancy", volatile)]
 #[search_path(pg_catalog, pg_temp)]
 pub fn forget_protection(relation: PgRelation) -> Result<(), pgrx::spi::Error> {
-    write_protection(
+    crate::context::refuse_in_context("protect");
+    write_as_owner(
         relation.oid(),
         "DELETE FROM _tenancy.protected WHERE relation OPERATOR(pg_catalog.=) $1",
         &[relation.oid().into()],
@@ -276,16 +272,18 @@ pub fn is_protected(relation: pg::Oid) -> bool {
     found
 }
 
-/// What changes the protection is not for a tenant.
-fn write_protection(
-    relation: pg::Oid,
-    command: &str,
-    arguments: &[pgrx::datum::DatumWithOid],
+/// `on_conflict`: what becomes of the row of a table that has one.
+fn insert_protection(
+    relation: &PgRelation,
+    (kind, tenant_column, options, undo): (&str, Option<&str>, JsonB, JsonB),
+    on_conflict: &str,
 ) -> Result<(), pgrx::spi::Error> {
-    if let Some(assigned) = pg::guc::assigned() {
-        Error::InContext(assigned.id, "protect").raise()
-    }
-    write_as_owner(relation, command, arguments)
+    let insertion = format!(
+        "INSERT INTO _tenancy.protected (relation, kind, tenant_column, options, undo) VALUES ($1, $2, $3, $4, $5)
+         ON CONFLICT (relation) {on_conflict}"
+    );
+    let arguments = [relation.oid().into(), kind.into(), tenant_column.into(), options.into(), undo.into()];
+    write_as_owner(relation.oid(), &insertion, &arguments)
 }
 
 /// Runs a command with the rights of the extension's owner, so what it calls must not be the caller's to choose: the

@@ -148,9 +148,7 @@ BEGIN
     findings := findings || CASE
         WHEN outcome.answer::bigint > own_rows::bigint THEN _tenancy.finding('count', 'leaked', 'rows of another tenant were counted')
         WHEN outcome.answer::bigint > 0 THEN _tenancy.finding('count', 'held')
-        WHEN _tenancy.is_refusal(scene.stage, outcome.state, outcome.message, outcome.detail) THEN
-            _tenancy.finding('count', 'held', 'refused: ' || outcome.message)
-        ELSE _tenancy.finding('count', 'could not be tested', coalesce(outcome.message, 'nor does it count rows of the role''s own tenant')) END;
+        ELSE _tenancy.refused(scene.stage, 'count', outcome, 'nor does it count rows of the role''s own tenant') END;
     FOR item IN SELECT * FROM _tenancy.attacks(scene.stage) LOOP
         findings := findings || CASE
             WHEN item.check_name LIKE 'no tenant%' AND current_setting('tenancy.mode') = 'single' THEN

@@ -95,6 +95,21 @@ AS $$
 $$;
 COMMENT ON FUNCTION _tenancy.finding(text, text, text) IS 'one finding of tenancy.prove';
 
+-- The finding of an attempt that did no harm and did not succeed: held where it was refused. What else stood in its way proves nothing;
+-- `otherwise` says what that is where there was no error.
+CREATE FUNCTION _tenancy.refused(stage jsonb, check_name text, outcome record, otherwise text DEFAULT NULL) RETURNS jsonb
+    LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF _tenancy.is_refusal(stage, outcome.state, outcome.message, outcome.detail) THEN
+        RETURN _tenancy.finding(check_name, 'held', 'refused: ' || outcome.message);
+    END IF;
+    RETURN _tenancy.finding(check_name, 'could not be tested', coalesce(outcome.message, otherwise));
+END
+$$;
+COMMENT ON FUNCTION _tenancy.refused(jsonb, text, record, text) IS 'the finding of an attempt that did not succeed; for tenancy.prove';
+
 -- The query that tells, as a caller who sees everything, what an attack has done to rows that are not its own; null: nothing.
 CREATE FUNCTION _tenancy.harm_of(stage jsonb) RETURNS text
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE

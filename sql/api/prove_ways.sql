@@ -42,9 +42,7 @@ BEGIN
                         concat_ws(', ', quote_ident(stage ->> 'column'), (SELECT string_agg(quote_ident(c.name), ', ' ORDER BY c.place)
                                                                           FROM unnest(key.columns) WITH ORDINALITY AS c(name, place)))))
             WHEN outcome.state IS NULL THEN _tenancy.finding('unique oracle: ' || index_name, 'held')
-            WHEN _tenancy.is_refusal(stage, outcome.state, outcome.message, outcome.detail) THEN
-                _tenancy.finding('unique oracle: ' || index_name, 'held', 'refused: ' || outcome.message)
-            ELSE _tenancy.finding('unique oracle: ' || index_name, 'could not be tested', outcome.message) END;
+            ELSE _tenancy.refused(stage, 'unique oracle: ' || index_name, outcome) END;
         CONTINUE WHEN NOT key.is_plain;
 
         outcome := _tenancy.try(stage, tenant, insertion || format(' ON CONFLICT (%s) DO UPDATE SET %I = t.%I',
@@ -52,9 +50,7 @@ BEGIN
         RETURN NEXT CASE
             WHEN outcome.harm IS NOT NULL THEN _tenancy.finding('upsert: ' || index_name, 'leaked', outcome.harm)
             WHEN outcome.state IS NULL THEN _tenancy.finding('upsert: ' || index_name, 'held')
-            WHEN _tenancy.is_refusal(stage, outcome.state, outcome.message, outcome.detail) THEN
-                _tenancy.finding('upsert: ' || index_name, 'held', 'refused: ' || outcome.message)
-            ELSE _tenancy.finding('upsert: ' || index_name, 'could not be tested', outcome.message) END;
+            ELSE _tenancy.refused(stage, 'upsert: ' || index_name, outcome) END;
 
         outcome := _tenancy.try(stage, tenant, insertion || ' ON CONFLICT DO NOTHING', given, stage ->> 'harm');
         RETURN NEXT CASE
@@ -64,9 +60,7 @@ BEGIN
             WHEN outcome.state IS NULL AND outcome.affected = 0 THEN
                 _tenancy.finding('upsert oracle: ' || index_name, 'leaked', 'ON CONFLICT DO NOTHING tells that another tenant has a value')
             WHEN outcome.state IS NULL THEN _tenancy.finding('upsert oracle: ' || index_name, 'held')
-            WHEN _tenancy.is_refusal(stage, outcome.state, outcome.message, outcome.detail) THEN
-                _tenancy.finding('upsert oracle: ' || index_name, 'held', 'refused: ' || outcome.message)
-            ELSE _tenancy.finding('upsert oracle: ' || index_name, 'could not be tested', outcome.message) END;
+            ELSE _tenancy.refused(stage, 'upsert oracle: ' || index_name, outcome) END;
     END LOOP;
     IF NOT FOUND THEN
         RETURN NEXT _tenancy.finding('unique oracle', 'held', 'every unique key has the tenant column');
@@ -135,10 +129,7 @@ BEGIN
                            reference.parent, stage ->> 'column', array_to_string(reference.columns, ', ')))
                 WHEN outcome.state = '23503' AND outcome.constraint_name = ANY (kindred) THEN
                     _tenancy.finding('foreign key oracle: ' || reference.name, 'held')
-                WHEN _tenancy.is_refusal(stage, outcome.state, outcome.message, outcome.detail) THEN
-                    _tenancy.finding('foreign key oracle: ' || reference.name, 'held', 'refused: ' || outcome.message)
-                ELSE _tenancy.finding('foreign key oracle: ' || reference.name, 'could not be tested',
-                    coalesce(outcome.message, 'the role''s own row could not be changed')) END;
+                ELSE _tenancy.refused(stage, 'foreign key oracle: ' || reference.name, outcome, 'the role''s own row could not be changed') END;
             RAISE EXCEPTION 'undo' USING ERRCODE = 'TNPRV';
         EXCEPTION WHEN SQLSTATE 'TNPRV' THEN
             RETURN NEXT finding;
@@ -267,10 +258,7 @@ BEGIN
         RETURN NEXT CASE
             WHEN outcome.affected > own_rows THEN _tenancy.finding(attempt.check_name, 'leaked', 'a row that is not its own was changed or deleted')
             WHEN outcome.affected > 0 THEN _tenancy.finding(attempt.check_name, 'held')
-            WHEN _tenancy.is_refusal(stage, outcome.state, outcome.message, outcome.detail) THEN
-                _tenancy.finding(attempt.check_name, 'held', 'refused: ' || outcome.message)
-            ELSE _tenancy.finding(attempt.check_name, 'could not be tested',
-                coalesce(outcome.message, 'nor does it work on a row of the role''s own tenant')) END;
+            ELSE _tenancy.refused(stage, attempt.check_name, outcome, 'nor does it work on a row of the role''s own tenant') END;
     END LOOP;
 END
 $$;
@@ -350,9 +338,8 @@ BEGIN
         outcome := _tenancy.try(stage, tenant, format('COPY %s FROM ''/dev/null''', relation), NULL, NULL, format('GRANT pg_read_server_files TO %I', role));
         RETURN NEXT CASE
             WHEN outcome.state IS NULL THEN _tenancy.finding('copy from', 'leaked', 'COPY FROM writes rows that no policy checks')
-            WHEN outcome.state = '0A000' OR _tenancy.is_refusal(stage, outcome.state, outcome.message, outcome.detail) THEN
-                _tenancy.finding('copy from', 'held', 'refused: ' || outcome.message)
-            ELSE _tenancy.finding('copy from', 'could not be tested', outcome.message) END;
+            WHEN outcome.state = '0A000' THEN _tenancy.finding('copy from', 'held', 'refused: ' || outcome.message)
+            ELSE _tenancy.refused(stage, 'copy from', outcome) END;
     END IF;
     outcome := _tenancy.try(stage, tenant, format('TRUNCATE %s', relation), NULL, stage ->> 'harm',
         -- Whoever uses the table should not wait behind it.
@@ -360,9 +347,7 @@ BEGIN
     RETURN NEXT CASE
         WHEN outcome.harm IS NOT NULL THEN _tenancy.finding('truncate', 'leaked', format('REVOKE TRUNCATE ON %s FROM %I;', relation, role))
         WHEN outcome.state = '0A000' THEN _tenancy.finding('truncate', 'leaked', 'only a foreign key stood in its way: ' || outcome.message)
-        WHEN _tenancy.is_refusal(stage, outcome.state, outcome.message, outcome.detail) THEN
-            _tenancy.finding('truncate', 'held', 'refused: ' || outcome.message)
-        ELSE _tenancy.finding('truncate', 'could not be tested', outcome.message) END;
+        ELSE _tenancy.refused(stage, 'truncate', outcome) END;
     IF kind = 'system' THEN
         RETURN;
     END IF;
