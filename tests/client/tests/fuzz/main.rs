@@ -84,6 +84,9 @@ const NOT_TRIED: [(&str, &str); 6] = [
     ),
 ];
 
+/// The target that takes whatever is a text; in an encoding of single bytes, everything is one but a zero byte.
+const ANY_TEXT: &str = "user_id";
+
 /// Tries each input and rolls back what it did: outcomes with their number, an example, and the time of the slowest.
 fn probe(target: &Target) -> String {
     let Target { call, .. } = target;
@@ -236,7 +239,7 @@ fn run(database: &Database, seed: u64, cases: usize, encoding: &str) -> Vec<Stri
                     ));
                 }
                 // Where nothing or everything is accepted, hardly anything was tried.
-                if outcomes.all.len() < 2 {
+                if outcomes.all.len() < 2 && target.name != ANY_TEXT {
                     faults.push(format!("{}: one outcome only: {counts:?}", target.name));
                 }
             }
