@@ -5,6 +5,7 @@
 //! guard for each step. What is alive in these frames is plain data, which a longjmp may skip.
 
 use std::ffi::{CStr, c_char, c_int};
+use std::sync::OnceLock;
 
 use pgrx::pg_sys;
 
@@ -78,6 +79,21 @@ impl Value<'_> {
             })
         }
     }
+}
+
+/// Rows up to this length are not toasted, with any size of page. A snapshot costs each transaction that commits a hundredth.
+const SHORT: u32 = pg_sys::BLCKSZ / 16;
+
+/// Whether the server was built with assertions: it asks for a snapshot wherever the table has a TOAST table.
+fn has_assertions() -> bool {
+    static HAS: OnceLock<bool> = OnceLock::new();
+    *HAS.get_or_init(|| {
+        // SAFETY: a parameter that every server has; its value is a C string.
+        unsafe {
+            let value = pg_sys::GetConfigOption(c"debug_assertions".as_ptr(), true, false);
+            !value.is_null() && CStr::from_ptr(value) == c"on"
+        }
+    })
 }
 
 /// The most indexes that a table may have.
@@ -172,21 +188,16 @@ impl Table {
         unsafe {
             assert_eq!((*(*self.0).rd_att).natts as usize, COLUMNS, "a row has a value for each column");
             let refused = pg_sys::ffi::pg_guard_ffi_boundary(|| {
-                // Whoever writes to a table that has a TOAST table must hold a snapshot; a transaction that commits has
-                // none any more. An error pops it with the transaction.
-                let push = !raw::ActiveSnapshotSet();
-                if push {
-                    raw::PushActiveSnapshot(raw::GetTransactionSnapshot());
-                }
                 let indexes = match Indexes::open(self.0) {
                     Ok(indexes) => indexes,
                     Err(index) => return Some(index),
                 };
+                let mut has_pushed = false;
                 for row in rows {
-                    self.insert_one(&row, &indexes);
+                    self.insert_one(&row, &indexes, &mut has_pushed);
                 }
                 indexes.close();
-                if push {
+                if has_pushed {
                     raw::PopActiveSnapshot();
                 }
                 None
@@ -197,8 +208,13 @@ impl Table {
         }
     }
 
-    /// Called inside a guard.
-    unsafe fn insert_one<const COLUMNS: usize>(&self, row: &[Value; COLUMNS], indexes: &Indexes) {
+    /// Called inside a guard. Pushes a snapshot where the first row needs one; an error pops it with the transaction.
+    unsafe fn insert_one<const COLUMNS: usize>(
+        &self,
+        row: &[Value; COLUMNS],
+        indexes: &Indexes,
+        has_pushed: &mut bool,
+    ) {
         let mut values = [pg_sys::Datum::from(0); COLUMNS];
         let mut nulls = [true; COLUMNS];
         // SAFETY: values and nulls have as many entries as the table has columns, and an index has columns of it.
@@ -209,6 +225,11 @@ impl Table {
                 }
             }
             let tuple = raw::heap_form_tuple((*self.0).rd_att, values.as_mut_ptr(), nulls.as_mut_ptr());
+            // Whoever writes to a TOAST table must hold one; a transaction that commits has none any more.
+            if ((*tuple).t_len > SHORT || has_assertions()) && !raw::ActiveSnapshotSet() {
+                raw::PushActiveSnapshot(raw::GetTransactionSnapshot());
+                *has_pushed = true;
+            }
             raw::simple_heap_insert(self.0, tuple);
             for (index, info) in indexes.iter() {
                 self.insert_key(&values, &nulls, &mut (*tuple).t_self, *index, *info);
