@@ -17,9 +17,10 @@ use crate::pg::{
     self,
     accessor::{Form, Resolved},
     guc::{Assigned, Refusal, Source},
-    hook::{self, Judges, Statement},
-    running,
+    hook::{self, Judges},
+    portal, running,
     setter::Request,
+    statement::Statement,
 };
 use crate::registry::{self, Status};
 use crate::tenant::TenantId;
@@ -124,8 +125,11 @@ fn is_bound() -> bool {
 fn assign(value: Option<&Assigned>) {
     let id = value.map(|value| value.id);
     let was_asked = CHECKED.take();
-    if id != LAST.replace(id) && (id.is_none() || was_asked != id) {
-        running::note_change();
+    if id != LAST.replace(id) {
+        portal::close_others(id);
+        if id.is_none() || was_asked != id {
+            running::note_change();
+        }
     }
     if let Some(value) = value
         && value.source == Source::Session

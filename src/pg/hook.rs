@@ -1,17 +1,21 @@
-//! The hooks of the executor, and of COPY and ALTER TABLE.
+//! The hooks of the planner, the executor, and utility commands.
 //!
 //! A guarded Rust frame around a statement would strip an application's error of its constraint name,
 //! position and context. So the entry is unguarded, owns only plain values (a longjmp through it skips
 //! nothing), and calls PostgreSQL's own functions by raw declarations.
 //!
-//! That of the executor comes before each run of a query, which is each FETCH of a cursor as well as each statement.
+//! That of a run comes before each FETCH of a cursor as well as before each statement.
 
 use std::ffi::{CStr, c_char, c_int};
 
 use pgrx::{pg_sys, prelude::*};
 
-use super::running;
-use crate::tenant::TenantId;
+use super::{
+    part::{NO_PART, Part},
+    portal,
+    running::{self, Step},
+    statement::{Statement, bypassed, entries, has_policy, is_exempt},
+};
 
 mod raw {
     use super::*;
@@ -30,6 +34,13 @@ mod raw {
             count: u64,
         );
         pub fn standard_ExecutorStart(query: *mut pg_sys::QueryDesc, flags: c_int);
+        pub fn standard_ExecutorFinish(query: *mut pg_sys::QueryDesc);
+        pub fn standard_planner(
+            query: *mut pg_sys::Query,
+            text: *const c_char,
+            options: c_int,
+            parameters: pg_sys::ParamListInfo,
+        ) -> *mut pg_sys::PlannedStmt;
         pub fn standard_ProcessUtility(
             statement: *mut pg_sys::PlannedStmt,
             text: *const c_char,
@@ -42,15 +53,6 @@ mod raw {
         );
         pub fn AcceptInvalidationMessages();
     }
-}
-
-/// A statement that is about to run.
-pub struct Statement {
-    plan: *const pg_sys::PlannedStmt,
-    /// As which its tables are accessed where a view names no other.
-    role: pg_sys::Oid,
-    began: Began,
-    is_kept: bool,
 }
 
 /// What judges statements.
@@ -71,6 +73,8 @@ pub struct Judges {
 static mut JUDGES: Option<Judges> = None;
 static mut PREVIOUS_START: pg_sys::ExecutorStart_hook_type = None;
 static mut PREVIOUS: pg_sys::ExecutorRun_hook_type = None;
+static mut PREVIOUS_FINISH: pg_sys::ExecutorFinish_hook_type = None;
+static mut PREVIOUS_PLANNER: pg_sys::planner_hook_type = None;
 static mut PREVIOUS_UTILITY: pg_sys::ProcessUtility_hook_type = None;
 
 /// Installs the hooks.
@@ -83,6 +87,10 @@ pub fn init(judges: Judges) {
         pg_sys::ExecutorStart_hook = Some(executor_start);
         PREVIOUS = pg_sys::ExecutorRun_hook;
         pg_sys::ExecutorRun_hook = Some(executor_run);
+        PREVIOUS_FINISH = pg_sys::ExecutorFinish_hook;
+        pg_sys::ExecutorFinish_hook = Some(executor_finish);
+        PREVIOUS_PLANNER = pg_sys::planner_hook;
+        pg_sys::planner_hook = Some(planner);
         PREVIOUS_UTILITY = pg_sys::ProcessUtility_hook;
         pg_sys::ProcessUtility_hook = Some(process_utility);
     }
@@ -100,7 +108,8 @@ unsafe fn before_run(query: *mut pg_sys::QueryDesc, count: u64) {
         if (*(*query).plannedstmt).parallelModeNeeded {
             look(query);
         }
-        let in_parts = count != 0 || (*query).already_executed || is_scrollable();
+        let is_scrollable = portal::active().is_some_and(portal::is_scrollable);
+        let in_parts = count != 0 || (*query).already_executed || is_scrollable;
         if in_parts || running::is_kept() || !super::accessor::is_resolved() {
             ask(query, in_parts);
         }
@@ -115,23 +124,13 @@ unsafe extern "C-unwind" fn look(_query: *const pg_sys::QueryDesc) {
     running::look_now();
 }
 
-/// Whether the cursor that is being run can be read again from its start.
-unsafe fn is_scrollable() -> bool {
-    // SAFETY: PostgreSQL's own pointer to the portal that is being run, or null.
-    unsafe {
-        pg_sys::ActivePortal
-            .as_ref()
-            .is_some_and(|portal| portal.cursorOptions as u32 & pg_sys::CURSOR_OPT_SCROLL != 0)
-    }
-}
-
 /// Reads a parameter; nothing in it raises.
 unsafe fn is_guarding() -> bool {
     // SAFETY: JUDGES is only written at load.
     unsafe { JUDGES.is_some_and(|judges| (judges.is_guarding)()) }
 }
 
-/// What comes after a run that may go on later.
+/// What comes after a run: it may go on later, or have left rows that are read later.
 unsafe fn after_run(query: *mut pg_sys::QueryDesc, depth: usize) {
     if running::has_touched() {
         // SAFETY: the execution of the query has not ended, so its memory is there.
@@ -142,19 +141,36 @@ unsafe fn after_run(query: *mut pg_sys::QueryDesc, depth: usize) {
         }
     }
     running::leave(depth);
+    if portal::active().is_some_and(portal::is_keeping) {
+        // SAFETY: as above.
+        unsafe { note_kept(query) };
+    }
+}
+
+/// Notes that the portal has rows of the tenant, which it keeps. Null where that is not known from a query.
+#[pg_guard]
+unsafe extern "C-unwind" fn note_kept(query: *const pg_sys::QueryDesc) {
+    // SAFETY: the query has not ended, so its tables are locked; reads backend-local state.
+    let touches = running::has_touched_last()
+        || !query.is_null() && touches_ours(query, unsafe { pg_sys::GetUserId() });
+    if let Some(portal) = portal::active().filter(|_| touches) {
+        portal::note(portal);
+    }
 }
 
 unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, flags: c_int) {
     // SAFETY: PostgreSQL's own arguments, passed on.
     unsafe {
         // DECLARE ... WITH HOLD.
-        if pg_sys::ActivePortal.as_ref().is_some_and(running::is_held) && !running::is_any() {
+        if portal::active().is_some_and(portal::is_held) && !running::is_any_query() {
             refuse_kept(query);
         }
+        let depth = running::enter_start(query);
         match PREVIOUS_START {
             Some(previous) => previous(query, flags),
             None => raw::standard_ExecutorStart(query, flags),
         }
+        running::leave(depth);
     }
 }
 
@@ -167,7 +183,7 @@ unsafe extern "C-unwind" fn executor_run(
 ) {
     // SAFETY: PostgreSQL's own arguments, passed on.
     unsafe {
-        let depth = running::enter(query);
+        let depth = running::enter_run(query);
         before_run(query, count);
         match PREVIOUS {
             Some(previous) => previous(query, direction, count, once),
@@ -185,13 +201,41 @@ unsafe extern "C-unwind" fn executor_run(
 ) {
     // SAFETY: PostgreSQL's own arguments, passed on.
     unsafe {
-        let depth = running::enter(query);
+        let depth = running::enter_run(query);
         before_run(query, count);
         match PREVIOUS {
             Some(previous) => previous(query, direction, count),
             None => raw::standard_ExecutorRun(query, direction, count),
         }
         after_run(query, depth);
+    }
+}
+
+unsafe extern "C-unwind" fn executor_finish(query: *mut pg_sys::QueryDesc) {
+    // SAFETY: PostgreSQL's own arguments, passed on.
+    unsafe {
+        let depth = running::enter_finish(query);
+        match PREVIOUS_FINISH {
+            Some(previous) => previous(query),
+            None => raw::standard_ExecutorFinish(query),
+        }
+        running::leave(depth);
+    }
+}
+
+unsafe extern "C-unwind" fn planner(
+    query: *mut pg_sys::Query,
+    text: *const c_char,
+    options: c_int,
+    parameters: pg_sys::ParamListInfo,
+) -> *mut pg_sys::PlannedStmt {
+    // SAFETY: PostgreSQL's own arguments, passed on.
+    unsafe {
+        let depth = running::enter(Step::Plan(query));
+        let plan = PREVIOUS_PLANNER.unwrap_or(raw::standard_planner);
+        let plan = plan(query, text, options, parameters);
+        running::leave(depth);
+        plan
     }
 }
 
@@ -221,13 +265,10 @@ unsafe extern "C-unwind" fn ask(query: *mut pg_sys::QueryDesc, in_parts: bool) {
 }
 
 /// Whether the rest of a cursor is read because its transaction is about to commit, which the loop of a procedure outlives.
-unsafe fn is_persisted(query: *const pg_sys::QueryDesc) -> bool {
-    // SAFETY: PostgreSQL's own pointer to the portal that is being run, or null.
-    unsafe {
-        let portal = pg_sys::ActivePortal.as_ref();
-        portal.is_some_and(|p| p.queryDesc.cast_const() == query && !p.holdStore.is_null())
-            && super::guc::ends_with_transaction()
-    }
+fn is_persisted(query: *const pg_sys::QueryDesc) -> bool {
+    portal::active()
+        .is_some_and(|portal| portal.queryDesc.cast_const() == query && !portal.holdStore.is_null())
+        && super::guc::ends_with_transaction()
 }
 
 /// Judges a cursor that is declared WITH HOLD.
@@ -304,75 +345,21 @@ unsafe extern "C-unwind" fn process_utility(
         if (*command).type_ == pg_sys::NodeTag::T_CopyStmt && is_guarding() {
             guard_copy(command.cast());
         }
-        // Its own queries (is there a row without a parent?) are not the user's.
-        let is_alter = (*command).type_ == pg_sys::NodeTag::T_AlterTableStmt;
-        let depth = is_alter.then(|| running::enter(std::ptr::null()));
+        let step = match (*command).type_ {
+            // Its own queries (is there a row without a parent?) are not the user's.
+            pg_sys::NodeTag::T_AlterTableStmt => Some(Step::Alter),
+            tag if portal::is_procedure(tag) => None,
+            _ => Some(Step::Utility),
+        };
+        let depth = step.map(running::enter);
         let call = PREVIOUS_UTILITY.unwrap_or(raw::standard_ProcessUtility);
         call(statement, text, is_read_only, context, parameters, environment, to, completion);
         if let Some(depth) = depth {
             running::leave(depth);
-        }
-    }
-}
-
-/// What is known of the earlier parts of a run.
-#[derive(Clone, Copy)]
-struct Began {
-    tenant: Option<TenantId>,
-    /// A statement inside one of them has read or written protected tables.
-    has_touched: bool,
-    /// They were for another tenant.
-    is_another: bool,
-}
-
-const NO_PART: Began = Began { tenant: None, has_touched: false, is_another: false };
-
-/// What the first part of a run leaves for the next: a callback on the memory of the execution, which does nothing
-/// but live as long as it.
-#[repr(C)]
-struct Part {
-    callback: pg_sys::MemoryContextCallback,
-    began: Began,
-}
-
-unsafe extern "C-unwind" fn ended(_part: *mut std::ffi::c_void) {}
-
-impl Part {
-    /// What was left in a memory context.
-    unsafe fn of(context: pg_sys::MemoryContext) -> Option<*mut Part> {
-        let ours = ended as *const () as usize;
-        // SAFETY: walks PostgreSQL's list of callbacks on a live memory context; those with our function are `Part`,
-        // of which the callback is the first field.
-        unsafe {
-            let mut callback = (*context).reset_cbs;
-            while let Some(found) = callback.as_ref() {
-                if found.func.is_some_and(|function| function as *const () as usize == ours) {
-                    return Some(callback.cast());
-                }
-                callback = found.next;
+            if portal::active().is_some_and(portal::is_keeping) {
+                note_kept(std::ptr::null());
             }
         }
-        None
-    }
-
-    /// What the earlier parts of this run were for. Notes the tenant at the first part.
-    unsafe fn note(context: pg_sys::MemoryContext, in_parts: bool) -> Began {
-        let tenant = super::guc::assigned().map(|assigned| assigned.id);
-        let began = Began { tenant, ..NO_PART };
-        // SAFETY: as above; memory that lives as long as the context.
-        unsafe {
-            if let Some(part) = Part::of(context) {
-                let began = (*part).began;
-                return Began { is_another: began.tenant != tenant, ..began };
-            }
-            if in_parts {
-                let part = pg_sys::MemoryContextAllocZero(context, size_of::<Part>()).cast::<Part>();
-                (*part).callback.func = Some(ended);
-                std::ptr::addr_of_mut!((*part).began).write(began);
-                pg_sys::MemoryContextRegisterResetCallback(context, part.cast());
-            }
-        }
-        began
     }
 }
 
@@ -382,131 +369,5 @@ pub fn touches_ours(query: *const pg_sys::QueryDesc, role: pg_sys::Oid) -> bool 
     unsafe {
         let statement = Statement { plan: (*query).plannedstmt, role, began: NO_PART, is_kept: false };
         JUDGES.is_some_and(|judges| statement.touches(judges.policy))
-    }
-}
-
-/// The table of an entry, where the role that it is accessed as is exempt from the policies that it has.
-unsafe fn bypassed(
-    plan: *const pg_sys::PlannedStmt,
-    entry: *const pg_sys::RangeTblEntry,
-    policy: &CStr,
-) -> Option<pg_sys::Oid> {
-    // SAFETY: a valid entry of the plan, whose relation the statement has locked.
-    unsafe {
-        let is_table = (*entry).rtekind == pg_sys::RTEKind::RTE_RELATION;
-        let role = accessed_as(plan, entry).filter(|_| is_table)?;
-        let table = (*entry).relid;
-        (is_exempt(table, role) && has_policy(table, policy)).then_some(table)
-    }
-}
-
-/// Whether the role (none for the current one) is exempt from a table's policies.
-unsafe fn is_exempt(table: pg_sys::Oid, role: pg_sys::Oid) -> bool {
-    // SAFETY: a relation that exists.
-    unsafe {
-        pg_sys::check_enable_rls(table, role, true) != pg_sys::CheckEnableRlsResult::RLS_ENABLED as c_int
-    }
-}
-
-/// The role that a view names for its tables (zero for the current role); none for a partition or child, which is accessed as
-/// its parent.
-#[cfg(feature = "pg15")]
-unsafe fn accessed_as(
-    _plan: *const pg_sys::PlannedStmt,
-    entry: *const pg_sys::RangeTblEntry,
-) -> Option<pg_sys::Oid> {
-    // SAFETY: a valid entry.
-    unsafe { ((*entry).requiredPerms != 0).then_some((*entry).checkAsUser) }
-}
-
-#[cfg(not(feature = "pg15"))]
-unsafe fn accessed_as(
-    plan: *const pg_sys::PlannedStmt,
-    entry: *const pg_sys::RangeTblEntry,
-) -> Option<pg_sys::Oid> {
-    // SAFETY: a valid entry of the plan, whose `perminfoindex` is zero or counts the entries of `permInfos` from one.
-    unsafe {
-        let index = ((*entry).perminfoindex as usize).checked_sub(1)?;
-        let info = entries((*plan).permInfos).get(index)?.ptr_value.cast::<pg_sys::RTEPermissionInfo>();
-        Some((*info).checkAsUser)
-    }
-}
-
-impl Statement {
-    /// Whether it goes on with a run that an earlier part began for another tenant.
-    pub fn began_for_another(&self) -> bool {
-        self.began.is_another
-    }
-
-    /// Whether a function that an earlier part called has read or written protected tables.
-    pub fn has_touched(&self) -> bool {
-        self.began.has_touched
-    }
-
-    /// Whether its rows are kept past the end of the transaction, and of the context.
-    pub fn is_kept(&self) -> bool {
-        self.is_kept
-    }
-
-    /// Whether it reads or writes a table with a policy of that name that applies.
-    pub fn touches(&self, policy: &CStr) -> bool {
-        // SAFETY: `self.plan` is a valid plan, of which `rtable` is a list of range table entries.
-        unsafe {
-            let tables = entries((*self.plan).rtable);
-            tables.iter().any(|cell| self.is_under(cell.ptr_value.cast(), policy))
-        }
-    }
-
-    /// Whether it writes to a table with a policy of that name that applies.
-    pub fn writes(&self, policy: &CStr) -> bool {
-        // SAFETY: as above; `resultRelations` counts the entries of `rtable` from one.
-        unsafe {
-            let tables = entries((*self.plan).rtable);
-            entries((*self.plan).resultRelations).iter().any(|cell| {
-                let table = tables.get(cell.int_value as usize - 1);
-                table.is_some_and(|cell| self.is_under(cell.ptr_value.cast(), policy))
-            })
-        }
-    }
-
-    /// Whether the entry is a table with a policy of that name that applies to the role it is accessed as.
-    unsafe fn is_under(&self, entry: *const pg_sys::RangeTblEntry, policy: &CStr) -> bool {
-        // SAFETY: a valid entry, whose relation the statement has locked.
-        unsafe {
-            (*entry).rtekind == pg_sys::RTEKind::RTE_RELATION
-                && pg_sys::check_enable_rls(
-                    (*entry).relid,
-                    accessed_as(self.plan, entry)
-                        .filter(|role| *role != pg_sys::InvalidOid)
-                        .unwrap_or(self.role),
-                    true,
-                ) == pg_sys::CheckEnableRlsResult::RLS_ENABLED as c_int
-                && has_policy((*entry).relid, policy)
-        }
-    }
-}
-
-/// Whether the relation has a policy of that name, as the relation cache knows it: other tables under row-level
-/// security are asked about as well, and should not pay a scan of the catalog for it.
-unsafe fn has_policy(relation: pg_sys::Oid, name: &CStr) -> bool {
-    // SAFETY: a locked relation, whose cache entry stays while it is open; policies have names.
-    unsafe {
-        let table = pg_sys::relation_open(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
-        let found = (*table).rd_rsdesc.as_ref().is_some_and(|security| {
-            entries(security.policies).iter().any(|cell| {
-                let policy = cell.ptr_value.cast::<pg_sys::RowSecurityPolicy>();
-                CStr::from_ptr((*policy).policy_name) == name
-            })
-        });
-        pg_sys::relation_close(table, pg_sys::NoLock as pg_sys::LOCKMODE);
-        found
-    }
-}
-
-/// The cells of a list that outlives its use.
-unsafe fn entries<'a>(list: *mut pg_sys::List) -> &'a [pg_sys::ListCell] {
-    // SAFETY: a list is null or has `length` cells.
-    unsafe {
-        list.as_ref().map_or(&[], |list| std::slice::from_raw_parts(list.elements, list.length as usize))
     }
 }

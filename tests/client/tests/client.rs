@@ -105,6 +105,30 @@ fn a_portal_is_read_in_parts() {
     assert_eq!(sizes, [30, 30, 30, 10]);
 }
 
+/// What writes runs to its end at the first part, and its rows are kept: nothing of ours is called when they are read.
+#[test]
+fn kept_rows_are_closed_with_the_tenant() {
+    let database = shop("kept");
+    let mut client = database.app();
+    for command in ["UPDATE orders SET what = what RETURNING what", "SELECT what FROM orders"] {
+        let mut transaction = begin(&mut client, ACME);
+        let portal = transaction.bind(command, &[]).expect("a portal");
+        let rows = transaction.query_portal(&portal, 30).expect("rows");
+        assert_eq!(rows.len(), 30);
+        transaction
+            .batch_execute(&format!("SET LOCAL tenancy.tenant_id = '{BETA}'"))
+            .expect("another tenant");
+        assert!(transaction.query_portal(&portal, 30).is_err(), "{command}");
+    }
+    let mut transaction = begin(&mut client, ACME);
+    let portal = transaction.bind("UPDATE orders SET what = what RETURNING what", &[]).expect("a portal");
+    let mut rows = transaction.query_portal(&portal, 30).expect("rows");
+    transaction.batch_execute(&format!("SET LOCAL tenancy.tenant_id = '{ACME}'")).expect("the same tenant");
+    rows.extend(transaction.query_portal(&portal, 0).expect("the rest"));
+    assert_eq!(rows.len(), 100);
+    assert!(rows.iter().all(|row| row.get::<_, String>(0).starts_with("acme ")));
+}
+
 #[test]
 fn copy_out_gives_the_tenants_rows() {
     let database = shop("copy");

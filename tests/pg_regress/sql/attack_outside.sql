@@ -1,0 +1,217 @@
+-- Attacks that change the tenant within a statement, but outside of its query's run: while it is planned, started or finished, in the
+-- arguments and defaults of commands, between the commands of a rule; and rows that PostgreSQL keeps for a later FETCH. By a role that
+-- may be both acme and beta. The hand-made policy first: it returns or stores rows of both.
+\set VERBOSITY default
+\set SHOW_CONTEXT never
+CREATE SCHEMA outside;
+GRANT USAGE ON SCHEMA outside TO regress_app;
+SET search_path = outside;
+CREATE TABLE hand (id integer PRIMARY KEY, tenant_id text NOT NULL, body text);
+INSERT INTO hand SELECT n, (ARRAY['acme', 'beta'])[1 + n % 2], (ARRAY['of acme', 'of beta'])[1 + n % 2] FROM generate_series(1, 4) AS n;
+CREATE TABLE ours (LIKE hand INCLUDING ALL);
+INSERT INTO ours TABLE hand;
+ALTER TABLE hand ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+CREATE POLICY isolation ON hand USING (tenant_id = current_setting('app.tenant_id'));
+SET client_min_messages = warning;
+SELECT tenancy.protect('ours');
+GRANT SELECT, INSERT, UPDATE, DELETE ON hand, ours TO regress_app;
+
+-- The attacker's functions: a reader of either table, one that changes the tenant and reads.
+CREATE FUNCTION read_hand() RETURNS text LANGUAGE plpgsql AS $$BEGIN RETURN string_agg(body, ',' ORDER BY id) FROM hand; END$$;
+CREATE FUNCTION read_ours() RETURNS text LANGUAGE plpgsql AS $$BEGIN RETURN string_agg(body, ',' ORDER BY id) FROM ours; END$$;
+CREATE FUNCTION beta_hand() RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM set_config('app.tenant_id', 'beta', true);
+    RETURN read_hand();
+END$$;
+CREATE FUNCTION beta_ours() RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM set_config('tenancy.tenant_id', 'beta', true);
+    RETURN read_ours();
+END$$;
+SET ROLE regress_app;
+SET app.tenant_id = 'acme';
+SET tenancy.tenant_id = 'acme';
+
+-- The arguments of EXECUTE.
+PREPARE show_both AS SELECT $1::text AS a, $2::text AS b;
+BEGIN; EXECUTE show_both(read_hand(), beta_hand()); ROLLBACK;
+BEGIN; EXECUTE show_both(read_ours(), beta_ours()); ROLLBACK;                             -- SHOULD FAIL
+-- One of them and the query itself.
+PREPARE and_read AS SELECT body, $1::text AS argument FROM ours ORDER BY id;
+BEGIN; EXECUTE and_read(beta_ours()); ROLLBACK;                                           -- all of beta
+PREPARE change_after(text) AS SELECT $1, beta_ours();
+BEGIN; EXECUTE change_after(read_ours()); ROLLBACK;                                       -- SHOULD FAIL
+DEALLOCATE ALL;
+
+-- The defaults of COPY FROM.
+RESET ROLE;
+CREATE TABLE log_hand (n integer, a text DEFAULT read_hand(), b text DEFAULT beta_hand());
+CREATE TABLE log_ours (n integer, a text DEFAULT read_ours(), b text DEFAULT beta_ours());
+GRANT SELECT, INSERT, UPDATE, DELETE ON log_hand, log_ours TO regress_app;
+SET ROLE regress_app;
+BEGIN;
+COPY log_hand (n) FROM stdin;
+1
+\.
+TABLE log_hand;
+ROLLBACK;
+BEGIN;
+COPY log_ours (n) FROM stdin;
+1
+\.
+ROLLBACK;
+
+-- AFTER triggers: of an unprotected table, of a protected one; deferred ones are statements of COMMIT.
+RESET ROLE;
+CREATE FUNCTION log_hand() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN INSERT INTO log_hand VALUES (2, read_hand(), beta_hand()); RETURN NULL; END$$;
+CREATE FUNCTION log_ours() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN INSERT INTO log_ours VALUES (2, read_ours(), beta_ours()); RETURN NULL; END$$;
+CREATE FUNCTION to_beta() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM set_config('tenancy.tenant_id', 'beta', true);
+    INSERT INTO ours (id, body) VALUES (100 + NEW.id, 'by ' || NEW.body);
+    RETURN NULL;
+END$$;
+CREATE TABLE plain_hand (n integer);
+CREATE TABLE plain_ours (n integer);
+CREATE TRIGGER log AFTER INSERT ON plain_hand FOR EACH ROW EXECUTE FUNCTION log_hand();
+CREATE TRIGGER log AFTER INSERT ON plain_ours FOR EACH ROW EXECUTE FUNCTION log_ours();
+CREATE TRIGGER to_beta AFTER INSERT ON ours FOR EACH ROW EXECUTE FUNCTION to_beta();
+GRANT SELECT, INSERT ON plain_hand, plain_ours TO regress_app;
+SET ROLE regress_app;
+BEGIN; INSERT INTO plain_hand VALUES (1); SELECT a, b FROM log_hand; ROLLBACK;
+BEGIN; INSERT INTO plain_ours VALUES (1); ROLLBACK;                                       -- SHOULD FAIL
+BEGIN; INSERT INTO ours (id, body) VALUES (9, 'acme'); ROLLBACK;                          -- SHOULD FAIL
+RESET ROLE;
+DROP TRIGGER to_beta ON ours;
+
+-- The commands of a rule.
+CREATE VIEW rule_hand AS SELECT 1 AS n;
+CREATE RULE two AS ON INSERT TO rule_hand DO INSTEAD (INSERT INTO log_hand SELECT 3, read_hand(), ''; INSERT INTO log_hand SELECT 4, '', beta_hand());
+CREATE VIEW rule_ours AS SELECT 1 AS n;
+CREATE RULE two AS ON INSERT TO rule_ours DO INSTEAD (INSERT INTO log_ours SELECT 3, read_ours(), ''; INSERT INTO log_ours SELECT 4, '', beta_ours());
+GRANT INSERT ON rule_hand, rule_ours TO regress_app;
+SET ROLE regress_app;
+BEGIN; INSERT INTO rule_hand VALUES (1); SELECT n, a, b FROM log_hand; ROLLBACK;
+BEGIN; INSERT INTO rule_ours VALUES (1); ROLLBACK;                                        -- SHOULD FAIL
+-- Two statements of the client's are two statements, in one message as well.
+BEGIN\; INSERT INTO log_ours VALUES (5, read_ours(), '')\; INSERT INTO log_ours VALUES (6, '', beta_ours())\; SELECT n, a, b FROM log_ours\; ROLLBACK;
+
+-- While partitions are pruned, before the query runs.
+RESET ROLE;
+CREATE FUNCTION acme_rows() RETURNS integer LANGUAGE plpgsql STABLE AS $$BEGIN RETURN count(*) FROM ours; END$$;
+CREATE FUNCTION beta_rows() RETURNS integer LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    PERFORM set_config('tenancy.tenant_id', 'beta', true);
+    RETURN count(*) FROM ours;
+END$$;
+CREATE TABLE parted (n integer, tenant_id text NOT NULL) PARTITION BY LIST (n);
+CREATE TABLE parted_1 PARTITION OF parted FOR VALUES IN (1);
+CREATE TABLE parted_2 PARTITION OF parted FOR VALUES IN (2);
+RESET tenancy.tenant_id;
+SELECT tenancy.protect('parted');
+INSERT INTO parted VALUES (2, 'acme'), (2, 'beta');
+GRANT SELECT ON parted TO regress_app;
+SET ROLE regress_app;
+SET tenancy.tenant_id = 'acme';
+BEGIN; SELECT n, tenant_id FROM parted WHERE n = acme_rows(); ROLLBACK;
+BEGIN; SELECT n, tenant_id FROM parted WHERE n = beta_rows(); ROLLBACK;                   -- SHOULD FAIL, or all of beta
+BEGIN; SELECT n, tenant_id FROM parted WHERE n IN (acme_rows(), beta_rows()); ROLLBACK;   -- SHOULD FAIL
+
+-- While the query is planned: what an IMMUTABLE function has read stays in the plan, for whoever runs it next.
+RESET ROLE;
+CREATE FUNCTION folded_hand() RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$BEGIN RETURN string_agg(body, ',' ORDER BY id) FROM hand; END$$;
+CREATE FUNCTION folded_ours() RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$BEGIN RETURN string_agg(body, ',' ORDER BY id) FROM ours; END$$;
+CREATE FUNCTION folded_of(t text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$BEGIN RETURN (SELECT max(body) FROM ours WHERE tenant_id = t); END$$;
+CREATE FUNCTION "Weird Length"(t text) RETURNS integer LANGUAGE sql IMMUTABLE AS $$SELECT length(t)$$;
+CREATE OPERATOR @@> (LEFTARG = text, RIGHTARG = text, FUNCTION = pg_catalog.textcat);
+SET ROLE regress_app;
+PREPARE of_hand AS SELECT folded_hand() AS folded;
+EXECUTE of_hand;
+SET app.tenant_id = 'beta';
+EXECUTE of_hand;
+SET app.tenant_id = 'acme';
+PREPARE of_ours AS SELECT folded_ours() AS folded;
+EXECUTE of_ours;                                                                          -- SHOULD FAIL
+SELECT body FROM ours WHERE body = folded_ours();                                         -- SHOULD FAIL
+SELECT (SELECT max(f) FROM (SELECT folded_of('acme' || '') AS f) AS s) FROM ours;         -- SHOULD FAIL
+-- With a column for an argument it is called for each row.
+SELECT id, folded_of(tenant_id) FROM ours ORDER BY id;
+-- An estimate is no part of the plan. Nor is a function folded that reads nothing.
+SELECT id FROM ours WHERE id < 3 * acme_rows() AND "Weird Length"('four') = 4 AND body @@> '' = body ORDER BY id;
+DEALLOCATE ALL;
+
+-- Rows that are kept: of a command that writes, of WITH that writes, of EXECUTE.
+RESET ROLE;
+CREATE FUNCTION open_cursor(query text) RETURNS refcursor LANGUAGE plpgsql AS $$
+DECLARE c refcursor := 'kept';
+BEGIN
+    OPEN c FOR EXECUTE query;
+    RETURN c;
+END$$;
+SET ROLE regress_app;
+BEGIN; SELECT open_cursor('UPDATE hand SET body = body RETURNING id, body'); FETCH 1 FROM kept; SET LOCAL app.tenant_id = 'beta'; FETCH ALL FROM kept; ROLLBACK;
+BEGIN; SELECT open_cursor('UPDATE ours SET body = body RETURNING id, body'); FETCH 1 FROM kept; SET LOCAL tenancy.tenant_id = 'beta';
+FETCH ALL FROM kept; ROLLBACK;                                                            -- SHOULD FAIL
+BEGIN; SELECT open_cursor('WITH w AS (DELETE FROM ours RETURNING id, body) SELECT * FROM w'); FETCH 1 FROM kept; SET LOCAL tenancy.tenant_id = 'beta';
+FETCH ALL FROM kept; ROLLBACK;                                                            -- SHOULD FAIL
+PREPARE p AS SELECT id, body FROM ours;
+BEGIN; SELECT open_cursor('EXECUTE p'); FETCH 1 FROM kept; SET LOCAL tenancy.tenant_id = 'beta';
+FETCH ALL FROM kept; ROLLBACK;                                                            -- SHOULD FAIL
+-- Back in the first tenant it stays closed: nobody is asked when it is read.
+BEGIN; SELECT open_cursor('EXECUTE p'); FETCH 1 FROM kept; SET LOCAL tenancy.tenant_id = 'beta'; SET LOCAL tenancy.tenant_id = 'acme';
+FETCH ALL FROM kept; ROLLBACK;                                                            -- SHOULD FAIL
+-- Unasked: a function's SET clause ends, a RESET, a rollback to a savepoint.
+RESET ROLE;
+CREATE FUNCTION open_as_beta(query text) RETURNS refcursor LANGUAGE plpgsql SET tenancy.tenant_id = 'beta' AS $$
+DECLARE c refcursor := 'kept'; one record;
+BEGIN
+    OPEN c FOR EXECUTE query;
+    FETCH c INTO one;
+    RETURN c;
+END$$;
+SET ROLE regress_app;
+BEGIN; SELECT open_as_beta('UPDATE ours SET body = body RETURNING id, body');
+FETCH ALL FROM kept; ROLLBACK;                                                            -- SHOULD FAIL
+BEGIN; SELECT open_cursor('UPDATE ours SET body = body RETURNING id, body'); FETCH 1 FROM kept; SAVEPOINT s; RESET tenancy.tenant_id;
+FETCH ALL FROM kept; ROLLBACK;                                                            -- SHOULD FAIL
+-- What is of no tenant goes on, and so does what is of this one.
+BEGIN; SELECT open_cursor('INSERT INTO log_ours VALUES (7, '''', ''''), (8, '''', '''') RETURNING n'); FETCH 1 FROM kept; SET LOCAL tenancy.tenant_id = 'beta'; FETCH ALL FROM kept; ROLLBACK;
+BEGIN; SELECT open_cursor('EXECUTE p'); FETCH 1 FROM kept; SELECT count(*) FROM ours; SET LOCAL tenancy.tenant_id = 'acme'; FETCH ALL FROM kept; CLOSE kept; ROLLBACK;
+-- A loop over rows that are kept.
+DO $$
+DECLARE item record;
+BEGIN
+    FOR item IN INSERT INTO ours (id, body) SELECT n, 'new' FROM generate_series(10, 30) AS n RETURNING id LOOP
+        PERFORM set_config('tenancy.tenant_id', 'beta', true);
+    END LOOP;
+EXCEPTION WHEN object_not_in_prerequisite_state THEN
+    RAISE WARNING 'closed after the first rows';
+END$$;
+
+-- The first statement of a session, in which the library may be loaded.
+\c -
+SET search_path = outside;
+SET ROLE regress_app;
+BEGIN; SELECT set_config('app.tenant_id', 'acme', true) AS hand, read_hand(), beta_hand(); ROLLBACK;
+\c -
+SET search_path = outside;
+SET ROLE regress_app;
+BEGIN; SELECT set_config('tenancy.tenant_id', 'acme', true) AS ours, read_ours(), beta_ours(); ROLLBACK;   -- SHOULD FAIL
+\c -
+SET search_path = outside;
+SET ROLE regress_app;
+BEGIN; INSERT INTO log_ours SELECT 1, read_ours(), beta_ours() FROM set_config('tenancy.tenant_id', 'acme', true); ROLLBACK;   -- SHOULD FAIL
+\c -
+SET search_path = outside;
+SET ROLE regress_app;
+-- Statements of a DO block are statements of their own, in the first one as well.
+DO $$
+BEGIN
+    PERFORM tenancy.set_tenant('acme');
+    RAISE NOTICE '%', read_ours();
+    RAISE NOTICE '%', beta_ours();
+END$$;
+RESET ROLE;
+SET client_min_messages = warning;
+DROP SCHEMA outside CASCADE;
