@@ -66,3 +66,10 @@ pub fn is_changing(relation: pg::Oid) -> bool {
 pub fn is_restoring() -> bool {
     crate::guc::restoring() || pg::user::means_all_rows()
 }
+
+/// Waits until nobody is making anything in a schema, and keeps it so until the transaction ends. Volatile. For the extension's own
+/// functions; granted to nobody.
+#[pg_extern(schema = "_tenancy", volatile, strict)]
+pub fn lock_schema(schema: pg::Oid) {
+    pg::lock::schema(schema);
+}

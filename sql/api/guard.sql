@@ -119,6 +119,7 @@ BEGIN
     PERFORM _tenancy.add_protection(protect_new.relation, model.kind, model.tenant_column::text, model.options, step.undo);
     PERFORM _tenancy.end_change(protect_new.relation);
     IF NOT is_child THEN
+        step.done := step.done || _tenancy.scope_foreign_keys(protect_new.relation, 'auto');
         RAISE NOTICE 'table % is protected as kind %', protect_new.relation, model.kind
             USING DETAIL = array_to_string(step.done, E'\n');
         RETURN;
@@ -165,15 +166,22 @@ BEGIN
                 WHERE t.oid = item.objid AND t.tgname ~ '^tenancy_' AND f.pronamespace <> '_tenancy'::regnamespace) THEN
                 PERFORM _tenancy.refuse_weakness(the_table, '{TRIGGER *}');
             END IF;
-        ELSIF item.object_type = 'table column' THEN
-            -- A column that was renamed, here and in all children: the policies have followed by themselves.
-            FOR member IN
-                SELECT t.relation FROM _tenancy.tree(item.objid::regclass) t, _tenancy.protection(t.relation) s
-                WHERE s.kind <> 'system' AND _tenancy.isolated_column(t.relation) <> s.tenant_column
+        ELSIF item.object_type IN ('table column', 'composite type', 'composite type column') THEN
+            -- A column that was renamed, here and in all children: the policies have followed by themselves. Or an attribute of a
+            -- type, and with it a column of the tables of that type.
+            FOR the_table IN
+                SELECT item.objid WHERE item.object_type = 'table column'
+                UNION ALL
+                SELECT c.oid FROM pg_class y JOIN pg_class c ON c.reloftype = y.reltype WHERE y.oid = item.objid
             LOOP
-                PERFORM _tenancy.follow_column(member);
+                FOR member IN
+                    SELECT t.relation FROM _tenancy.tree(the_table) t, _tenancy.protection(t.relation) s
+                    WHERE s.kind <> 'system' AND _tenancy.isolated_column(t.relation) <> s.tenant_column
+                LOOP
+                    PERFORM _tenancy.follow_column(member);
+                END LOOP;
+                PERFORM _tenancy.protect_new(the_table);
             END LOOP;
-            PERFORM _tenancy.protect_new(item.objid::regclass);
         ELSIF item.object_type = 'table' THEN
             IF cardinality(item.changes) > 0 THEN
                 PERFORM _tenancy.refuse_weakness(item.objid::regclass, item.changes);

@@ -11,6 +11,9 @@ AS $$
         SELECT root, 0
         UNION ALL
         SELECT i.inhrelid::regclass, t.depth + 1 FROM t JOIN pg_inherits i ON i.inhparent = t.relation
+        JOIN pg_class c ON c.oid = i.inhrelid JOIN pg_class p ON p.oid = t.relation
+        -- A temporary child of a table that is not is its session's own, which nobody else reads.
+        WHERE c.relpersistence <> 't' OR p.relpersistence = 't'
     )
     SELECT t.relation, min(t.depth) FROM t GROUP BY t.relation ORDER BY min(t.depth), t.relation::text
 $$;

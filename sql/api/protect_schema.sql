@@ -24,7 +24,8 @@ BEGIN
         PERFORM _tenancy.raise('PARAMETER_INVALID', format('schema %s is one of the system', protect_schema.schema),
             jsonb_build_object('schema', protect_schema.schema::text));
     END IF;
-    -- First, so that a table that is created meanwhile is protected by either.
+    -- A table that another transaction is making would be seen by neither. Whoever is still to make one will find the schema listed.
+    PERFORM _tenancy.lock_schema(protect_schema.schema);
     INSERT INTO _tenancy.protected_schemas (schema, tenant_column) VALUES (protect_schema.schema, protect_schema.tenant_column)
         ON CONFLICT ON CONSTRAINT protected_schemas_pkey DO UPDATE SET tenant_column = excluded.tenant_column;
     FOR item IN
@@ -43,9 +44,11 @@ BEGIN
     RETURN count;
 END
 $$;
+COMMENT ON FUNCTION _tenancy.lock_schema(oid) IS 'waits until nobody is making anything in a schema, and keeps it so';
 COMMENT ON FUNCTION tenancy.protect_schema(regnamespace, name) IS
 'Protects every table of a schema that has the tenant column and is not protected, as kind tenant, and from then on each table that is
-created there or given that column, as it is created: CREATE TABLE (AS), SELECT INTO, ALTER TABLE ... ADD COLUMN, SET SCHEMA. Returns how
+created there or given that column, as it is created: CREATE TABLE (AS), SELECT INTO, ALTER TABLE ... ADD COLUMN, SET SCHEMA, ALTER TYPE
+of a typed table. Its foreign keys are extended as by protect. Waits for transactions that are making tables in the schema. Returns how
 many it has protected now. Does nothing for new tables while tenancy.restoring is on, nor for those of other extensions. Errors: those
 of protect, PARAMETER_INVALID 22023. Volatile. Granted to nobody; refused in the context of a tenant.';
 

@@ -1,7 +1,7 @@
 //! Locks of PostgreSQL's lock manager that belong to this extension: they wait with a deadlock check, yield to Ctrl-C and
 //! `lock_timeout`, and are released when their transaction ends, however it does.
 //!
-//! They are advisory locks in a class of their own, which no function gives to users, so nobody can hold them up.
+//! All but that of a schema are advisory locks in a class of their own, which no function gives to users, so nobody can hold them up.
 
 use pgrx::pg_sys;
 
@@ -55,5 +55,15 @@ pub fn release(key: u64, mode: Mode) {
     // SAFETY: as above.
     unsafe {
         pg_sys::LockRelease(&tag(key), mode.of_postgres(), false);
+    }
+}
+
+/// Waits for all transactions that have made something in a schema to end, and keeps others from making anything there until this one
+/// ends. PostgreSQL's own lock of the schema, which each CREATE takes, and nobody who only uses what is there.
+pub fn schema(schema: pg_sys::Oid) {
+    // SAFETY: called inside a transaction; raises nothing but what any wait for a lock may.
+    unsafe {
+        let mode = pg_sys::AccessExclusiveLock as i32;
+        pg_sys::LockDatabaseObject(pg_sys::NamespaceRelationId, schema, 0, mode);
     }
 }

@@ -53,6 +53,39 @@ INSERT INTO full_of VALUES (1);
 ALTER TABLE full_of ADD COLUMN tenant_id text;                 -- SHOULD FAIL: a row of nobody
 ALTER TABLE full_of ADD COLUMN tenant_id text DEFAULT 'acme';
 RESET client_min_messages;
+-- A table whose type gets the column, or another name for it.
+SET client_min_messages = warning;
+CREATE TYPE thing AS (id integer, body text);
+CREATE TABLE typed OF thing;
+CREATE TABLE elsewhere.typed OF thing;
+ALTER TYPE thing ADD ATTRIBUTE tenant_id text CASCADE;
+CREATE TABLE typed_later OF thing;
+SELECT relation, tenant_column, drift FROM tenancy.protected_tables WHERE relation::text ~ 'typed' ORDER BY relation::text;
+ALTER TYPE thing RENAME ATTRIBUTE tenant_id TO org CASCADE;
+SELECT relation, tenant_column, drift FROM tenancy.protected_tables WHERE relation::text ~ 'typed' ORDER BY relation::text;
+ALTER TYPE thing RENAME ATTRIBUTE org TO tenant_id CASCADE;
+ALTER TYPE thing DROP ATTRIBUTE tenant_id CASCADE;             -- SHOULD FAIL
+-- The foreign keys of a new table are extended as it is created.
+CREATE TABLE parents (id integer PRIMARY KEY, tenant_id text);
+RESET client_min_messages;
+CREATE TABLE children (id integer PRIMARY KEY, parent integer REFERENCES parents ON DELETE CASCADE, next integer REFERENCES children, tenant_id text);
+SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = 'children'::regclass AND contype = 'f' ORDER BY conname;
+SELECT name, is_scoped FROM tenancy.foreign_keys ORDER BY 1;
+SET client_min_messages = warning;
+DROP TABLE children;
+DROP TYPE thing CASCADE;
+RESET client_min_messages;
+-- A table that was unprotected stays so when it gets a new name.
+CREATE TABLE given_up (id integer, tenant_id text);
+SELECT tenancy.unprotect('given_up');
+ALTER TABLE given_up RENAME TO still_given_up;
+ALTER TABLE still_given_up ADD CONSTRAINT positive CHECK (id > 0);
+SELECT count(*) FROM tenancy.protected_tables WHERE relation = 'still_given_up'::regclass;
+-- A temporary child is the session's own; it does not stand in the way.
+CREATE TEMP TABLE passing () INHERITS (plain);
+INSERT INTO passing VALUES (1, 'acme');
+SELECT tenancy.protect('plain');
+DROP TABLE passing;
 -- A table of another kind is made so by another call.
 CREATE TABLE trail (tenant_id text, what text);
 SELECT tenancy.protect('trail', 'audit');
@@ -65,6 +98,8 @@ SET tenancy.tenant_id = 'acme';
 CREATE TABLE for_acme (id integer, tenant_id text);
 INSERT INTO for_acme VALUES (1);
 INSERT INTO for_acme VALUES (1, 'beta');                       -- SHOULD FAIL
+CREATE TABLE refers (id integer REFERENCES parents, tenant_id text);
+SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = 'refers'::regclass AND contype = 'f';
 RESET tenancy.tenant_id;
 RESET ROLE;
 REVOKE SET ON PARAMETER tenancy.tenant_id FROM regress_owner;
