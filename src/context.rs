@@ -18,7 +18,7 @@ use crate::pg::{
     accessor::{Form, Resolved},
     guc::{Assigned, Refusal, Source},
     hook::{self, Judges},
-    portal, running,
+    running,
     setter::Request,
     statement::Statement,
 };
@@ -100,12 +100,18 @@ fn refusal(error: Error) -> Refusal {
 /// a transaction.
 fn check(value: &[u8], source: Source, takes_effect: bool) -> Result<Assigned, Refusal> {
     let id = TenantId::parse(value).map_err(|malformed| refusal(Error::IdInvalid(malformed)))?;
-    if takes_effect && source == Source::Session && !pg::in_parallel_worker() {
+    let is_another = || pg::guc::assigned().map(|assigned| assigned.id) != Some(id);
+    if takes_effect && pg::in_parallel_worker() {
+        // What its leader has handed over comes before that.
+        if pg::is_in_parallel_mode() && is_another() {
+            return Err(refusal(Error::ChangedInStatement));
+        }
+    } else if takes_effect && source == Source::Session {
         match FIRST.get() {
             Some(first) if first != id && is_sealed() => return Err(refusal(Error::Sealed(first))),
             _ => {}
         }
-        if pg::guc::assigned().map(|assigned| assigned.id) != Some(id) && is_bound() {
+        if is_another() && (pg::is_in_parallel_mode() || running::refuses(Some(id))) {
             return Err(refusal(Error::ChangedInStatement));
         }
         CHECKED.set(Some(id));
@@ -114,22 +120,14 @@ fn check(value: &[u8], source: Source, takes_effect: bool) -> Result<Assigned, R
     Ok(Assigned { id, source, transaction })
 }
 
-/// Whether the client's statement that is running is for one tenant: it reads or writes protected tables, or a function that it
-/// called has done so. What it returns then is of that tenant.
-fn is_bound() -> bool {
-    running::has_touched() || running::any_touches()
-}
-
 /// Notes the first tenant that a transaction sets. What rollback or commit restores is not of this transaction; but inside a
 /// statement it is a change of the tenant that `check` is not asked about.
 fn assign(value: Option<&Assigned>) {
     let id = value.map(|value| value.id);
     let was_asked = CHECKED.take();
-    if id != LAST.replace(id) {
-        portal::close_others(id);
-        if id.is_none() || was_asked != id {
-            running::note_change();
-        }
+    let last = LAST.replace(id);
+    if id != last {
+        running::note_change(last, id, id.is_some() && was_asked == id);
     }
     if let Some(value) = value
         && value.source == Source::Session
@@ -200,12 +198,18 @@ fn confirmed() -> Result<Option<TenantId>, Error<'static>> {
 /// Returns whether parallel workers may run the statement: they know neither the seal of their leader's transaction
 /// nor in which one the tenant was set, so the leader runs alone what it would refuse.
 fn judge(statement: &Statement) -> bool {
+    let began = statement.began();
     // What a cursor has evaluated was evaluated for the tenant of its first FETCH.
-    if statement.began_for_another() && (statement.has_touched() || statement.touches(OURS)) {
-        Error::CursorOfAnother.raise()
+    if let Some(tenant) = began {
+        if tenant != pg::guc::assigned().map(|assigned| assigned.id) {
+            Error::CursorOfAnother.raise()
+        }
+        if !running::note_touch_of(tenant) {
+            Error::ChangedInStatement.raise()
+        }
     }
     // Nothing is called when its rows are fetched later.
-    if statement.is_kept() && set_by_parameter().is_some() && statement.touches(OURS) {
+    if statement.is_kept() && set_by_parameter().is_some() && (began.is_some() || statement.touches(OURS)) {
         Error::KeptCursor.raise()
     }
     match confirm() {

@@ -37,8 +37,6 @@ pub enum Error<'a> {
     CursorOfAnother,
     /// The tenant was to change, or has changed, in a statement that reads or writes protected tables.
     ChangedInStatement,
-    /// A function that is called while a query is planned reads or writes protected tables.
-    Folded(&'a str),
     /// A cursor WITH HOLD on a protected table.
     KeptCursor,
     /// A statement on a table that goes round its isolation.
@@ -172,14 +170,6 @@ impl Error<'_> {
                 "tenant cannot change while a statement reads or writes its rows".to_owned(),
                 json!({}),
                 "Set the tenant in a statement of its own. What visits several tenants is a procedure: CALL, or DO.",
-            ),
-            Error::Folded(function) => (
-                "TENANT_ACCESS_DENIED",
-                format!(
-                    "function {function} is declared IMMUTABLE, and rows of the tenant are read while a query with it is planned"
-                ),
-                json!({"function": function}),
-                "What it returns would be kept in the plan, for all tenants: ALTER FUNCTION ... STABLE;",
             ),
             Error::KeptCursor => (
                 "TENANT_ACCESS_DENIED",
@@ -472,7 +462,6 @@ mod tests {
             Error::Overridden,
             Error::CursorOfAnother,
             Error::ChangedInStatement,
-            Error::Folded("latest_order()"),
             Error::KeptCursor,
             Error::Bypassed("orders"),
             Error::TruncatedFor(id, "orders"),

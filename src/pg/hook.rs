@@ -11,9 +11,9 @@ use std::ffi::{CStr, c_char, c_int};
 use pgrx::{pg_sys, prelude::*};
 
 use super::{
-    part::{NO_PART, Part},
+    part::Part,
     portal,
-    running::{self, Step},
+    running::{self, Step, Tenant},
     statement::{Statement, bypassed, entries, has_policy, is_exempt},
 };
 
@@ -108,6 +108,9 @@ unsafe fn before_run(query: *mut pg_sys::QueryDesc, count: u64) {
         if (*(*query).plannedstmt).parallelModeNeeded {
             look(query);
         }
+        if portal::active().is_some_and(portal::is_keeping) || running::has_followers() {
+            running::watch();
+        }
         let is_scrollable = portal::active().is_some_and(portal::is_scrollable);
         let in_parts = count != 0 || (*query).already_executed || is_scrollable;
         if in_parts || running::is_kept() || !super::accessor::is_resolved() {
@@ -130,32 +133,47 @@ unsafe fn is_guarding() -> bool {
     unsafe { JUDGES.is_some_and(|judges| (judges.is_guarding)()) }
 }
 
-/// What comes after a run: it may go on later, or have left rows that are read later.
+/// What comes after a run: it may go on later, or have left rows that are read later, or be followed by another of the same statement.
 unsafe fn after_run(query: *mut pg_sys::QueryDesc, depth: usize) {
-    if running::has_touched() {
-        // SAFETY: the execution of the query has not ended, so its memory is there.
-        unsafe {
-            if let Some(began) = Part::of((*(*query).estate).es_query_cxt) {
-                (*began).began.has_touched = true;
-            }
+    // SAFETY: the execution of the query has not ended, so its memory is there.
+    unsafe {
+        let is_keeping = portal::active().is_some_and(portal::is_keeping);
+        if is_keeping || running::has_followers() || Part::of((*(*query).estate).es_query_cxt).is_some() {
+            note_rows(query);
         }
-    }
-    running::leave(depth);
-    if portal::active().is_some_and(portal::is_keeping) {
-        // SAFETY: as above.
-        unsafe { note_kept(query) };
+        running::leave(depth);
     }
 }
 
-/// Notes that the portal has rows of the tenant, which it keeps. Null where that is not known from a query.
+/// Notes whose rows a query has read or written, for what comes later.
 #[pg_guard]
-unsafe extern "C-unwind" fn note_kept(query: *const pg_sys::QueryDesc) {
-    // SAFETY: the query has not ended, so its tables are locked; reads backend-local state.
-    let touches = running::has_touched_last()
-        || !query.is_null() && touches_ours(query, unsafe { pg_sys::GetUserId() });
-    if let Some(portal) = portal::active().filter(|_| touches) {
-        portal::note(portal);
+unsafe extern "C-unwind" fn note_rows(query: *mut pg_sys::QueryDesc) {
+    let touched = running::touched_last();
+    // SAFETY: as above.
+    unsafe {
+        if let Some(part) = Part::of((*(*query).estate).es_query_cxt)
+            && touched.is_some()
+        {
+            (*part).touched = touched;
+        }
     }
+    note_kept(touched);
+}
+
+/// Notes whose rows the portal that is being run keeps, if it does.
+fn note_kept(touched: Option<Tenant>) {
+    if let (Some(portal), Some(tenant)) =
+        (portal::active().filter(|portal| portal::is_keeping(portal)), touched)
+    {
+        portal::note(portal, tenant);
+    }
+}
+
+/// The same after a command that is no query. It may have read what another portal keeps.
+#[pg_guard]
+unsafe extern "C-unwind" fn note_kept_by_utility() {
+    let kept = || portal::keeps_any().then(|| super::guc::assigned().map(|assigned| assigned.id));
+    note_kept(running::touched().or_else(kept));
 }
 
 unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, flags: c_int) {
@@ -231,7 +249,7 @@ unsafe extern "C-unwind" fn planner(
 ) -> *mut pg_sys::PlannedStmt {
     // SAFETY: PostgreSQL's own arguments, passed on.
     unsafe {
-        let depth = running::enter(Step::Plan(query));
+        let depth = running::enter_plan(query);
         let plan = PREVIOUS_PLANNER.unwrap_or(raw::standard_planner);
         let plan = plan(query, text, options, parameters);
         running::leave(depth);
@@ -247,10 +265,11 @@ unsafe extern "C-unwind" fn ask(query: *mut pg_sys::QueryDesc, in_parts: bool) {
         let Some(judges) = JUDGES else { return };
         let plan = (*query).plannedstmt;
         let context = (*(*query).estate).es_query_cxt;
-        let began = Part::note(context, in_parts);
-        if began.has_touched {
-            running::note_touch();
+        let part = if in_parts { Some(Part::at(context)) } else { Part::of(context) };
+        if in_parts {
+            running::watch();
         }
+        let began = part.and_then(|part| (*part).touched);
         let (role, is_kept) = (pg_sys::GetUserId(), running::is_kept() || is_persisted(query));
         let may_be_parallel = (judges.statement)(&Statement { plan, role, began, is_kept });
         if (*plan).parallelModeNeeded && !may_be_parallel {
@@ -278,7 +297,7 @@ unsafe extern "C-unwind" fn refuse_kept(query: *const pg_sys::QueryDesc) {
     unsafe {
         if let Some(judges) = JUDGES {
             let (plan, role) = ((*query).plannedstmt, pg_sys::GetUserId());
-            (judges.statement)(&Statement { plan, role, began: NO_PART, is_kept: true });
+            (judges.statement)(&Statement { plan, role, began: None, is_kept: true });
         }
     }
 }
@@ -351,14 +370,14 @@ unsafe extern "C-unwind" fn process_utility(
             tag if portal::is_procedure(tag) => None,
             _ => Some(Step::Utility),
         };
-        let depth = step.map(running::enter);
+        let depth = step.map(|step| running::enter(step, statement));
         let call = PREVIOUS_UTILITY.unwrap_or(raw::standard_ProcessUtility);
         call(statement, text, is_read_only, context, parameters, environment, to, completion);
         if let Some(depth) = depth {
-            running::leave(depth);
             if portal::active().is_some_and(portal::is_keeping) {
-                note_kept(std::ptr::null());
+                note_kept_by_utility();
             }
+            running::leave(depth);
         }
     }
 }
@@ -367,7 +386,7 @@ unsafe extern "C-unwind" fn process_utility(
 pub fn touches_ours(query: *const pg_sys::QueryDesc, role: pg_sys::Oid) -> bool {
     // SAFETY: JUDGES is only written at load; a query that is running has a plan.
     unsafe {
-        let statement = Statement { plan: (*query).plannedstmt, role, began: NO_PART, is_kept: false };
+        let statement = Statement { plan: (*query).plannedstmt, role, began: None, is_kept: false };
         JUDGES.is_some_and(|judges| statement.touches(judges.policy))
     }
 }

@@ -53,6 +53,18 @@ pub fn sqlstate_text(state: PgSqlErrorCode) -> String {
     text
 }
 
+/// Whether a query is running in parallel, here or in the leader: what its workers read, no other of them knows.
+pub fn is_in_parallel_mode() -> bool {
+    // SAFETY: reads backend-local state.
+    unsafe { pg_sys::IsInParallelMode() }
+}
+
+/// Whether this process serves a client: it is no background process, nor a parallel worker.
+pub fn has_client() -> bool {
+    // SAFETY: a plain read of a backend-local value.
+    unsafe { pg_sys::whereToSendOutput == pg_sys::CommandDest::DestRemote }
+}
+
 /// The database that this process is connected to.
 pub fn database() -> Oid {
     // SAFETY: a plain read of a backend-local value.

@@ -7,7 +7,7 @@ use std::ffi::c_void;
 
 use pgrx::pg_sys;
 
-use crate::tenant::TenantId;
+use super::running::Tenant;
 
 /// Calls a function when a memory context is reset or deleted.
 pub unsafe fn when_gone(
@@ -25,30 +25,20 @@ pub unsafe fn when_gone(
     }
 }
 
-/// What is known of the earlier parts of a run.
-#[derive(Clone, Copy)]
-pub struct Began {
-    tenant: Option<TenantId>,
-    /// A statement inside one of them has read or written protected tables.
-    pub has_touched: bool,
-    /// They were for another tenant.
-    pub is_another: bool,
-}
-
-pub const NO_PART: Began = Began { tenant: None, has_touched: false, is_another: false };
-
 /// What the first part of a run leaves for the next: a callback on the memory of the execution, which does nothing
 /// but live as long as it.
 #[repr(C)]
 pub struct Part {
     callback: pg_sys::MemoryContextCallback,
-    pub began: Began,
+    /// Whose rows the earlier parts have read or written.
+    pub touched: Option<Tenant>,
 }
 
 unsafe extern "C-unwind" fn ended(_part: *mut c_void) {}
 
 impl Part {
     /// What was left in a memory context.
+    #[inline]
     pub unsafe fn of(context: pg_sys::MemoryContext) -> Option<*mut Part> {
         let ours = ended as *const () as usize;
         // SAFETY: walks PostgreSQL's list of callbacks on a live memory context; those with our function are `Part`,
@@ -65,23 +55,17 @@ impl Part {
         None
     }
 
-    /// What the earlier parts of this run were for. Notes the tenant at the first part.
-    pub unsafe fn note(context: pg_sys::MemoryContext, in_parts: bool) -> Began {
-        let tenant = super::guc::assigned().map(|assigned| assigned.id);
-        let began = Began { tenant, ..NO_PART };
+    /// The same; at the first part it is made.
+    pub unsafe fn at(context: pg_sys::MemoryContext) -> *mut Part {
         // SAFETY: as above; memory that lives as long as the context.
         unsafe {
-            if let Some(part) = Part::of(context) {
-                let began = (*part).began;
-                return Began { is_another: began.tenant != tenant, ..began };
-            }
-            if in_parts {
+            Part::of(context).unwrap_or_else(|| {
                 let part = pg_sys::MemoryContextAllocZero(context, size_of::<Part>()).cast::<Part>();
                 (*part).callback.func = Some(ended);
-                std::ptr::addr_of_mut!((*part).began).write(began);
+                std::ptr::addr_of_mut!((*part).touched).write(None);
                 pg_sys::MemoryContextRegisterResetCallback(context, part.cast());
-            }
+                part
+            })
         }
-        began
     }
 }

@@ -1,19 +1,19 @@
 //! Portals: cursors, and what the protocol reads in parts.
 //!
 //! Where a command writes and returns rows, or is EXECUTE or FETCH, PostgreSQL runs it to its end at the first FETCH and keeps
-//! its rows in the portal. Nothing is called when they are read; so when the tenant changes, what is kept for another is closed.
+//! its rows in the portal; it does so as well with a loop's, where a procedure commits in the loop. Nothing is called when they are read.
+//! So what is kept for a tenant is closed when another begins, and none begins in a statement that may have read it.
 
 use std::ptr::addr_of_mut;
 
 use pgrx::pg_sys;
 
-use super::part;
-use crate::tenant::TenantId;
+use super::{part, running::Tenant};
 
 /// A portal that keeps rows, and the tenant that they are of.
 struct Kept {
     portal: *mut pg_sys::PortalData,
-    tenant: Option<TenantId>,
+    tenant: Tenant,
 }
 
 static mut KEPT: Vec<Kept> = Vec::new();
@@ -25,6 +25,7 @@ fn kept() -> &'static mut Vec<Kept> {
 }
 
 /// The portal that is being run, or none.
+#[inline]
 pub fn active() -> Option<&'static pg_sys::PortalData> {
     // SAFETY: PostgreSQL's own pointer, which is null or to a portal that lives while it runs.
     unsafe { pg_sys::ActivePortal.as_ref() }
@@ -41,13 +42,13 @@ pub fn is_scrollable(portal: &pg_sys::PortalData) -> bool {
 }
 
 /// Whether the portal keeps the rows of a command that runs to its end at once.
+#[inline]
 pub fn is_keeping(portal: &pg_sys::PortalData) -> bool {
-    use pg_sys::PortalStrategy::{PORTAL_ONE_MOD_WITH, PORTAL_ONE_RETURNING, PORTAL_UTIL_SELECT};
     !portal.holdStore.is_null()
-        && matches!(portal.strategy, PORTAL_ONE_RETURNING | PORTAL_ONE_MOD_WITH | PORTAL_UTIL_SELECT)
 }
 
 /// The commands of a portal: more than one where a rule made them of one.
+#[inline]
 pub fn commands(portal: &pg_sys::PortalData) -> impl Iterator<Item = *mut pg_sys::PlannedStmt> {
     // SAFETY: a list of planned statements, which lives as long as the portal.
     unsafe { super::statement::entries(portal.stmts) }.iter().map(|cell| {
@@ -69,9 +70,8 @@ pub fn is_procedure(tag: pg_sys::NodeTag) -> bool {
     matches!(tag, pg_sys::NodeTag::T_DoStmt | pg_sys::NodeTag::T_CallStmt)
 }
 
-/// Notes that a portal keeps rows of the current tenant.
-pub fn note(portal: &pg_sys::PortalData) {
-    let tenant = super::guc::assigned().map(|assigned| assigned.id);
+/// Notes that a portal keeps rows of a tenant.
+pub fn note(portal: &pg_sys::PortalData, tenant: Tenant) {
     let portal = std::ptr::from_ref(portal).cast_mut();
     if let Some(known) = kept().iter_mut().find(|known| known.portal == portal) {
         known.tenant = tenant;
@@ -82,20 +82,33 @@ pub fn note(portal: &pg_sys::PortalData) {
     kept().push(Kept { portal, tenant });
 }
 
+/// Whether any keeps rows of whatever tenant.
+#[inline]
+pub fn keeps_any() -> bool {
+    !kept().is_empty()
+}
+
+/// Whether any keeps rows of another tenant than this, and can be read.
+pub fn keeps_another(tenant: Tenant) -> bool {
+    // SAFETY: portals that are there: `dropped` is called when they go.
+    kept().iter().any(|known| known.tenant != tenant && unsafe { (*known.portal).status } != DONE)
+}
+
+const DONE: pg_sys::PortalStatus::Type = pg_sys::PortalStatus::PORTAL_DONE;
+
 unsafe extern "C-unwind" fn dropped(portal: *mut std::ffi::c_void) {
     kept().retain(|known| known.portal != portal.cast());
 }
 
-/// Closes what is kept for another tenant than this: reading on is an error of PostgreSQL's.
-pub fn close_others(tenant: Option<TenantId>) {
-    let others = kept().iter().filter(|known| known.tenant != tenant);
-    let others: Vec<_> = others.map(|known| known.portal).collect();
-    for portal in others {
-        // SAFETY: a portal that is there: `dropped` is called when it goes. One that is being run is not closed; its
-        // statement is for one tenant. Raises nothing: the query of such a portal has ended.
+/// Closes what is kept for another tenant than this: reading on is an error of PostgreSQL's. Its locks stay with the transaction.
+#[inline]
+pub fn close_others(tenant: Tenant) {
+    for known in kept().iter().filter(|known| known.tenant != tenant) {
+        // SAFETY: a portal that is there: `dropped` is called when it goes. One that is being run is not closed; its statement is
+        // for one tenant. Such a portal has nothing left to run.
         unsafe {
-            if (*portal).status == pg_sys::PortalStatus::PORTAL_READY {
-                pg_sys::MarkPortalFailed(portal);
+            if (*known.portal).status == pg_sys::PortalStatus::PORTAL_READY {
+                (*known.portal).status = DONE;
             }
         }
     }

@@ -1,11 +1,14 @@
-//! Which statements of this backend are running, from the client's own to the innermost, and whether rows of the tenant have been
-//! read or written since the client's own began.
+//! Which steps of statements this backend is at, from the client's own to the innermost, and of which tenant rows have been read or
+//! written since the client's own statement began.
+//!
+//! A statement is planned, started, run, and finished (its AFTER triggers), and each of these steps may call functions that run
+//! statements of their own. DO and CALL are no steps: what they run are statements of the client's.
 //!
 //! PostgreSQL calls a hook where a step begins, and nobody where an error ends it; but an error ends a transaction or a
 //! subtransaction as well, and what was begun in that is forgotten with it.
 //!
-//! A statement is planned, started, run, and finished (its AFTER triggers), and each of these steps may call functions that run
-//! statements of their own. DO and CALL are no steps: what they run are statements of the client's.
+//! Whether a query touches protected tables costs a look into the catalogs, so it is asked late: a nested one when it uses the current
+//! tenant, the outermost one when the tenant is to change.
 
 use std::ptr::addr_of_mut;
 
@@ -15,7 +18,7 @@ use super::{
     part, planner, portal,
     xact::{self, Event},
 };
-use crate::error::Error;
+use crate::tenant::TenantId;
 
 /// What a step is about.
 #[derive(Clone, Copy)]
@@ -38,34 +41,49 @@ struct Run {
     role: pg_sys::Oid,
     /// PostgreSQL's own check of a foreign key, which sees all rows; and what runs inside one.
     is_check: bool,
+    /// What is touched inside it matters later: for its next part, for what its portal keeps, for the plan.
+    is_watched: bool,
+    /// Something inside it has touched.
+    has_touched: bool,
 }
+
+/// Whose rows: of a tenant, or what is there for none.
+pub type Tenant = Option<TenantId>;
 
 struct Running {
     runs: Vec<Run>,
     /// The query that was started or run last as the client's own.
     latest: *const pg_sys::QueryDesc,
-    /// A statement inside the outermost one, which may have ended, has read or written protected tables.
-    has_touched: bool,
-    /// How many steps plan; a statement inside one is asked in any case.
-    planning: usize,
-    /// Whether the innermost does is not known yet: it is asked when it uses the current tenant.
+    /// When the client sent its statement, in PostgreSQL's clock; and in which transaction.
+    sent: (i64, u64),
+    /// Whose rows the statement has read or written, in steps that have ended or that were asked.
+    touched: Option<Tenant>,
+    /// Whose rows were read while the next statement was planned, and may have become constants of its plan.
+    planned: Option<Tenant>,
+    /// Such a plan may be kept by PostgreSQL.
+    is_plan_kept: bool,
+    /// How many steps are watched: a query inside one is asked in any case.
+    watched: usize,
+    /// Whether the innermost step touches is not known yet: it is asked when it uses the current tenant.
     is_unknown: bool,
-    /// The runs that had begun when the tenant changed without anybody being asked (a rollback, RESET), and whether rows had been
-    /// read or written by then.
+    /// How many steps had begun when the tenant changed without anybody being asked (a rollback, RESET); and from whom.
     unchecked: usize,
-    was_touched: bool,
-    /// What the outermost run returns is kept past the end of the transaction.
+    before: Tenant,
+    /// What the outermost step returns is kept past the end of the transaction.
     is_kept: bool,
 }
 
 static mut RUNNING: Running = Running {
     runs: Vec::new(),
     latest: std::ptr::null(),
-    has_touched: false,
-    planning: 0,
+    sent: (0, 0),
+    touched: None,
+    planned: None,
+    is_plan_kept: false,
+    watched: 0,
     is_unknown: false,
     unchecked: 0,
-    was_touched: false,
+    before: None,
     is_kept: false,
 };
 
@@ -75,23 +93,34 @@ fn running() -> &'static mut Running {
     unsafe { &mut *addr_of_mut!(RUNNING) }
 }
 
+fn current() -> Tenant {
+    super::guc::assigned().map(|assigned| assigned.id)
+}
+
 impl Running {
     fn begin(&mut self) {
-        (self.has_touched, self.unchecked, self.was_touched) = (false, 0, false);
+        (self.touched, self.unchecked, self.is_kept) = (self.planned.take(), 0, false);
+        self.sent = (xact::sent(), xact::number());
     }
 
     fn is_to_be_asked(&self) -> bool {
-        self.runs.len() > 1 && (!self.has_touched || self.planning > 0)
+        self.runs.len() > 1 && (self.touched.is_none() || self.watched > 0)
     }
 
+    #[inline]
     fn push(&mut self, step: Step, level: i32) -> usize {
         let depth = self.runs.len();
         // SAFETY: reads backend-local state.
         let (role, is_check) = unsafe { (pg_sys::GetUserId(), pg_sys::InNoForceRLSOperation()) };
-        self.runs.push(Run { step, level, role, is_check });
-        self.planning += usize::from(matches!(step, Step::Plan(_)));
+        self.runs.push(Run { step, level, role, is_check, is_watched: false, has_touched: false });
         self.is_unknown = self.is_to_be_asked();
         depth
+    }
+}
+
+impl Run {
+    fn touches(&self) -> bool {
+        matches!(self.step, Step::Query(query) if super::hook::touches_ours(query, self.role))
     }
 }
 
@@ -103,11 +132,24 @@ pub fn init() {
             let kept = runs.iter().rposition(|run| run.level < level).map_or(0, |last| last + 1);
             leave(kept);
         }
-        event if event.is_end() => leave(0),
+        // A command like VACUUM goes on in its next transaction.
+        Event::Committed => {
+            let runs = &running().runs;
+            let ours = runs.iter().position(|run| !matches!(run.step, Step::Utility | Step::Alter));
+            leave(ours.unwrap_or(runs.len()));
+        }
+        event if event.is_end() => {
+            running().planned = None;
+            leave(0);
+        }
         _ => {}
     });
-    if let Some(portal) = portal::active().filter(|portal| !portal::is_procedural(portal)) {
+    let is_running = |portal: &&pg_sys::PortalData| {
+        portal.status == pg_sys::PortalStatus::PORTAL_ACTIVE && !portal::is_procedural(portal)
+    };
+    if let Some(portal) = portal::active().filter(is_running) {
         let step = if portal.queryDesc.is_null() { Step::Unknown } else { Step::Query(portal.queryDesc) };
+        running().begin();
         // No subtransaction of it ends it.
         running().push(step, 0);
         running().is_unknown = matches!(step, Step::Unknown);
@@ -120,43 +162,60 @@ unsafe extern "C-unwind" fn ended(_: *mut std::ffi::c_void) {
     leave(0);
 }
 
-/// Notes that a step begins; the result is for `leave`.
+/// Notes that a statement of the client's begins, unless it has begun already: with an earlier command of a rule, or of a
+/// function that was called by the protocol, or of what COMMIT runs. Neither of these two has a portal.
 #[inline]
-pub fn enter(step: Step) -> usize {
-    let running = running();
-    if running.runs.is_empty() {
-        running.latest = std::ptr::null();
-        running.begin();
+fn begin_unless_begun(command: *const pg_sys::PlannedStmt) {
+    let has_begun = match portal::active() {
+        Some(portal) => portal::commands(portal).skip(1).any(|later| later.cast_const() == command),
+        None => has_begun_without_portal(),
+    };
+    if !has_begun {
+        running().begin();
+        if portal::keeps_any() {
+            portal::close_others(current());
+        }
+        drop_plans();
     }
-    running.push(step, xact::level())
+}
+
+fn has_begun_without_portal() -> bool {
+    super::has_client() && running().sent == (xact::sent(), xact::number()) && portal::active().is_none()
+}
+
+/// Notes that a utility command begins; the result is for `leave`.
+#[inline]
+pub fn enter(step: Step, command: *const pg_sys::PlannedStmt) -> usize {
+    if running().runs.is_empty() {
+        running().latest = std::ptr::null();
+        begin_unless_begun(command);
+    }
+    running().push(step, xact::level())
 }
 
 /// The same for the start of a query.
 #[inline]
 pub fn enter_start(query: *const pg_sys::QueryDesc) -> usize {
-    let running = running();
-    if running.runs.is_empty() {
-        running.latest = query;
-        // Of a rule's commands, the first is the statement's beginning.
-        if !is_later_command(query) {
-            running.begin();
-        }
+    if running().runs.is_empty() {
+        running().latest = query;
+        // SAFETY: a query that is about to be started.
+        begin_unless_begun(unsafe { (*query).plannedstmt });
     }
-    running.push(Step::Query(query), xact::level())
+    running().push(Step::Query(query), xact::level())
 }
 
 /// The same for a run of it.
 #[inline]
 pub fn enter_run(query: *const pg_sys::QueryDesc) -> usize {
-    let running = running();
-    if running.runs.is_empty() {
-        running.is_kept = portal::active().is_some_and(portal::is_held);
-        if running.latest != query {
-            running.latest = query;
-            running.begin();
+    if running().runs.is_empty() {
+        if running().latest != query {
+            running().latest = query;
+            // SAFETY: a query that is about to be run.
+            begin_unless_begun(unsafe { (*query).plannedstmt });
         }
+        running().is_kept = portal::active().is_some_and(portal::is_held);
     }
-    running.push(Step::Query(query), xact::level())
+    running().push(Step::Query(query), xact::level())
 }
 
 /// The same for its end, which belongs to what was run last.
@@ -165,38 +224,65 @@ pub fn enter_finish(query: *const pg_sys::QueryDesc) -> usize {
     running().push(Step::Query(query), xact::level())
 }
 
-/// Whether the query is one that a rule has added to the client's statement.
-fn is_later_command(query: *const pg_sys::QueryDesc) -> bool {
-    // SAFETY: a query that is about to be started or run.
-    let plan = unsafe { (*query).plannedstmt };
-    portal::active().is_some_and(|portal| portal::commands(portal).skip(1).any(|command| command == plan))
-}
-
-/// Notes that it has ended, and what began inside it.
+/// Notes that a step has ended, and what began inside it.
 #[inline]
 pub fn leave(depth: usize) {
     let running = running();
-    if running.planning > 0 {
-        let ended = running.runs.iter().skip(depth);
-        running.planning -= ended.filter(|run| matches!(run.step, Step::Plan(_))).count();
+    if running.watched > 0 {
+        running.watched -= running.runs.iter().skip(depth).filter(|run| run.is_watched).count();
     }
     running.runs.truncate(depth);
     running.is_unknown = running.is_to_be_asked();
 }
 
-/// Whether anything is running.
-pub fn is_any() -> bool {
-    !running().runs.is_empty()
+/// Notes that a query is planned. If it is the client's own, its statement has not begun, unless without a portal.
+#[inline]
+pub fn enter_plan(query: *const pg_sys::Query) -> usize {
+    let running = running();
+    if running.runs.is_empty() {
+        running.latest = std::ptr::null();
+        if !has_begun_without_portal() {
+            (running.touched, running.unchecked) = (None, 0);
+        }
+    }
+    let depth = running.push(Step::Plan(query), xact::level());
+    watch();
+    depth
 }
 
-/// Whether a query is.
+/// From here on, what is touched inside the innermost step is noted there.
+#[inline]
+pub fn watch() {
+    let running = running();
+    if let Some(run) = running.runs.last_mut()
+        && !run.is_watched
+    {
+        run.is_watched = true;
+        running.watched += 1;
+    }
+}
+
+/// Makes PostgreSQL plan anew what it has planned, if a plan may hold rows of the tenant. Raises nothing.
+fn drop_plans() {
+    if std::mem::take(&mut running().is_plan_kept) {
+        planner::drop_plans();
+    }
+}
+
+/// Whether a query is running.
 pub fn is_any_query() -> bool {
     running().runs.iter().any(|run| matches!(run.step, Step::Query(_)))
 }
 
-/// Whether a utility command that runs queries of its own is among them.
+/// Whether a utility command that runs queries of its own is among the steps.
 pub fn is_in_utility() -> bool {
     running().runs.iter().any(|run| matches!(run.step, Step::Alter))
+}
+
+/// Whether the statement that `touched` tells of is the one that is running.
+fn is_any() -> bool {
+    let running = running();
+    !running.runs.is_empty() || has_begun_without_portal()
 }
 
 /// Notes that the current tenant was asked for. Policies do so for each row.
@@ -216,75 +302,108 @@ unsafe extern "C-unwind" fn look() {
     look_now();
 }
 
-/// Asks whether the innermost statement reads or writes protected tables. For one that parallel workers run for it: they use the
-/// tenant, and nobody here does. Raises an error where what it reads would be kept in a plan.
+/// Asks whether the innermost step reads or writes protected tables. For one that parallel workers run for it: they use the
+/// tenant, and nobody here does.
 pub fn look_now() {
     let running = running();
     if !std::mem::take(&mut running.is_unknown) {
         return;
     }
     let Some(innermost) = running.runs.last().copied() else { return };
+    if innermost.touches() || matches!(innermost.step, Step::Unknown) {
+        note_touch();
+    }
+}
+
+/// Whose rows the innermost step, a query that is watched and about to end, or something inside it, has read or written.
+pub fn touched_last() -> Option<Tenant> {
+    let innermost = running().runs.last().copied()?;
+    if !innermost.has_touched {
+        if innermost.is_check || !innermost.touches() {
+            return None;
+        }
+        note_touch();
+    }
+    touched()
+}
+
+/// Notes that rows of the current tenant are read or written.
+fn note_touch() {
+    settle();
+    note_touch_of(current());
+}
+
+/// The same for rows of a tenant; returns whether they are of the one whose rows the statement was about before.
+pub fn note_touch_of(tenant: Tenant) -> bool {
+    let running = running();
+    running.is_unknown = false;
+    running.runs.iter_mut().for_each(|run| run.has_touched = true);
+    let is_same = *running.touched.get_or_insert(tenant) == tenant;
     let planning = running.runs.iter().rev().find_map(|run| match run.step {
         Step::Plan(query) => Some(query),
         _ => None,
     });
-    if innermost.touches() || matches!(innermost.step, Step::Unknown) {
-        note_touch();
-        if let Some(function) = planning.and_then(planner::folded) {
-            Error::Folded(&function).raise()
+    if let Some(query) = planning
+        && planner::may_fold(query)
+    {
+        let running = self::running();
+        running.is_plan_kept = true;
+        if matches!(running.runs[0].step, Step::Plan(_)) {
+            running.planned = Some(tenant);
+        }
+    }
+    is_same
+}
+
+/// Asks those that had begun when the tenant changed and nobody was asked.
+fn settle() {
+    let running = running();
+    let count = std::mem::take(&mut running.unchecked).min(running.runs.len());
+    if count > 0 && running.touched.is_none() {
+        let (runs, before) = (running.runs[..count].to_vec(), running.before);
+        if runs.iter().any(Run::touches) {
+            self::running().touched.get_or_insert(before);
         }
     }
 }
 
-impl Run {
-    fn touches(&self) -> bool {
-        matches!(self.step, Step::Query(query) if super::hook::touches_ours(query, self.role))
+/// Whose rows the statement has read or written, in steps that have ended or were asked.
+pub fn touched() -> Option<Tenant> {
+    settle();
+    running().touched.filter(|_| is_any())
+}
+
+/// Whether the tenant may not become this one now: the client's statement that is running is about another's rows, or a cursor that it
+/// may read keeps some.
+pub fn refuses(tenant: Tenant) -> bool {
+    let mut touched = touched();
+    if touched.is_none() && running().runs.clone().iter().any(Run::touches) {
+        // What runs has read or may read rows of the current tenant.
+        touched = Some(*running().touched.get_or_insert(current()));
     }
+    touched.is_some_and(|of| of != tenant) || is_any_query() && portal::keeps_another(tenant)
 }
 
-/// Notes that rows of the tenant were read or written in the outermost statement.
-pub fn note_touch() {
-    running().has_touched = true;
-    running().is_unknown = false;
-}
-
-/// Whether a statement inside the client's own, which is running, has read or written protected tables.
-pub fn has_touched() -> bool {
-    is_any() && running().has_touched
-}
-
-/// The same when it has just ended, until the next begins.
-pub fn has_touched_last() -> bool {
-    running().has_touched
-}
-
-/// Whether one that runs does.
-pub fn any_touches() -> bool {
-    let runs = running().runs.clone();
-    runs.iter().any(Run::touches)
-}
-
-/// Notes that the tenant has changed and nobody was asked whether it may. Looks at no catalog: a rollback is no time for it.
-pub fn note_change() {
+/// Notes that the tenant has changed, and whether anybody was asked. Looks at no catalog: a rollback is no time for it.
+pub fn note_change(from: Tenant, to: Tenant, was_asked: bool) {
+    // A function may have read what a cursor keeps.
+    if is_any_query() && portal::keeps_another(to) {
+        running().touched.get_or_insert(from);
+    }
+    portal::close_others(to);
+    drop_plans();
     let running = running();
-    if !running.runs.is_empty() {
+    if !was_asked && !running.runs.is_empty() {
+        if running.unchecked == 0 {
+            running.before = from;
+        }
         running.unchecked = running.unchecked.max(running.runs.len());
-        running.was_touched |= running.has_touched;
     }
 }
 
-/// Whether that was while a statement that still runs was about rows of the tenant before.
+/// Whether the statement that runs is about the rows of another tenant.
 pub fn is_changed() -> bool {
-    let running = running();
-    let count = running.unchecked.min(running.runs.len());
-    if count == 0 || running.was_touched {
-        return count > 0;
-    }
-    let runs: Vec<_> = running.runs.iter().take(count).copied().collect();
-    let is_changed = runs.iter().any(Run::touches);
-    let running = self::running();
-    (running.unchecked, running.was_touched) = if is_changed { (count, true) } else { (0, false) };
-    is_changed
+    touched().is_some_and(|of| of != current())
 }
 
 /// Whether the innermost run is code of a user's inside PostgreSQL's own check of a foreign key: a trigger, a cast. PostgreSQL
@@ -298,12 +417,24 @@ pub fn is_check() -> bool {
     running().runs.last().is_some_and(|run| run.is_check)
 }
 
+/// Whether it is a command of several, or has no portal: what it touches matters to those that follow.
+#[inline]
+pub fn has_followers() -> bool {
+    running().runs.len() == 1
+        && match portal::active() {
+            Some(portal) => portal::commands(portal).nth(1).is_some(),
+            None => super::has_client(),
+        }
+}
+
 /// Whether what the outermost statement returns is kept past the end of the transaction.
 pub fn is_kept() -> bool {
-    is_any() && running().is_kept
+    running().is_kept && !running().runs.is_empty()
 }
 
 /// From here on the outermost statement counts as one that has just begun.
 pub fn begin_anew() {
+    let is_kept = running().is_kept;
     running().begin();
+    running().is_kept = is_kept;
 }

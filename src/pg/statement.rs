@@ -4,14 +4,15 @@ use std::ffi::{CStr, c_int};
 
 use pgrx::pg_sys;
 
-use super::part::Began;
+use super::running::Tenant;
 
 /// A statement that is about to run.
 pub struct Statement {
     pub plan: *const pg_sys::PlannedStmt,
     /// As which its tables are accessed where a view names no other.
     pub role: pg_sys::Oid,
-    pub began: Began,
+    /// Whose rows the earlier parts of the same run have read or written.
+    pub began: Option<Tenant>,
     pub is_kept: bool,
 }
 
@@ -63,14 +64,9 @@ unsafe fn accessed_as(
 }
 
 impl Statement {
-    /// Whether it goes on with a run that an earlier part began for another tenant.
-    pub fn began_for_another(&self) -> bool {
-        self.began.is_another
-    }
-
-    /// Whether a function that an earlier part called has read or written protected tables.
-    pub fn has_touched(&self) -> bool {
-        self.began.has_touched
+    /// Whose rows the earlier parts of the same run have read or written.
+    pub fn began(&self) -> Option<Tenant> {
+        self.began
     }
 
     /// Whether its rows are kept past the end of the transaction, and of the context.

@@ -64,6 +64,12 @@ pub fn number() -> u64 {
     unsafe { NUMBER }
 }
 
+/// When the client sent what is running, in PostgreSQL's clock.
+pub fn sent() -> i64 {
+    // SAFETY: a plain read of a backend-local integer.
+    unsafe { raw::GetCurrentStatementStartTimestamp() }
+}
+
 /// Whether a transaction is running.
 pub fn in_transaction() -> bool {
     // SAFETY: reads backend-local state.

@@ -94,6 +94,13 @@ GRANT INSERT ON rule_hand, rule_ours TO regress_app;
 SET ROLE regress_app;
 BEGIN; INSERT INTO rule_hand VALUES (1); SELECT n, a, b FROM log_hand; ROLLBACK;
 BEGIN; INSERT INTO rule_ours VALUES (1); ROLLBACK;                                        -- SHOULD FAIL
+RESET ROLE;
+CREATE RULE own_table AS ON UPDATE TO rule_ours DO INSTEAD (INSERT INTO log_ours SELECT 3, body, '' FROM ours; INSERT INTO log_ours SELECT 4, '', beta_ours());
+CREATE RULE command_between AS ON DELETE TO rule_ours DO INSTEAD (INSERT INTO log_ours SELECT 3, read_ours(), ''; NOTIFY between; INSERT INTO log_ours SELECT 4, '', beta_ours());
+ALTER VIEW rule_ours OWNER TO regress_app;                                                -- with whose rights its rules read
+SET ROLE regress_app;
+BEGIN; UPDATE rule_ours SET n = 2; ROLLBACK;                                              -- SHOULD FAIL
+BEGIN; DELETE FROM rule_ours; ROLLBACK;                                                   -- SHOULD FAIL
 -- Two statements of the client's are two statements, in one message as well.
 BEGIN\; INSERT INTO log_ours VALUES (5, read_ours(), '')\; INSERT INTO log_ours VALUES (6, '', beta_ours())\; SELECT n, a, b FROM log_ours\; ROLLBACK;
 
@@ -124,6 +131,11 @@ CREATE FUNCTION folded_hand() RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$BEGIN
 CREATE FUNCTION folded_ours() RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$BEGIN RETURN string_agg(body, ',' ORDER BY id) FROM ours; END$$;
 CREATE FUNCTION folded_of(t text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$BEGIN RETURN (SELECT max(body) FROM ours WHERE tenant_id = t); END$$;
 CREATE FUNCTION "Weird Length"(t text) RETURNS integer LANGUAGE sql IMMUTABLE AS $$SELECT length(t)$$;
+CREATE FUNCTION wrapped() RETURNS text LANGUAGE sql STABLE AS $$SELECT folded_ours()$$;
+CREATE FUNCTION defaulted(a text DEFAULT folded_ours()) RETURNS text LANGUAGE plpgsql STABLE AS $$BEGIN RETURN a; END$$;
+CREATE FUNCTION in_expression() RETURNS text LANGUAGE plpgsql AS $$BEGIN RETURN wrapped(); END$$;
+CREATE FUNCTION folded_beta() RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$BEGIN RETURN beta_ours(); END$$;
+CREATE FUNCTION wrapped_beta() RETURNS text LANGUAGE sql STABLE AS $$SELECT folded_beta()$$;
 CREATE OPERATOR @@> (LEFTARG = text, RIGHTARG = text, FUNCTION = pg_catalog.textcat);
 SET ROLE regress_app;
 PREPARE of_hand AS SELECT folded_hand() AS folded;
@@ -131,13 +143,26 @@ EXECUTE of_hand;
 SET app.tenant_id = 'beta';
 EXECUTE of_hand;
 SET app.tenant_id = 'acme';
+-- A plan with rows in it is not used a second time, and its statement is about their tenant.
 PREPARE of_ours AS SELECT folded_ours() AS folded;
-EXECUTE of_ours;                                                                          -- SHOULD FAIL
-SELECT body FROM ours WHERE body = folded_ours();                                         -- SHOULD FAIL
-SELECT (SELECT max(f) FROM (SELECT folded_of('acme' || '') AS f) AS s) FROM ours;         -- SHOULD FAIL
+PREPARE of_wrapped AS SELECT wrapped() AS folded, defaulted() AS default, body FROM ours ORDER BY id LIMIT 1;
+EXECUTE of_ours; EXECUTE of_wrapped;
+SET tenancy.tenant_id = 'beta';
+EXECUTE of_ours; EXECUTE of_wrapped;
+SELECT in_expression();
+SET tenancy.tenant_id = 'acme';
+SELECT in_expression();
+BEGIN; SELECT folded_ours(), beta_ours(); ROLLBACK;                                       -- SHOULD FAIL
+BEGIN; EXECUTE of_ours; SELECT beta_ours(); EXECUTE of_ours; ROLLBACK;
+BEGIN; SELECT wrapped_beta(), read_ours(); ROLLBACK;                                      -- all of beta
+PREPARE wrapped_then_beta AS SELECT wrapped(), beta_ours();
+BEGIN; EXECUTE wrapped_then_beta; ROLLBACK;                                               -- SHOULD FAIL
+BEGIN; EXECUTE wrapped_then_beta; ROLLBACK;                                               -- SHOULD FAIL
 -- With a column for an argument it is called for each row.
 SELECT id, folded_of(tenant_id) FROM ours ORDER BY id;
--- An estimate is no part of the plan. Nor is a function folded that reads nothing.
+-- An estimate is no part of the plan, and other functions may be IMMUTABLE beside it.
+PREPARE estimated(text) AS SELECT id FROM ours WHERE id < 3 * acme_rows() AND "Weird Length"($1) = 4;
+EXECUTE estimated('four'); EXECUTE estimated('four'); EXECUTE estimated('four'); EXECUTE estimated('four'); EXECUTE estimated('four'); EXECUTE estimated('four');
 SELECT id FROM ours WHERE id < 3 * acme_rows() AND "Weird Length"('four') = 4 AND body @@> '' = body ORDER BY id;
 DEALLOCATE ALL;
 
@@ -178,16 +203,94 @@ FETCH ALL FROM kept; ROLLBACK;                                                  
 -- What is of no tenant goes on, and so does what is of this one.
 BEGIN; SELECT open_cursor('INSERT INTO log_ours VALUES (7, '''', ''''), (8, '''', '''') RETURNING n'); FETCH 1 FROM kept; SET LOCAL tenancy.tenant_id = 'beta'; FETCH ALL FROM kept; ROLLBACK;
 BEGIN; SELECT open_cursor('EXECUTE p'); FETCH 1 FROM kept; SELECT count(*) FROM ours; SET LOCAL tenancy.tenant_id = 'acme'; FETCH ALL FROM kept; CLOSE kept; ROLLBACK;
--- A loop over rows that are kept.
+-- Read inside of a statement that changes the tenant: what a cursor keeps, and what it goes on with.
+RESET ROLE;
+CREATE FUNCTION fetch_then(t text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE c refcursor := 'kept'; r record;
+BEGIN
+    FETCH c INTO r;
+    IF t <> '' THEN
+        PERFORM set_config('tenancy.tenant_id', t, true);
+    END IF;
+    RETURN r::text || ' then ' || read_ours();
+END$$;
+CREATE FUNCTION rows_ours() RETURNS SETOF text LANGUAGE plpgsql AS $$BEGIN RETURN QUERY SELECT body FROM ours; END$$;
+CREATE FUNCTION rows_beta() RETURNS SETOF text LANGUAGE plpgsql AS $$BEGIN PERFORM set_config('tenancy.tenant_id', 'beta', true); RETURN QUERY SELECT body FROM ours; END$$;
+CREATE FUNCTION rows_set_beta() RETURNS SETOF text LANGUAGE plpgsql SET tenancy.tenant_id = 'beta' AS $$BEGIN RETURN QUERY SELECT body FROM ours; END$$;
+SET ROLE regress_app;
+BEGIN; SELECT open_cursor('UPDATE ours SET body = body RETURNING body'); FETCH 1 FROM kept; SELECT fetch_then(''); ROLLBACK;
+BEGIN; SELECT open_cursor('UPDATE ours SET body = body RETURNING body'); FETCH 1 FROM kept; SELECT fetch_then('beta'); ROLLBACK;   -- SHOULD FAIL
+BEGIN; SELECT open_cursor('SELECT body FROM ours ORDER BY body');
+DO $$DECLARE c refcursor := 'kept'; r record; BEGIN FETCH c INTO r; END$$;
+SELECT fetch_then('beta'); ROLLBACK;                                                      -- SHOULD FAIL
+-- What a cursor returns is of the tenant that a function went to.
+BEGIN; SELECT open_cursor('SELECT * FROM rows_beta()'); FETCH 1 FROM kept; SET LOCAL tenancy.tenant_id = 'acme'; SELECT fetch_then(''); ROLLBACK;   -- SHOULD FAIL
+BEGIN; SELECT open_cursor('SELECT * FROM rows_set_beta()'); FETCH 1 FROM kept; SELECT fetch_then(''); ROLLBACK;   -- SHOULD FAIL
+BEGIN; SELECT open_cursor('INSERT INTO log_ours SELECT 1, x, '''' FROM rows_set_beta() AS x RETURNING a'); FETCH 1 FROM kept; SELECT fetch_then(''); ROLLBACK;   -- SHOULD FAIL
+-- A cursor that reads a cursor that keeps its rows.
+BEGIN; SELECT open_cursor('UPDATE ours SET body = body RETURNING body'); FETCH 1 FROM kept;
+DO $$DECLARE c refcursor := 'second'; r record; BEGIN OPEN c FOR EXECUTE 'FETCH ALL FROM kept'; FETCH c INTO r; END$$;
+SET LOCAL tenancy.tenant_id = 'beta'; FETCH ALL FROM second; ROLLBACK;                    -- SHOULD FAIL
+-- What is closed keeps its locks until the transaction ends.
+BEGIN; SELECT open_cursor('UPDATE ours SET body = body RETURNING body, pg_advisory_xact_lock(4711)'); FETCH 1 FROM kept; SET LOCAL tenancy.tenant_id = 'beta'; CLOSE kept;
+SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid() AND objid = 4711; ROLLBACK;
+-- A loop over rows that are kept: of a command that writes, and over a procedure's own COMMIT.
 DO $$
 DECLARE item record;
 BEGIN
     FOR item IN INSERT INTO ours (id, body) SELECT n, 'new' FROM generate_series(10, 30) AS n RETURNING id LOOP
-        PERFORM set_config('tenancy.tenant_id', 'beta', true);
+        PERFORM set_config('tenancy.tenant_id', 'beta', true);                            -- SHOULD FAIL
     END LOOP;
-EXCEPTION WHEN object_not_in_prerequisite_state THEN
-    RAISE WARNING 'closed after the first rows';
 END$$;
+DO $$
+DECLARE item record;
+BEGIN
+    FOR item IN SELECT body FROM ours ORDER BY id LOOP
+        COMMIT;
+        PERFORM set_config('tenancy.tenant_id', 'beta', false);                           -- SHOULD FAIL
+    END LOOP;
+END$$;
+-- A cursor WITH HOLD over a function that was read before COMMIT.
+BEGIN; DECLARE h CURSOR WITH HOLD FOR SELECT * FROM rows_ours(); FETCH 1 FROM h;
+COMMIT;                                                                                   -- SHOULD FAIL
+-- Another cursor WITH HOLD leaves nothing behind.
+BEGIN; DECLARE h CURSOR WITH HOLD FOR SELECT n FROM log_ours; COMMIT; EXECUTE p; CLOSE h;
+
+-- Back to the tenant whose rows were read: allowed.
+RESET ROLE;
+CREATE FUNCTION count_acme() RETURNS bigint LANGUAGE plpgsql SET tenancy.tenant_id = 'acme' AS 'BEGIN RETURN count(*) FROM ours; END';
+SET ROLE regress_app;
+RESET tenancy.tenant_id;
+SELECT n, count_acme() FROM generate_series(1, 2) AS n;
+SELECT count_acme(), read_ours();                                                         -- SHOULD FAIL
+SET tenancy.tenant_id = 'acme';
+
+-- In a parallel query: workers do not tell their leader what they have read, nor one another.
+RESET ROLE;
+CREATE TABLE many AS SELECT n, repeat('x', 1000) AS body FROM generate_series(1, 200) AS n;
+GRANT SELECT ON many TO regress_app;
+CREATE FUNCTION safe_read(n integer) RETURNS text LANGUAGE plpgsql STABLE PARALLEL SAFE AS $$BEGIN RETURN string_agg(body, ',') FROM ours WHERE id > 0 * n; END$$;
+CREATE FUNCTION restricted_beta(t text) RETURNS text LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SET tenancy.tenant_id = 'beta' AS 'BEGIN RETURN safe_read(1); END';
+CREATE FUNCTION safe_either(n integer) RETURNS text LANGUAGE plpgsql STABLE PARALLEL SAFE SET tenancy.tenant_id = 'beta' AS 'BEGIN RETURN safe_read(1); END';
+SET ROLE regress_app;
+SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0; SET parallel_leader_participation = off;
+SELECT m FROM (SELECT max(safe_read(n)) AS m FROM many WHERE n < 4) AS s;
+SELECT m, restricted_beta(m) FROM (SELECT max(safe_read(n)) AS m FROM many WHERE n < 4) AS s;   -- SHOULD FAIL
+\set SHOW_CONTEXT never
+SELECT max(CASE WHEN n = 1 THEN safe_read(n) ELSE safe_either(n) END) FROM many WHERE n < 4;   -- SHOULD FAIL
+RESET parallel_setup_cost; RESET parallel_tuple_cost; RESET min_parallel_table_scan_size; RESET parallel_leader_participation;
+
+-- Commands that commit on their way.
+RESET ROLE;
+CREATE FUNCTION both_ours(n integer) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$BEGIN RETURN read_ours() || beta_ours(); END$$;
+CREATE TABLE mine (n integer);
+INSERT INTO mine VALUES (1), (1);
+ALTER TABLE mine OWNER TO regress_app;
+GRANT CREATE ON SCHEMA outside TO regress_app;
+SET ROLE regress_app;
+CREATE UNIQUE INDEX CONCURRENTLY ON mine (both_ours(n));                                  -- SHOULD FAIL
+CREATE STATISTICS s ON both_ours(n), n FROM mine;
+VACUUM ANALYZE mine;                                                                      -- SHOULD FAIL
 
 -- The first statement of a session, in which the library may be loaded.
 \c -
