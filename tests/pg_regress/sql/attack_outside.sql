@@ -62,7 +62,7 @@ COPY log_ours (n) FROM stdin;
 \.
 ROLLBACK;
 
--- AFTER triggers: of an unprotected table, of a protected one; deferred ones are statements of COMMIT.
+-- AFTER triggers: of an unprotected table, of a protected one; deferred ones.
 RESET ROLE;
 CREATE FUNCTION log_hand() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN INSERT INTO log_hand VALUES (2, read_hand(), beta_hand()); RETURN NULL; END$$;
 CREATE FUNCTION log_ours() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN INSERT INTO log_ours VALUES (2, read_ours(), beta_ours()); RETURN NULL; END$$;
@@ -84,6 +84,17 @@ BEGIN; INSERT INTO plain_ours VALUES (1); ROLLBACK;                             
 BEGIN; INSERT INTO ours (id, body) VALUES (9, 'acme'); ROLLBACK;                          -- SHOULD FAIL
 RESET ROLE;
 DROP TRIGGER to_beta ON ours;
+CREATE TABLE later_hand (n integer);
+CREATE TABLE later_ours (n integer);
+CREATE CONSTRAINT TRIGGER log AFTER INSERT ON later_hand DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION log_hand();
+CREATE CONSTRAINT TRIGGER log AFTER INSERT ON later_ours DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION log_ours();
+GRANT SELECT, INSERT ON later_hand, later_ours TO regress_app;
+SET ROLE regress_app;
+BEGIN; INSERT INTO later_hand VALUES (1); COMMIT; SELECT a, b FROM log_hand;
+SET app.tenant_id = 'acme'; DELETE FROM log_hand;
+BEGIN; INSERT INTO later_ours VALUES (1); COMMIT;                                         -- SHOULD FAIL
+INSERT INTO later_ours VALUES (1);                                                        -- SHOULD FAIL
+RESET ROLE;
 
 -- The commands of a rule.
 CREATE VIEW rule_hand AS SELECT 1 AS n;

@@ -1,0 +1,85 @@
+"""The function call of the protocol (PQfn): no query, no portal, and yet one statement for one tenant."""
+
+import os
+import socket
+import struct
+
+import pytest
+from support import APP, value
+
+
+class Wire:
+    """A connection that speaks the protocol by hand: what libpq offers for function calls, psycopg does not."""
+
+    def __init__(self, db, role):
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.connect(os.path.join(os.environ["PGHOST"], f".s.PGSQL.{os.environ['PGPORT']}"))
+        parameters = b"".join(part.encode() + b"\0" for part in ("user", role, "database", db)) + b"\0"
+        self.send(b"", struct.pack("!i", 196608) + parameters)
+        self.wait()
+
+    def send(self, kind, body):
+        self.socket.sendall(kind + struct.pack("!i", len(body) + 4) + body)
+
+    def receive(self, size):
+        data = b""
+        while len(data) < size:
+            more = self.socket.recv(size - len(data))
+            assert more, "the server closed the connection"
+            data += more
+        return data
+
+    def wait(self):
+        """Messages until the server is ready for the next."""
+        messages = []
+        while not messages or messages[-1][0] != b"Z":
+            kind = self.receive(1)
+            (size,) = struct.unpack("!i", self.receive(4))
+            messages.append((kind, self.receive(size - 4)))
+        return messages
+
+    def call(self, function):
+        """Its result as text; or the fields of the error."""
+        self.send(b"F", struct.pack("!ihhh", function, 0, 0, 0))
+        for kind, body in self.wait():
+            if kind == b"V":
+                return body[4:].decode()
+            if kind == b"E":
+                return {field[:1]: field[1:].decode() for field in body.split(b"\0") if field}
+        raise AssertionError("no answer")
+
+    def query(self, text):
+        self.send(b"Q", text.encode() + b"\0")
+        return [message for message in self.wait() if message[0] == b"E"]
+
+
+@pytest.fixture
+def functions(dba):
+    dba.execute("""
+        CREATE OR REPLACE FUNCTION public.read_acme() RETURNS text LANGUAGE plpgsql AS $$
+        BEGIN
+            PERFORM set_config('tenancy.tenant_id', 'acme', true);
+            RETURN string_agg(item, ',' ORDER BY item) FROM orders;
+        END$$;
+        CREATE OR REPLACE FUNCTION public.read_globex() RETURNS text LANGUAGE plpgsql AS $$
+        BEGIN
+            PERFORM set_config('tenancy.tenant_id', 'globex', true);
+            RETURN string_agg(item, ',' ORDER BY item) FROM orders;
+        END$$;
+        CREATE OR REPLACE FUNCTION public.read_both() RETURNS text LANGUAGE plpgsql AS $$
+        BEGIN
+            RETURN read_acme() || '/' || read_globex();
+        END$$;
+    """)
+    return {name: value(dba, f"SELECT 'public.{name}()'::regprocedure::oid::int4") for name in ("read_acme", "read_globex", "read_both")}
+
+
+def test_one_call_one_tenant(db, functions):
+    wire = Wire(db.name, APP)
+    assert wire.call(functions["read_acme"]) == "a1,a2,a3"
+    assert wire.call(functions["read_both"])[b"M"] == "tenant cannot change while a statement reads or writes its rows"
+    # Calls of one transaction are statements of their own.
+    assert not wire.query("BEGIN")
+    assert wire.call(functions["read_acme"]) == "a1,a2,a3"
+    assert wire.call(functions["read_globex"]) == "g1,g2"
+    assert not wire.query("COMMIT")
