@@ -137,9 +137,12 @@ unsafe fn is_guarding() -> bool {
 unsafe fn after_run(query: *mut pg_sys::QueryDesc, depth: usize) {
     // SAFETY: the execution of the query has not ended, so its memory is there.
     unsafe {
-        let is_keeping = portal::active().is_some_and(portal::is_keeping);
-        if is_keeping || running::has_followers() || Part::of((*(*query).estate).es_query_cxt).is_some() {
-            note_rows(query);
+        // A worker's only query is its leader's, who has its tables locked.
+        if !super::in_parallel_worker() {
+            let is_keeping = portal::active().is_some_and(portal::is_keeping);
+            if is_keeping || running::has_followers() || Part::of((*(*query).estate).es_query_cxt).is_some() {
+                note_rows(query);
+            }
         }
         running::leave(depth);
     }

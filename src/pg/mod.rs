@@ -59,10 +59,10 @@ pub fn is_in_parallel_mode() -> bool {
     unsafe { pg_sys::IsInParallelMode() }
 }
 
-/// Whether this process serves a client: it is no background process, nor a parallel worker.
+/// Whether this process serves a client: it is no background process, nor a parallel worker, whose messages go to its leader.
 pub fn has_client() -> bool {
     // SAFETY: a plain read of a backend-local value.
-    unsafe { pg_sys::whereToSendOutput == pg_sys::CommandDest::DestRemote }
+    unsafe { pg_sys::whereToSendOutput == pg_sys::CommandDest::DestRemote && !in_parallel_worker() }
 }
 
 /// The database that this process is connected to.

@@ -10,6 +10,7 @@ shift
 steps=("$@")
 [ ${#steps[@]} != 0 ] || steps=(regress isolation client)
 prefix=$CACHE/assert/$major
+modules=(btree_gist pageinspect)
 exec 2>&1 # one stream, so that lines keep their order
 
 build() (
@@ -17,6 +18,8 @@ build() (
   rm -rf "$prefix" "$tree" "$stage" && mkdir -p "$CACHE/assert"
   cp -r "$source" "$tree"
   cd "$tree"
+  # PostgreSQL's makefiles make their headers first only where no other make has called them.
+  unset MAKELEVEL MAKEFLAGS MFLAGS
   # Debian's packages have their libraries in a fixed place, where the machine's own PostgreSQL is.
   patch -R -s -p1 <debian/patches/50-per-version-dirs.patch
   # What is left out has nothing to do with us and would only need more packages.
@@ -25,6 +28,10 @@ build() (
   quietly "build of PostgreSQL $major with assertions (some minutes)" nice make -s -j "$(nproc)"
   # By way of a directory of its own, so that nothing can come to lie outside ours.
   quietly "install of PostgreSQL $major with assertions" make -s install DESTDIR="$stage"
+  # Those that our tests create.
+  for module in "${modules[@]}"; do
+    quietly "build of $module" make -s -C "contrib/$module" install DESTDIR="$stage"
+  done
   strays=$(find "$stage" -type f ! -path "$stage$prefix/*" | head -n 3)
   [ -z "$strays" ] || die "the build would install outside $prefix: $strays"
   mv "$stage$prefix" "$prefix"
@@ -33,10 +40,10 @@ build() (
 
 source=$("$TOOLS/source.sh" "$major")
 is=$(sed -n "s/^PACKAGE_VERSION='\(.*\)'/\1/p" "$source/configure")
-if [ "$(cat "$prefix/.done" 2>/dev/null)" != "$is" ]; then
+if [ "$(cat "$prefix/.done" 2>/dev/null)" != "$is ${modules[*]}" ]; then
   apt_need gcc make bison flex perl
   build
-  echo "$is" >"$prefix/.done"
+  echo "$is ${modules[*]}" >"$prefix/.done"
 fi
 [ "$("$prefix/bin/pg_config" --configure | grep -c -e --enable-cassert)" = 1 ] || die "no assertions in $prefix"
 

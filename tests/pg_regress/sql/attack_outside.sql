@@ -293,7 +293,7 @@ RESET parallel_setup_cost; RESET parallel_tuple_cost; RESET min_parallel_table_s
 
 -- Commands that commit on their way.
 RESET ROLE;
-CREATE FUNCTION both_ours(n integer) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$BEGIN RETURN read_ours() || beta_ours(); END$$;
+CREATE FUNCTION both_ours(n integer) RETURNS text LANGUAGE plpgsql IMMUTABLE SET search_path = outside AS $$BEGIN RETURN read_ours() || beta_ours(); END$$;
 CREATE TABLE mine (n integer);
 INSERT INTO mine VALUES (1), (1);
 ALTER TABLE mine OWNER TO regress_app;
