@@ -67,6 +67,7 @@ pub fn init() -> Named {
     });
     hook::init(Judges {
         statement: judge,
+        touch,
         is_guarding: || guc::bypass_guard() != BypassGuard::Off,
         bypass: |table, is_refused| {
             let name = pg::relation_name(table);
@@ -193,6 +194,13 @@ fn confirmed() -> Result<Option<TenantId>, Error<'static>> {
     Ok(id)
 }
 
+/// Notes that the statement that is running is about rows of a tenant; raises where it is about another's.
+fn touch(tenant: Option<TenantId>) {
+    if !running::note_touch_of(tenant) {
+        Error::ChangedInStatement.raise()
+    }
+}
+
 /// Judges a statement that is about to run. A policy raises its error where it is evaluated, which is not always: a
 /// table may be empty, an index may be asked no more (a FETCH), an UPDATE may find no row. This raises it always.
 /// Returns whether parallel workers may run the statement: they know neither the seal of their leader's transaction
@@ -200,13 +208,13 @@ fn confirmed() -> Result<Option<TenantId>, Error<'static>> {
 fn judge(statement: &Statement) -> bool {
     let began = statement.began();
     // What a cursor has evaluated was evaluated for the tenant of its first FETCH.
-    if let Some(tenant) = began {
+    if let Some(tenant) = began
+        && running::touched() != began
+    {
         if tenant != pg::guc::assigned().map(|assigned| assigned.id) {
             Error::CursorOfAnother.raise()
         }
-        if !running::note_touch_of(tenant) {
-            Error::ChangedInStatement.raise()
-        }
+        touch(tenant);
     }
     // Nothing is called when its rows are fetched later.
     if statement.is_kept() && set_by_parameter().is_some() && (began.is_some() || statement.touches(OURS)) {

@@ -12,7 +12,7 @@ use pgrx::{pg_sys, prelude::*};
 
 use super::{
     part::Part,
-    portal,
+    planner, portal,
     running::{self, Step, Tenant},
     statement::{Statement, bypassed, entries, has_policy, is_exempt},
 };
@@ -61,6 +61,8 @@ pub struct Judges {
     /// Judges a statement that runs while the current tenant is not known, or in parts. Raises where it must not run; returns
     /// whether parallel workers may run it.
     pub statement: fn(&Statement) -> bool,
+    /// Notes that the statement that is running is about rows of that tenant. Raises where it is about another's.
+    pub touch: fn(Tenant),
     /// Whether statements are to be judged that PostgreSQL exempts from policies.
     pub is_guarding: fn() -> bool,
     /// Judges one that reads or writes a table of that number without the policies that it has; and whether that must not be, as
@@ -90,7 +92,7 @@ pub fn init(judges: Judges) {
         PREVIOUS_FINISH = pg_sys::ExecutorFinish_hook;
         pg_sys::ExecutorFinish_hook = Some(executor_finish);
         PREVIOUS_PLANNER = pg_sys::planner_hook;
-        pg_sys::planner_hook = Some(planner);
+        pg_sys::planner_hook = Some(plan);
         PREVIOUS_UTILITY = pg_sys::ProcessUtility_hook;
         pg_sys::ProcessUtility_hook = Some(process_utility);
     }
@@ -113,7 +115,8 @@ unsafe fn before_run(query: *mut pg_sys::QueryDesc, count: u64) {
         }
         let is_scrollable = portal::active().is_some_and(portal::is_scrollable);
         let in_parts = count != 0 || (*query).already_executed || is_scrollable;
-        if in_parts || running::is_kept() || !super::accessor::is_resolved() {
+        let has_part = in_parts || Part::of((*(*query).estate).es_query_cxt).is_some();
+        if has_part || running::is_kept() || !super::accessor::is_resolved() {
             ask(query, in_parts);
         }
         if is_guarding() || running::is_inside_check() {
@@ -191,7 +194,23 @@ unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, flags:
             Some(previous) => previous(query, flags),
             None => raw::standard_ExecutorStart(query, flags),
         }
+        if planner::is_tagged((*query).plannedstmt) {
+            start_tagged(query);
+        }
         running::leave(depth);
+    }
+}
+
+/// Notes whose rows the plan of a query holds, for the statement and for all parts of its run.
+#[pg_guard]
+unsafe extern "C-unwind" fn start_tagged(query: *mut pg_sys::QueryDesc) {
+    // SAFETY: a query that has been started.
+    unsafe {
+        let tenant = planner::tagged((*query).plannedstmt);
+        (*Part::at((*(*query).estate).es_query_cxt)).touched = Some(tenant);
+        if let Some(judges) = JUDGES {
+            (judges.touch)(tenant);
+        }
     }
 }
 
@@ -244,7 +263,13 @@ unsafe extern "C-unwind" fn executor_finish(query: *mut pg_sys::QueryDesc) {
     }
 }
 
-unsafe extern "C-unwind" fn planner(
+#[pg_guard]
+unsafe extern "C-unwind" fn tag(plan: *mut pg_sys::PlannedStmt, tenant: *const Tenant) {
+    // SAFETY: the caller's own.
+    planner::tag(plan, unsafe { *tenant });
+}
+
+unsafe extern "C-unwind" fn plan(
     query: *mut pg_sys::Query,
     text: *const c_char,
     options: c_int,
@@ -255,7 +280,9 @@ unsafe extern "C-unwind" fn planner(
         let depth = running::enter_plan(query);
         let plan = PREVIOUS_PLANNER.unwrap_or(raw::standard_planner);
         let plan = plan(query, text, options, parameters);
-        running::leave(depth);
+        if let Some(tenant) = running::leave_plan(depth) {
+            tag(plan, &tenant);
+        }
         plan
     }
 }
@@ -376,12 +403,24 @@ unsafe extern "C-unwind" fn process_utility(
         let depth = step.map(|step| running::enter(step, statement));
         let call = PREVIOUS_UTILITY.unwrap_or(raw::standard_ProcessUtility);
         call(statement, text, is_read_only, context, parameters, environment, to, completion);
-        if let Some(depth) = depth {
-            if portal::active().is_some_and(portal::is_keeping) {
-                note_kept_by_utility();
+        match depth {
+            Some(depth) => {
+                if portal::active().is_some_and(portal::is_keeping) {
+                    note_kept_by_utility();
+                }
+                running::leave(depth);
             }
-            running::leave(depth);
+            None => note_called(),
         }
+    }
+}
+
+/// Notes that a portal keeps what CALL returns, which may be rows of the current tenant.
+#[pg_guard]
+unsafe extern "C-unwind" fn note_called() {
+    let tenant = super::guc::assigned().map(|assigned| assigned.id);
+    if let Some(portal) = portal::active().filter(|portal| tenant.is_some() && !portal.holdStore.is_null()) {
+        portal::note(portal, tenant);
     }
 }
 

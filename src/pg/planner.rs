@@ -1,12 +1,15 @@
 //! Functions that PostgreSQL calls while it plans.
 //!
 //! One that is declared IMMUTABLE is called then wherever its arguments are known, and what it returned becomes a constant of the
-//! plan. Where it reads rows of a tenant, the plan must not outlive the statement that it was made for, nor that go on to another
-//! tenant. One that is STABLE is called for estimates only.
+//! plan. Where it reads rows of a tenant, the plan is marked: whoever runs it touches rows of that tenant, and no other may run it. One
+//! that is STABLE is called for estimates only.
 
 use std::ffi::{c_char, c_int, c_void};
 
 use pgrx::pg_sys;
+
+use super::running::Tenant;
+use crate::tenant::TenantId;
 
 mod raw {
     use super::*;
@@ -28,19 +31,27 @@ mod raw {
             checker: unsafe extern "C-unwind" fn(pg_sys::Oid, *mut c_void) -> bool,
             context: *mut c_void,
         ) -> bool;
-        pub fn contain_var_clause(node: *mut pg_sys::Node) -> bool;
-        pub fn func_volatile(function: pg_sys::Oid) -> c_char;
+        pub fn get_func_nargs(function: pg_sys::Oid) -> c_int;
+        pub fn SysCacheGetAttr(
+            cache: c_int,
+            tuple: pg_sys::HeapTuple,
+            column: pg_sys::AttrNumber,
+            is_null: *mut bool,
+        ) -> pg_sys::Datum;
+        pub fn text_to_cstring(text: *const pg_sys::text) -> *mut c_char;
         pub fn SearchSysCache1(cache: c_int, key: pg_sys::Datum) -> pg_sys::HeapTuple;
         pub fn ReleaseSysCache(tuple: pg_sys::HeapTuple);
         pub fn ResetPlanCache();
     }
 }
 
-/// The number of the language SQL (pg_language.dat).
-const SQL: pg_sys::Oid = pg_sys::Oid::from_u32(14);
+/// The numbers of the languages in pg_language.dat.
+const INTERNAL: u32 = 12;
+const C: u32 = 13;
+const SQL: u32 = 14;
 
 /// Whether what a function has read while the query is planned may become part of the plan: the query calls a function of a user's own
-/// that is declared IMMUTABLE with arguments that are known; or one that is taken apart, so that others come to light.
+/// that is declared IMMUTABLE, or one that is taken apart, so that others come to light.
 pub fn may_fold(query: *const pg_sys::Query) -> bool {
     // SAFETY: a query that is being planned, which is only read; errors are caught at the boundary.
     unsafe {
@@ -50,6 +61,12 @@ pub fn may_fold(query: *const pg_sys::Query) -> bool {
     }
 }
 
+/// Whether the query reads no table, as an expression of PL/pgSQL, which is evaluated without the executor.
+pub fn is_expression(query: *const pg_sys::Query) -> bool {
+    // SAFETY: a query that is being planned.
+    unsafe { (*query).rtable.is_null() }
+}
+
 /// Makes PostgreSQL plan anew what it has planned.
 pub fn drop_plans() {
     // SAFETY: marks what is in memory; raises nothing. Plans that are in use stay until they are not.
@@ -57,7 +74,7 @@ pub fn drop_plans() {
 }
 
 unsafe extern "C-unwind" fn look_at(node: *mut pg_sys::Node, none: *mut c_void) -> bool {
-    // SAFETY: PostgreSQL passes nodes of the tree, or null.
+    // SAFETY: PostgreSQL passes nodes of the tree, or null; the tag of a node tells its type.
     unsafe {
         if node.is_null() {
             return false;
@@ -65,36 +82,107 @@ unsafe extern "C-unwind" fn look_at(node: *mut pg_sys::Node, none: *mut c_void) 
         if (*node).type_ == pg_sys::NodeTag::T_Query {
             return raw::query_tree_walker(node.cast(), look_at, none, 0);
         }
-        // A column's value is not known; but one of the arguments may be another such call.
-        raw::check_functions_in_node(node, is_taken_apart, none)
-            || raw::check_functions_in_node(node, is_folded, none) && !raw::contain_var_clause(node)
+        let has_defaults = || {
+            (*node).type_ == pg_sys::NodeTag::T_FuncExpr && {
+                let call = node.cast::<pg_sys::FuncExpr>();
+                let given = (*call).args.as_ref().map_or(0, |list| list.length);
+                let wanted = raw::get_func_nargs((*call).funcid);
+                given < wanted && (*call).funcid.to_u32() >= pg_sys::FirstNormalObjectId
+            }
+        };
+        raw::check_functions_in_node(node, is_suspect, none)
+            || has_defaults()
             || raw::expression_tree_walker(node, look_at, none)
     }
 }
 
-unsafe extern "C-unwind" fn is_folded(function: pg_sys::Oid, _: *mut c_void) -> bool {
-    // SAFETY: a function that exists.
-    unsafe {
-        function.to_u32() >= pg_sys::FirstNormalObjectId
-            && raw::func_volatile(function) == pg_sys::PROVOLATILE_IMMUTABLE as c_char
-    }
-}
-
-/// In SQL, so that its body may take its place; or with defaults for arguments.
-unsafe extern "C-unwind" fn is_taken_apart(function: pg_sys::Oid, _: *mut c_void) -> bool {
+/// Whether a function's result, or what it is made of, may become part of a plan, and be what it has read.
+unsafe extern "C-unwind" fn is_suspect(function: pg_sys::Oid, _: *mut c_void) -> bool {
     if function.to_u32() < pg_sys::FirstNormalObjectId {
         return false;
     }
-    // SAFETY: a copy of nothing: the entry of the cache is held while it is read.
+    // SAFETY: the entry of the cache is held while it is read; its fixed part has these fields, and the text follows.
     unsafe {
         let number = pg_sys::Datum::from(function);
-        let tuple = raw::SearchSysCache1(pg_sys::SysCacheIdentifier::PROCOID as c_int, number);
+        let cache = pg_sys::SysCacheIdentifier::PROCOID as c_int;
+        let tuple = raw::SearchSysCache1(cache, number);
         if tuple.is_null() {
             return false;
         }
         let row = pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_proc>();
-        let is = (*row).prolang == SQL || (*row).pronargdefaults > 0;
+        let is_immutable = (*row).provolatile == pg_sys::PROVOLATILE_IMMUTABLE as c_char;
+        let is = match (*row).prolang.to_u32() {
+            INTERNAL | C => false,
+            SQL => is_immutable || may_be_inlined(cache, tuple),
+            _ => is_immutable,
+        };
         raw::ReleaseSysCache(tuple);
         is
     }
+}
+
+/// Whether the body of a function in SQL may take its place: PostgreSQL does so where it reads no table.
+unsafe fn may_be_inlined(cache: c_int, tuple: pg_sys::HeapTuple) -> bool {
+    // SAFETY: the entry is held; a body that is text is copied, and freed with the memory of what is planned.
+    unsafe {
+        let mut is_null = false;
+        let column = pg_sys::Anum_pg_proc_prosrc as pg_sys::AttrNumber;
+        let body = raw::SysCacheGetAttr(cache, tuple, column, &mut is_null);
+        if is_null {
+            return true;
+        }
+        let body = std::ffi::CStr::from_ptr(raw::text_to_cstring(body.cast_mut_ptr()));
+        // One that was written as SQL and not as text has an empty one.
+        !body.to_bytes().windows(4).any(|word| word.eq_ignore_ascii_case(b"from"))
+    }
+}
+
+/// The numbers of caches that PostgreSQL does not have, under which a plan tells whose rows it may hold: their entries are copied with
+/// the plan, and looked up by nobody.
+const TAG: c_int = -7_400;
+
+/// Marks a plan as holding rows of a tenant.
+pub fn tag(plan: *mut pg_sys::PlannedStmt, tenant: Tenant) {
+    let id = tenant.map(|id| id.as_str().as_bytes().to_vec()).unwrap_or_default();
+    let mut words = vec![id.len() as u32];
+    words.extend(id.chunks(4).map(|part| part.iter().fold(0, |word, byte| word << 8 | u32::from(*byte))));
+    // From the end, so that the length comes last.
+    for (place, word) in words.into_iter().enumerate().rev() {
+        // SAFETY: nodes in the memory context of the plan, which was made just now.
+        unsafe {
+            let item = pg_sys::palloc0(size_of::<pg_sys::PlanInvalItem>()).cast::<pg_sys::PlanInvalItem>();
+            (*item).type_ = pg_sys::NodeTag::T_PlanInvalItem;
+            (*item).cacheId = TAG - place as c_int;
+            (*item).hashValue = word;
+            (*plan).invalItems = pg_sys::lappend((*plan).invalItems, item.cast());
+        }
+    }
+}
+
+/// Whether a plan is marked so.
+#[inline]
+pub fn is_tagged(plan: *const pg_sys::PlannedStmt) -> bool {
+    // SAFETY: a valid plan, of which `invalItems` is a list of such nodes.
+    unsafe {
+        let last = super::statement::entries((*plan).invalItems).last();
+        last.is_some_and(|cell| (*cell.ptr_value.cast::<pg_sys::PlanInvalItem>()).cacheId == TAG)
+    }
+}
+
+/// Whose rows a marked plan may hold.
+pub fn tagged(plan: *const pg_sys::PlannedStmt) -> Tenant {
+    // SAFETY: as above.
+    let items = unsafe { super::statement::entries((*plan).invalItems) };
+    let mut words = items.iter().rev().map(|cell| {
+        // SAFETY: as above.
+        unsafe { (*cell.ptr_value.cast::<pg_sys::PlanInvalItem>()).hashValue }
+    });
+    let length = words.next().unwrap_or(0) as usize;
+    let mut id = Vec::with_capacity(length);
+    while id.len() < length {
+        let size = (length - id.len()).min(4);
+        let Some(word) = words.next() else { break };
+        id.extend_from_slice(&word.to_be_bytes()[4 - size..]);
+    }
+    TenantId::parse(&id).ok()
 }

@@ -41,10 +41,10 @@ pub fn is_scrollable(portal: &pg_sys::PortalData) -> bool {
     portal.cursorOptions as u32 & pg_sys::CURSOR_OPT_SCROLL != 0
 }
 
-/// Whether the portal keeps the rows of a command that runs to its end at once.
+/// Whether the portal keeps the rows of a command that runs to its end at once. What CALL returns is made at its end.
 #[inline]
 pub fn is_keeping(portal: &pg_sys::PortalData) -> bool {
-    !portal.holdStore.is_null()
+    !portal.holdStore.is_null() && !is_procedural(portal)
 }
 
 /// The commands of a portal: more than one where a rule made them of one.
@@ -88,10 +88,10 @@ pub fn keeps_any() -> bool {
     !kept().is_empty()
 }
 
-/// Whether any keeps rows of another tenant than this, and can be read.
-pub fn keeps_another(tenant: Tenant) -> bool {
+/// The same, and can be read.
+pub fn keeps_any_open() -> bool {
     // SAFETY: portals that are there: `dropped` is called when they go.
-    kept().iter().any(|known| known.tenant != tenant && unsafe { (*known.portal).status } != DONE)
+    kept().iter().any(|known| unsafe { (*known.portal).status } != DONE)
 }
 
 const DONE: pg_sys::PortalStatus::Type = pg_sys::PortalStatus::PORTAL_DONE;

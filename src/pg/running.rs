@@ -18,7 +18,7 @@ use super::{
     part, planner, portal,
     xact::{self, Event},
 };
-use crate::tenant::TenantId;
+use crate::{error::Error, tenant::TenantId};
 
 /// What a step is about.
 #[derive(Clone, Copy)]
@@ -45,6 +45,8 @@ struct Run {
     is_watched: bool,
     /// Something inside it has touched.
     has_touched: bool,
+    /// Where it plans: whose rows may have become constants of the plan.
+    folded: Option<Tenant>,
 }
 
 /// Whose rows: of a tenant, or what is there for none.
@@ -58,10 +60,11 @@ struct Running {
     sent: (i64, u64),
     /// Whose rows the statement has read or written, in steps that have ended or that were asked.
     touched: Option<Tenant>,
-    /// Whose rows were read while the next statement was planned, and may have become constants of its plan.
-    planned: Option<Tenant>,
-    /// Such a plan may be kept by PostgreSQL.
-    is_plan_kept: bool,
+    /// The same before what is planned now.
+    aside: Option<Tenant>,
+    /// PostgreSQL may keep a plan with rows of the current tenant; and such a plan that it runs without a step.
+    keeps_plan: bool,
+    keeps_expression: bool,
     /// How many steps are watched: a query inside one is asked in any case.
     watched: usize,
     /// Whether the innermost step touches is not known yet: it is asked when it uses the current tenant.
@@ -78,8 +81,9 @@ static mut RUNNING: Running = Running {
     latest: std::ptr::null(),
     sent: (0, 0),
     touched: None,
-    planned: None,
-    is_plan_kept: false,
+    aside: None,
+    keeps_plan: false,
+    keeps_expression: false,
     watched: 0,
     is_unknown: false,
     unchecked: 0,
@@ -99,7 +103,7 @@ fn current() -> Tenant {
 
 impl Running {
     fn begin(&mut self) {
-        (self.touched, self.unchecked, self.is_kept) = (self.planned.take(), 0, false);
+        (self.touched, self.unchecked, self.is_kept) = (None, 0, false);
         self.sent = (xact::sent(), xact::number());
     }
 
@@ -112,7 +116,15 @@ impl Running {
         let depth = self.runs.len();
         // SAFETY: reads backend-local state.
         let (role, is_check) = unsafe { (pg_sys::GetUserId(), pg_sys::InNoForceRLSOperation()) };
-        self.runs.push(Run { step, level, role, is_check, is_watched: false, has_touched: false });
+        self.runs.push(Run {
+            step,
+            level,
+            role,
+            is_check,
+            is_watched: false,
+            has_touched: false,
+            folded: None,
+        });
         self.is_unknown = self.is_to_be_asked();
         depth
     }
@@ -138,10 +150,7 @@ pub fn init() {
             let ours = runs.iter().position(|run| !matches!(run.step, Step::Utility | Step::Alter));
             leave(ours.unwrap_or(runs.len()));
         }
-        event if event.is_end() => {
-            running().planned = None;
-            leave(0);
-        }
+        event if event.is_end() => leave(0),
         _ => {}
     });
     let is_running = |portal: &&pg_sys::PortalData| {
@@ -170,12 +179,28 @@ fn begin_unless_begun(command: *const pg_sys::PlannedStmt) {
         Some(portal) => portal::commands(portal).skip(1).any(|later| later.cast_const() == command),
         None => has_begun_without_portal(),
     };
-    if !has_begun {
-        running().begin();
-        if portal::keeps_any() {
-            portal::close_others(current());
+    if has_begun {
+        return;
+    }
+    running().begin();
+    if std::mem::take(&mut running().keeps_expression) {
+        planner::drop_plans();
+    }
+    if portal::keeps_any() {
+        portal::close_others(current());
+        // It may read what a cursor keeps, and nobody is told.
+        // SAFETY: the command that is about to run.
+        if portal::keeps_any_open() && !unsafe { sets_parameter(command) } {
+            running().touched = Some(current());
         }
-        drop_plans();
+    }
+}
+
+/// Whether a command is SET or RESET, which reads nothing.
+unsafe fn sets_parameter(command: *const pg_sys::PlannedStmt) -> bool {
+    // SAFETY: a valid statement, whose `utilityStmt` is null or a node.
+    unsafe {
+        (*command).utilityStmt.as_ref().is_some_and(|node| node.type_ == pg_sys::NodeTag::T_VariableSetStmt)
     }
 }
 
@@ -232,22 +257,34 @@ pub fn leave(depth: usize) {
         running.watched -= running.runs.iter().skip(depth).filter(|run| run.is_watched).count();
     }
     running.runs.truncate(depth);
+    // A nested step was asked when it used the tenant.
+    running.unchecked = running.unchecked.min(depth);
     running.is_unknown = running.is_to_be_asked();
 }
 
-/// Notes that a query is planned. If it is the client's own, its statement has not begun, unless without a portal.
+/// Notes that a query is planned. If it is the client's own, its statement has not begun.
 #[inline]
 pub fn enter_plan(query: *const pg_sys::Query) -> usize {
     let running = running();
     if running.runs.is_empty() {
         running.latest = std::ptr::null();
-        if !has_begun_without_portal() {
-            (running.touched, running.unchecked) = (None, 0);
-        }
+        (running.aside, running.unchecked) = (running.touched.take(), 0);
     }
     let depth = running.push(Step::Plan(query), xact::level());
     watch();
     depth
+}
+
+/// Notes that it has been planned. Whose rows may have become constants of the plan.
+#[inline]
+pub fn leave_plan(depth: usize) -> Option<Tenant> {
+    let running = running();
+    if depth == 0 {
+        running.touched = running.aside.take();
+    }
+    let folded = running.runs.get(depth).and_then(|run| run.folded);
+    leave(depth);
+    folded
 }
 
 /// From here on, what is touched inside the innermost step is noted there.
@@ -259,13 +296,6 @@ pub fn watch() {
     {
         run.is_watched = true;
         running.watched += 1;
-    }
-}
-
-/// Makes PostgreSQL plan anew what it has planned, if a plan may hold rows of the tenant. Raises nothing.
-fn drop_plans() {
-    if std::mem::take(&mut running().is_plan_kept) {
-        planner::drop_plans();
     }
 }
 
@@ -320,17 +350,34 @@ pub fn touched_last() -> Option<Tenant> {
     let innermost = running().runs.last().copied()?;
     if !innermost.has_touched {
         if innermost.is_check || !innermost.touches() {
-            return None;
+            // It may have read what a cursor keeps.
+            return portal::keeps_any_open().then(current);
         }
         note_touch();
     }
     touched()
 }
 
-/// Notes that rows of the current tenant are read or written.
+/// Notes that rows of the current tenant are read or written. Raises an error where a plan would hold rows of two.
 fn note_touch() {
     settle();
     note_touch_of(current());
+    let plans = running().runs.iter().enumerate();
+    let plans: Vec<_> = plans
+        .filter_map(|(depth, run)| match run.step {
+            Step::Plan(query) => Some((depth, query)),
+            _ => None,
+        })
+        .collect();
+    for (depth, query) in plans.into_iter().filter(|(_, query)| planner::may_fold(*query)) {
+        let running = running();
+        running.keeps_plan = true;
+        running.keeps_expression |= planner::is_expression(query);
+        let tenant = current();
+        if *running.runs[depth].folded.get_or_insert(tenant) != tenant {
+            Error::ChangedInStatement.raise()
+        }
+    }
 }
 
 /// The same for rows of a tenant; returns whether they are of the one whose rows the statement was about before.
@@ -338,21 +385,7 @@ pub fn note_touch_of(tenant: Tenant) -> bool {
     let running = running();
     running.is_unknown = false;
     running.runs.iter_mut().for_each(|run| run.has_touched = true);
-    let is_same = *running.touched.get_or_insert(tenant) == tenant;
-    let planning = running.runs.iter().rev().find_map(|run| match run.step {
-        Step::Plan(query) => Some(query),
-        _ => None,
-    });
-    if let Some(query) = planning
-        && planner::may_fold(query)
-    {
-        let running = self::running();
-        running.is_plan_kept = true;
-        if matches!(running.runs[0].step, Step::Plan(_)) {
-            running.planned = Some(tenant);
-        }
-    }
-    is_same
+    *running.touched.get_or_insert(tenant) == tenant
 }
 
 /// Asks those that had begun when the tenant changed and nobody was asked.
@@ -381,18 +414,17 @@ pub fn refuses(tenant: Tenant) -> bool {
         // What runs has read or may read rows of the current tenant.
         touched = Some(*running().touched.get_or_insert(current()));
     }
-    touched.is_some_and(|of| of != tenant) || is_any_query() && portal::keeps_another(tenant)
+    touched.is_some_and(|of| of != tenant)
 }
 
 /// Notes that the tenant has changed, and whether anybody was asked. Looks at no catalog: a rollback is no time for it.
 pub fn note_change(from: Tenant, to: Tenant, was_asked: bool) {
-    // A function may have read what a cursor keeps.
-    if is_any_query() && portal::keeps_another(to) {
-        running().touched.get_or_insert(from);
-    }
     portal::close_others(to);
-    drop_plans();
     let running = running();
+    if std::mem::take(&mut running.keeps_plan) {
+        running.keeps_expression = false;
+        planner::drop_plans();
+    }
     if !was_asked && !running.runs.is_empty() {
         if running.unchecked == 0 {
             running.before = from;

@@ -146,6 +146,8 @@ CREATE FUNCTION wrapped() RETURNS text LANGUAGE sql STABLE AS $$SELECT folded_ou
 CREATE FUNCTION defaulted(a text DEFAULT folded_ours()) RETURNS text LANGUAGE plpgsql STABLE AS $$BEGIN RETURN a; END$$;
 CREATE FUNCTION in_expression() RETURNS text LANGUAGE plpgsql AS $$BEGIN RETURN wrapped(); END$$;
 CREATE FUNCTION folded_beta() RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$BEGIN RETURN beta_ours(); END$$;
+CREATE FUNCTION folded_set_beta() RETURNS text LANGUAGE plpgsql IMMUTABLE SET tenancy.tenant_id = 'beta' AS $$BEGIN RETURN read_ours(); END$$;
+CREATE FUNCTION folded_by(x text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$BEGIN RETURN x || '>' || read_ours(); END$$;
 CREATE FUNCTION wrapped_beta() RETURNS text LANGUAGE sql STABLE AS $$SELECT folded_beta()$$;
 CREATE OPERATOR @@> (LEFTARG = text, RIGHTARG = text, FUNCTION = pg_catalog.textcat);
 SET ROLE regress_app;
@@ -166,6 +168,26 @@ SELECT in_expression();
 BEGIN; SELECT folded_ours(), beta_ours(); ROLLBACK;                                       -- SHOULD FAIL
 BEGIN; EXECUTE of_ours; SELECT beta_ours(); EXECUTE of_ours; ROLLBACK;
 BEGIN; SELECT wrapped_beta(), read_ours(); ROLLBACK;                                      -- all of beta
+-- Nor does a cursor go on with it, nor do the commands of a rule with two of them.
+BEGIN; DECLARE c CURSOR FOR SELECT folded_ours(), body FROM ours; SET LOCAL tenancy.tenant_id = 'beta';
+FETCH ALL FROM c; ROLLBACK;                                                               -- SHOULD FAIL
+BEGIN; DECLARE c CURSOR FOR SELECT folded_ours(); SET LOCAL tenancy.tenant_id = 'beta'; SELECT count(*) FROM ours;
+FETCH ALL FROM c; ROLLBACK;                                                               -- SHOULD FAIL
+BEGIN; DECLARE c CURSOR WITH HOLD FOR SELECT folded_ours();
+COMMIT;                                                                                   -- SHOULD FAIL
+RESET ROLE;
+CREATE VIEW rule_folded AS SELECT 1 AS n;
+CREATE RULE two AS ON INSERT TO rule_folded DO INSTEAD (INSERT INTO log_ours SELECT 1, folded_ours(), ''; INSERT INTO log_ours SELECT 2, '', folded_set_beta());
+GRANT INSERT ON rule_folded TO regress_app;
+SET ROLE regress_app;
+BEGIN; INSERT INTO rule_folded VALUES (1); ROLLBACK;                                      -- SHOULD FAIL
+-- A constant that comes to light only while the query is planned.
+PREPARE pulled_up AS SELECT (SELECT folded_by(x) FROM (SELECT 'q'::text AS x) AS s);
+EXECUTE pulled_up; SET tenancy.tenant_id = 'beta'; EXECUTE pulled_up; SET tenancy.tenant_id = 'acme';
+BEGIN; SELECT (SELECT folded_by(x) FROM (SELECT 'q'::text AS x) AS s), beta_ours(); ROLLBACK;   -- SHOULD FAIL
+-- An expression that is planned is no part of the next statement.
+DO $$DECLARE x text; BEGIN x := folded_ours(); PERFORM set_config('tenancy.tenant_id', 'beta', true); RAISE WARNING '% then %', x, read_ours(); END$$;
+BEGIN\; SELECT read_ours()\; SELECT folded_set_beta()\; ROLLBACK;
 PREPARE wrapped_then_beta AS SELECT wrapped(), beta_ours();
 BEGIN; EXECUTE wrapped_then_beta; ROLLBACK;                                               -- SHOULD FAIL
 BEGIN; EXECUTE wrapped_then_beta; ROLLBACK;                                               -- SHOULD FAIL
@@ -234,6 +256,48 @@ BEGIN; SELECT open_cursor('UPDATE ours SET body = body RETURNING body'); FETCH 1
 BEGIN; SELECT open_cursor('SELECT body FROM ours ORDER BY body');
 DO $$DECLARE c refcursor := 'kept'; r record; BEGIN FETCH c INTO r; END$$;
 SELECT fetch_then('beta'); ROLLBACK;                                                      -- SHOULD FAIL
+RESET ROLE;
+CREATE FUNCTION fetch_one() RETURNS text LANGUAGE plpgsql AS $$DECLARE c refcursor := 'kept'; r record; BEGIN FETCH c INTO r; RETURN r::text; END$$;
+CREATE FUNCTION fetch_all() RETURNS SETOF text LANGUAGE plpgsql AS $$DECLARE c refcursor := 'kept'; r record; BEGIN LOOP FETCH c INTO r; EXIT WHEN NOT FOUND; RETURN NEXT r::text; END LOOP; END$$;
+CREATE FUNCTION fetch_close_then(t text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE c refcursor := 'kept'; r record;
+BEGIN
+    FETCH c INTO r;
+    CLOSE c;
+    PERFORM set_config('tenancy.tenant_id', t, true);
+    RETURN r::text || ' then ' || read_ours();
+END$$;
+CREATE FUNCTION set_beta() RETURNS text LANGUAGE plpgsql SET tenancy.tenant_id = 'beta' AS $$BEGIN RETURN read_ours(); END$$;
+CREATE TABLE log_kept (n integer, a text DEFAULT fetch_one(), b text DEFAULT set_beta());
+GRANT SELECT, INSERT ON log_kept TO regress_app;
+SET ROLE regress_app;
+PREPARE two(text, text) AS SELECT $1, $2;
+BEGIN; SELECT open_cursor('UPDATE ours SET body = body RETURNING body'); MOVE 0 IN kept; SELECT fetch_close_then('beta'); ROLLBACK;   -- SHOULD FAIL
+BEGIN; SELECT open_cursor('UPDATE ours SET body = body RETURNING body'); MOVE 0 IN kept; EXECUTE two(fetch_one(), set_beta()); ROLLBACK;   -- SHOULD FAIL
+BEGIN; SELECT open_cursor('UPDATE ours SET body = body RETURNING body'); MOVE 0 IN kept;
+COPY log_kept (n) FROM stdin;
+1
+\.
+ROLLBACK;
+-- A cursor that reads what another keeps.
+BEGIN; SELECT open_cursor('UPDATE ours SET body = body RETURNING body'); MOVE 0 IN kept;
+DECLARE c CURSOR FOR SELECT * FROM fetch_all(); FETCH 1 FROM c; SET LOCAL tenancy.tenant_id = 'beta';
+FETCH ALL FROM c; ROLLBACK;                                                               -- SHOULD FAIL
+-- What CALL returns is kept as well; its commands are statements of their own.
+RESET ROLE;
+CREATE PROCEDURE called(INOUT x text) LANGUAGE plpgsql AS $$
+BEGIN
+    x := read_ours();
+    PERFORM set_config('tenancy.tenant_id', 'beta', true);
+    x := x || ' then ' || read_ours();
+END$$;
+SET ROLE regress_app;
+BEGIN; CALL called(NULL); ROLLBACK;
+RESET ROLE;
+CREATE PROCEDURE called_once(INOUT x text) LANGUAGE plpgsql AS 'BEGIN x := read_ours(); END';
+SET ROLE regress_app;
+BEGIN; SELECT open_cursor('CALL called_once(NULL)'); MOVE 0 IN kept; SET LOCAL tenancy.tenant_id = 'beta';
+FETCH ALL FROM kept; ROLLBACK;                                                            -- SHOULD FAIL
 -- What a cursor returns is of the tenant that a function went to.
 BEGIN; SELECT open_cursor('SELECT * FROM rows_beta()'); FETCH 1 FROM kept; SET LOCAL tenancy.tenant_id = 'acme'; SELECT fetch_then(''); ROLLBACK;   -- SHOULD FAIL
 BEGIN; SELECT open_cursor('SELECT * FROM rows_set_beta()'); FETCH 1 FROM kept; SELECT fetch_then(''); ROLLBACK;   -- SHOULD FAIL
@@ -274,6 +338,13 @@ SET ROLE regress_app;
 RESET tenancy.tenant_id;
 SELECT n, count_acme() FROM generate_series(1, 2) AS n;
 SELECT count_acme(), read_ours();                                                         -- SHOULD FAIL
+-- A visit to another tenant that reads nothing binds nothing.
+RESET ROLE;
+CREATE FUNCTION read_nothing() RETURNS void LANGUAGE plpgsql SET tenancy.tenant_id = 'beta' AS 'BEGIN END';
+CREATE FUNCTION visit_then_read() RETURNS text LANGUAGE plpgsql AS 'BEGIN PERFORM read_nothing() FROM generate_series(1, 2); RETURN read_ours(); END';
+SET ROLE regress_app;
+SET tenancy.tenant_id = 'acme';
+SELECT visit_then_read();
 SET tenancy.tenant_id = 'acme';
 
 -- In a parallel query: workers do not tell their leader what they have read, nor one another.
