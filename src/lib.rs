@@ -120,7 +120,11 @@ extension_sql_file!(
     name = "guard",
     requires = ["meter", guard::is_changing, guard::is_restoring, meter::fit_meters]
 );
-extension_sql_file!("../sql/api/protect_schema.sql", name = "protect_schema", requires = ["guard"]);
+extension_sql_file!(
+    "../sql/api/protect_schema.sql",
+    name = "protect_schema",
+    requires = ["guard", guard::lock_schema]
+);
 extension_sql_file!("../sql/api/prove_rows.sql", name = "prove_rows", requires = ["protect_schema"]);
 extension_sql_file!("../sql/api/prove_checks.sql", name = "prove_checks", requires = ["prove_rows"]);
 extension_sql_file!("../sql/api/prove.sql", name = "prove", requires = ["prove_checks"]);

@@ -45,8 +45,6 @@ struct Run {
     is_watched: bool,
     /// Something inside it has touched.
     has_touched: bool,
-    /// Where it plans: whose rows may have become constants of the plan.
-    folded: Option<Tenant>,
 }
 
 /// Whose rows: of a tenant, or what is there for none.
@@ -62,6 +60,8 @@ struct Running {
     touched: Option<Tenant>,
     /// The same before what is planned now.
     aside: Option<Tenant>,
+    /// Whose rows may have become constants of what the step at a place plans.
+    folded: Vec<(usize, Tenant)>,
     /// PostgreSQL may keep a plan with rows of the current tenant; and such a plan that it runs without a step.
     keeps_plan: bool,
     keeps_expression: bool,
@@ -82,6 +82,7 @@ static mut RUNNING: Running = Running {
     sent: (0, 0),
     touched: None,
     aside: None,
+    folded: Vec::new(),
     keeps_plan: false,
     keeps_expression: false,
     watched: 0,
@@ -103,8 +104,15 @@ fn current() -> Tenant {
 
 impl Running {
     fn begin(&mut self) {
-        (self.touched, self.unchecked, self.is_kept) = (None, 0, false);
+        if self.touched.is_some() {
+            self.touched = None;
+        }
+        (self.unchecked, self.is_kept) = (0, false);
         self.sent = (xact::sent(), xact::number());
+    }
+
+    fn folded_at(&self, depth: usize) -> Option<Tenant> {
+        self.folded.iter().find(|(place, _)| *place == depth).map(|(_, tenant)| *tenant)
     }
 
     fn is_to_be_asked(&self) -> bool {
@@ -116,15 +124,7 @@ impl Running {
         let depth = self.runs.len();
         // SAFETY: reads backend-local state.
         let (role, is_check) = unsafe { (pg_sys::GetUserId(), pg_sys::InNoForceRLSOperation()) };
-        self.runs.push(Run {
-            step,
-            level,
-            role,
-            is_check,
-            is_watched: false,
-            has_touched: false,
-            folded: None,
-        });
+        self.runs.push(Run { step, level, role, is_check, is_watched: false, has_touched: false });
         self.is_unknown = self.is_to_be_asked();
         depth
     }
@@ -257,6 +257,9 @@ pub fn leave(depth: usize) {
         running.watched -= running.runs.iter().skip(depth).filter(|run| run.is_watched).count();
     }
     running.runs.truncate(depth);
+    if !running.folded.is_empty() {
+        running.folded.retain(|(place, _)| *place < depth);
+    }
     // A nested step was asked when it used the tenant.
     running.unchecked = running.unchecked.min(depth);
     running.is_unknown = running.is_to_be_asked();
@@ -268,7 +271,11 @@ pub fn enter_plan(query: *const pg_sys::Query) -> usize {
     let running = running();
     if running.runs.is_empty() {
         running.latest = std::ptr::null();
-        (running.aside, running.unchecked) = (running.touched.take(), 0);
+        running.unchecked = 0;
+        // Most often there is nothing to move, and a tenant's id is long.
+        if running.touched.is_some() || running.aside.is_some() {
+            running.aside = running.touched.take();
+        }
     }
     let depth = running.push(Step::Plan(query), xact::level());
     watch();
@@ -279,10 +286,10 @@ pub fn enter_plan(query: *const pg_sys::Query) -> usize {
 #[inline]
 pub fn leave_plan(depth: usize) -> Option<Tenant> {
     let running = running();
-    if depth == 0 {
+    if depth == 0 && (running.touched.is_some() || running.aside.is_some()) {
         running.touched = running.aside.take();
     }
-    let folded = running.runs.get(depth).and_then(|run| run.folded);
+    let folded = if running.folded.is_empty() { None } else { running.folded_at(depth) };
     leave(depth);
     folded
 }
@@ -374,8 +381,10 @@ fn note_touch() {
         running.keeps_plan = true;
         running.keeps_expression |= planner::is_expression(query);
         let tenant = current();
-        if *running.runs[depth].folded.get_or_insert(tenant) != tenant {
-            Error::ChangedInStatement.raise()
+        match running.folded_at(depth) {
+            None => running.folded.push((depth, tenant)),
+            Some(first) if first == tenant => {}
+            Some(_) => Error::ChangedInStatement.raise(),
         }
     }
 }
@@ -388,13 +397,18 @@ pub fn note_touch_of(tenant: Tenant) -> bool {
     *running.touched.get_or_insert(tenant) == tenant
 }
 
+/// Whether one of the outermost steps, so many of them, touches.
+fn any_touches(count: usize) -> bool {
+    (0..count).any(|place| running().runs.get(place).copied().is_some_and(|run| run.touches()))
+}
+
 /// Asks those that had begun when the tenant changed and nobody was asked.
 fn settle() {
     let running = running();
     let count = std::mem::take(&mut running.unchecked).min(running.runs.len());
     if count > 0 && running.touched.is_none() {
-        let (runs, before) = (running.runs[..count].to_vec(), running.before);
-        if runs.iter().any(Run::touches) {
+        let before = running.before;
+        if any_touches(count) {
             self::running().touched.get_or_insert(before);
         }
     }
@@ -410,7 +424,7 @@ pub fn touched() -> Option<Tenant> {
 /// may read keeps some.
 pub fn refuses(tenant: Tenant) -> bool {
     let mut touched = touched();
-    if touched.is_none() && running().runs.clone().iter().any(Run::touches) {
+    if touched.is_none() && any_touches(running().runs.len()) {
         // What runs has read or may read rows of the current tenant.
         touched = Some(*running().touched.get_or_insert(current()));
     }
