@@ -50,6 +50,10 @@ pub enum Error<'a> {
     IdInvalid(Malformed),
     /// The tenant's id has no form of the type that a table holds.
     NoForm(TenantId, &'static str),
+    /// A protected table, and what it would lose.
+    Weakened(&'a str, &'a str),
+    /// A transaction that lets changes of a table's protection through is about to end.
+    ChangeNotEnded(&'a str),
     /// A function that changes the registry or the protection, called for a tenant.
     InContext(TenantId, &'a str),
     /// A change of a table of kind `system`, for a tenant.
@@ -218,6 +222,18 @@ impl Error<'_> {
                 format!("tenant id \"{}\" is not a {form}", id.as_str()),
                 json!({"tenant_id": id.as_str(), "type": form}),
                 "The table's tenant column and the tenant's id must be of the same form.",
+            ),
+            Error::Weakened(table, problem) => (
+                "PROTECTION_WEAKENED",
+                format!("protected table \"{table}\" would lose its isolation"),
+                json!({"relation": table, "problem": problem}),
+                "To give its protection up: SELECT tenancy.unprotect('<table>');",
+            ),
+            Error::ChangeNotEnded(table) => (
+                "PROTECTION_WEAKENED",
+                format!("change of the protection of table \"{table}\" was not ended"),
+                json!({"relation": table}),
+                "Change it by tenancy.protect and tenancy.unprotect only.",
             ),
             Error::InContext(id, what) => (
                 "TENANT_ACCESS_DENIED",

@@ -1,7 +1,7 @@
 //! May the protection of a table be changed now? For the event triggers of `sql/api/guard.sql`, which decide what a change is.
 //!
 //! Guarantees: only what owns a table can have its own changes let through, and only until the transaction, or a
-//! subtransaction in it, ends otherwise than well.
+//! subtransaction in it, ends otherwise than well; and they leave the table as protected as they found it, whoever calls for them.
 
 use std::cell::RefCell;
 
@@ -12,16 +12,31 @@ use crate::pg::{
     self,
     xact::{self, Event},
 };
+use crate::registry;
+
+/// A table that `protect`, `unprotect` or a meter is changing.
+#[derive(Clone, Copy)]
+struct Change {
+    relation: pg::Oid,
+    /// Something of its protection was lost before.
+    was_weak: bool,
+}
 
 thread_local! {
-    /// Tables that `protect`, `unprotect` or a meter is changing.
-    static CHANGING: RefCell<Vec<pg::Oid>> = const { RefCell::new(Vec::new()) };
+    static CHANGING: RefCell<Vec<Change>> = const { RefCell::new(Vec::new()) };
 }
 
 pub fn init() {
     xact::listen(|event| {
         if event.is_end() || matches!(event, Event::SubAborted(_)) {
             CHANGING.with_borrow_mut(Vec::clear);
+        }
+        // Ours are ended where they began.
+        if matches!(event, Event::BeforeCommit | Event::BeforePrepare)
+            && let Some(change) = CHANGING.with_borrow(|changing| changing.first().copied())
+            && !is_restoring()
+        {
+            Error::ChangeNotEnded(&pg::relation_name(change.relation)).raise()
         }
     });
 }
@@ -37,27 +52,36 @@ pub fn begin_change(relation: PgRelation) {
     // What a tenant runs may add protection, and not take any.
     if let Some(assigned) = pg::guc::assigned()
         && !pg::user::bypasses()
-        && crate::registry::is_protected(relation.oid())
+        && registry::is_protected(relation.oid())
     {
         Error::InContext(assigned.id, "protect").raise()
     }
-    CHANGING.with_borrow_mut(|changing| changing.push(relation.oid()));
+    let relation = relation.oid();
+    let was_weak = is_changing(relation) || registry::weakness(relation).is_some();
+    CHANGING.with_borrow_mut(|changing| changing.push(Change { relation, was_weak }));
 }
 
-/// Ends what `begin_change` began. Volatile. For the extension's own functions.
+/// Ends what `begin_change` began. Raises 55000 (`PROTECTION_WEAKENED`) where the table is protected and has lost something
+/// meanwhile. Volatile. For the extension's own functions.
 #[pg_extern(schema = "_tenancy", volatile)]
+#[search_path(pg_catalog, pg_temp)]
 pub fn end_change(relation: pg::Oid) {
-    CHANGING.with_borrow_mut(|changing| {
-        if let Some(place) = changing.iter().rposition(|oid| *oid == relation) {
-            changing.remove(place);
-        }
+    let ended = CHANGING.with_borrow_mut(|changing| {
+        let place = changing.iter().rposition(|change| change.relation == relation)?;
+        Some(changing.remove(place))
     });
+    if ended.is_some_and(|change| !change.was_weak)
+        && let Some(problem) = registry::weakness(relation)
+        && !is_restoring()
+    {
+        Error::Weakened(&pg::relation_name(relation), &problem).raise()
+    }
 }
 
 /// Returns whether the extension itself is changing a table. Volatile. For the event triggers.
 #[pg_extern(schema = "_tenancy", volatile)]
 pub fn is_changing(relation: pg::Oid) -> bool {
-    CHANGING.with_borrow(|changing| changing.contains(&relation))
+    CHANGING.with_borrow(|changing| changing.iter().any(|change| change.relation == relation))
 }
 
 /// Returns whether a dump is restored: `tenancy.restoring` is on, or a role that is exempt from row-level security has

@@ -272,6 +272,22 @@ pub fn is_protected(relation: pg::Oid) -> bool {
     found
 }
 
+/// What a protected table has lost, of what event triggers watch over; none of one that is not protected.
+pub fn weakness(relation: pg::Oid) -> Option<String> {
+    let Some(relations) = relations() else { Error::NotInstalled.raise() };
+    let query = "SELECT _tenancy.weakness($1, p.kind, p.tenant_column, p.undo, '{ROW SECURITY,NOT NULL,POLICY,TRIGGERS}')
+                 FROM _tenancy.protected p WHERE p.relation = $1";
+    let mut found = None;
+    pg::query::at_latest(|| {
+        pg::query::select(relations.table, query, &[relation.into()], |row| {
+            found = row.get::<String>(1)?;
+            Ok(())
+        })
+    })
+    .unwrap_or_else(|error| crate::error::internal(error));
+    found
+}
+
 /// `on_conflict`: what becomes of the row of a table that has one.
 fn insert_protection(
     relation: &PgRelation,

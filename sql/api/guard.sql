@@ -9,7 +9,36 @@ COMMENT ON FUNCTION _tenancy.altered(pg_ddl_command) IS 'what an ALTER TABLE has
 COMMENT ON FUNCTION _tenancy.is_changing(oid) IS 'whether the extension itself changes a table''s protection';
 COMMENT ON FUNCTION _tenancy.is_restoring() IS 'whether tenancy.restoring is on, or a superuser has row_security off, as pg_restore has';
 
--- What a table has lost that was asked about; null where it has all of it.
+-- The triggers of a protected table as protect and meter make them, and whether it must have each.
+CREATE FUNCTION _tenancy.own_triggers(relation regclass, kind text)
+    RETURNS TABLE (name name, function regproc, tgtype smallint, old_rows name, new_rows name, is_due boolean)
+    LANGUAGE sql STABLE PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT 'tenancy_guard'::name, g.function::regproc, g.tgtype, NULL::name, NULL::name, true FROM _tenancy.guard(kind) g
+    UNION ALL
+    SELECT m.name, '_tenancy.meter_rows'::regproc, m.tgtype, m.old_rows, m.new_rows, c.is_counted
+    FROM _tenancy.meter_triggers() m, (SELECT _tenancy.is_counted(relation) AS is_counted) c
+$$;
+COMMENT ON FUNCTION _tenancy.own_triggers(regclass, text) IS 'the triggers that a protected table may have of ours, and which it must';
+
+CREATE FUNCTION _tenancy.present_triggers(relation regclass, kind text)
+    RETURNS TABLE (trigger oid, name name, is_own boolean, is_always boolean)
+    LANGUAGE sql STABLE PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT t.oid, t.tgname, EXISTS (
+               SELECT FROM _tenancy.own_triggers(relation, kind) o
+               WHERE o.name = t.tgname AND o.function = t.tgfoid AND o.tgtype = t.tgtype AND t.tgqual IS NULL AND t.tgattr = ''::int2vector
+                 AND o.old_rows IS NOT DISTINCT FROM t.tgoldtable AND o.new_rows IS NOT DISTINCT FROM t.tgnewtable),
+           t.tgenabled = 'A'
+    FROM pg_trigger t WHERE t.tgrelid = relation AND t.tgname ~ '^tenancy_' AND NOT t.tgisinternal
+$$;
+COMMENT ON FUNCTION _tenancy.present_triggers(regclass, text) IS
+'the triggers tenancy_... of a table: whether they are as protect and meter make them, and fire always';
+
+-- What a table has lost that was asked about; null where it has all of it. A change of a trigger that stays is `TRIGGER <name>`, or
+-- `TRIGGER *`; where one may be gone, or another be in its place, it is TRIGGERS.
 CREATE FUNCTION _tenancy.weakness(relation regclass, kind text, tenant_column name, undo jsonb, changes text[]) RETURNS text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -23,10 +52,14 @@ AS $$
         WHEN 'OWNER' = ANY (changes) AND EXISTS (
             SELECT FROM pg_roles r WHERE r.oid = c.relowner AND (r.rolsuper OR r.rolbypassrls))
             THEN format('owner %I is exempt from row-level security', pg_get_userbyid(c.relowner))
-        WHEN EXISTS (SELECT FROM unnest(changes) AS h(change) WHERE h.change ~ '^TRIGGER (\*|tenancy_)') AND (
+        WHEN EXISTS (SELECT FROM unnest(changes) AS h(change) WHERE h.change ~ '^TRIGGER(S| \*| tenancy_)') AND (
             NOT _tenancy.is_guarded(relation, kind) OR EXISTS (
-                SELECT FROM pg_trigger t WHERE t.tgrelid = relation AND t.tgname ~ '^tenancy_' AND NOT t.tgisinternal AND t.tgenabled <> 'A'))
+                SELECT FROM _tenancy.present_triggers(relation, kind) p WHERE NOT (p.is_own AND p.is_always)))
             THEN 'a trigger tenancy_... is disabled or altered'
+        WHEN 'TRIGGERS' = ANY (changes) AND EXISTS (
+            SELECT FROM _tenancy.own_triggers(relation, kind) o
+            WHERE o.is_due AND NOT EXISTS (SELECT FROM _tenancy.present_triggers(relation, kind) p WHERE p.name = o.name))
+            THEN 'a trigger tenancy_... is missing'
         WHEN 'POLICY' = ANY (changes) THEN (
             SELECT format('policy %I is missing or altered', d.name)
             FROM _tenancy.policy_differences(relation, kind, tenant_column, (undo ->> 'access')::boolean) d ORDER BY d.name LIMIT 1)
@@ -117,14 +150,15 @@ BEGIN
         END IF;
     END IF;
     PERFORM _tenancy.add_protection(protect_new.relation, model.kind, model.tenant_column::text, model.options, step.undo);
+    IF is_child THEN
+        PERFORM _tenancy.fit_meters(protect_new.relation);
+    END IF;
     PERFORM _tenancy.end_change(protect_new.relation);
     IF NOT is_child THEN
         step.done := step.done || _tenancy.scope_foreign_keys(protect_new.relation, 'auto');
         RAISE NOTICE 'table % is protected as kind %', protect_new.relation, model.kind
             USING DETAIL = array_to_string(step.done, E'\n');
-        RETURN;
     END IF;
-    PERFORM _tenancy.fit_meters(protect_new.relation);
 END
 $$;
 COMMENT ON FUNCTION _tenancy.protect_new(regclass) IS
@@ -160,11 +194,11 @@ BEGIN
             END IF;
         ELSIF item.classid = 'pg_trigger'::regclass THEN
             SELECT t.tgrelid INTO the_table FROM pg_trigger t WHERE t.oid = item.objid;
-            -- CREATE TRIGGER of another under the name of ours; ours is made first, and made to fire always then.
-            IF item.command_tag <> 'CREATE TRIGGER' OR EXISTS (
-                SELECT FROM pg_trigger t JOIN pg_proc f ON f.oid = t.tgfoid
-                WHERE t.oid = item.objid AND t.tgname ~ '^tenancy_' AND f.pronamespace <> '_tenancy'::regnamespace) THEN
-                PERFORM _tenancy.refuse_weakness(the_table, '{TRIGGER *}');
+            -- pg_restore makes ours first, and makes them fire always then, one after the other.
+            IF item.command_tag <> 'CREATE TRIGGER' OR 'REPLACE' = ANY (item.changes) OR EXISTS (
+                SELECT FROM _tenancy.protection(the_table) s, _tenancy.present_triggers(the_table, s.kind) p
+                WHERE p.trigger = item.objid AND NOT p.is_own) THEN
+                PERFORM _tenancy.refuse_weakness(the_table, '{TRIGGERS}');
             END IF;
         ELSIF item.object_type IN ('table column', 'composite type', 'composite type column') THEN
             -- A column that was renamed, here and in all children: the policies have followed by themselves. Or an attribute of a
@@ -214,8 +248,9 @@ $$;
 COMMENT ON FUNCTION _tenancy.guard_ddl() IS
 'event trigger: a command that weakens a protected table is refused, and what is to be protected is';
 CREATE EVENT TRIGGER tenancy_guard_ddl ON ddl_command_end
-    WHEN TAG IN ('ALTER TABLE', 'CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'CREATE SCHEMA', 'ALTER VIEW', 'ALTER TYPE',
-                 'CREATE POLICY', 'ALTER POLICY', 'CREATE TRIGGER', 'ALTER TRIGGER')
+    -- A column of a table can be renamed by the commands for what is like a table.
+    WHEN TAG IN ('ALTER TABLE', 'CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'CREATE SCHEMA', 'ALTER VIEW',
+                 'ALTER MATERIALIZED VIEW', 'ALTER FOREIGN TABLE', 'ALTER TYPE', 'CREATE POLICY', 'ALTER POLICY', 'CREATE TRIGGER', 'ALTER TRIGGER')
     EXECUTE FUNCTION _tenancy.guard_ddl();
 ALTER EVENT TRIGGER tenancy_guard_ddl ENABLE ALWAYS;
 
@@ -231,7 +266,7 @@ BEGIN
         RETURN;
     END IF;
     FOR item IN
-        SELECT DISTINCT c.oid::regclass AS relation, CASE d.object_type WHEN 'policy' THEN 'POLICY' ELSE 'TRIGGER *' END AS change
+        SELECT DISTINCT c.oid::regclass AS relation, CASE d.object_type WHEN 'policy' THEN 'POLICY' ELSE 'TRIGGERS' END AS change
         FROM pg_event_trigger_dropped_objects() d
         JOIN pg_namespace n ON n.nspname = d.address_names[1] JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = d.address_names[2]
         WHERE d.object_type IN ('policy', 'trigger') AND d.address_names[3] ~ '^tenancy_'

@@ -45,6 +45,33 @@ AS $$
 $$;
 COMMENT ON FUNCTION _tenancy.meters_of(regclass) IS 'the meters of a table';
 
+-- Whether the rows of a table are counted: it is metered, or what it is a partition or child of.
+CREATE FUNCTION _tenancy.is_counted(relation regclass) RETURNS boolean
+    LANGUAGE sql STABLE PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH RECURSIVE up (relation) AS (
+        SELECT is_counted.relation::oid
+        UNION
+        SELECT i.inhparent FROM up JOIN pg_inherits i ON i.inhrelid = up.relation
+    )
+    SELECT EXISTS (SELECT FROM up u, _tenancy.meters_of(u.relation))
+$$;
+COMMENT ON FUNCTION _tenancy.is_counted(regclass) IS 'whether a table is metered, or one that it is a partition or child of';
+
+CREATE FUNCTION _tenancy.meter_triggers() RETURNS TABLE (name name, command text, tgtype smallint, old_rows name, new_rows name)
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- Of statements, after them: 4 is INSERT, 8 DELETE, 16 UPDATE, 32 TRUNCATE.
+    SELECT e.name::name, e.command, e.tgtype::smallint, e.old_rows::name, e.new_rows::name
+    FROM (VALUES ('tenancy_meter_insert', 'INSERT', 4, NULL, 'new_rows'),
+                 ('tenancy_meter_update', 'UPDATE', 16, 'old_rows', 'new_rows'),
+                 ('tenancy_meter_delete', 'DELETE', 8, 'old_rows', NULL),
+                 ('tenancy_meter_truncate', 'TRUNCATE', 32, NULL, NULL)) AS e(name, command, tgtype, old_rows, new_rows)
+$$;
+COMMENT ON FUNCTION _tenancy.meter_triggers() IS 'the statement triggers of a metered table';
+
 -- Gives a metered table its triggers, and takes those of others: one for each event, on the table and each partition or child, because a
 -- statement fires the triggers of the table that it names and no others. Made anew each time, which tells every backend to read
 -- the meters anew. Without arguments, because PostgreSQL copies them for each statement.
@@ -54,13 +81,7 @@ CREATE FUNCTION _tenancy.make_meter_triggers(relation regclass) RETURNS void
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    is_metered constant boolean := EXISTS (
-        WITH RECURSIVE up (relation) AS (
-            SELECT make_meter_triggers.relation::oid
-            UNION
-            SELECT i.inhparent FROM up JOIN pg_inherits i ON i.inhrelid = up.relation
-        )
-        SELECT FROM up u, _tenancy.meters_of(u.relation));
+    is_metered constant boolean := _tenancy.is_counted(make_meter_triggers.relation);
     member regclass;
     event record;
 BEGIN
@@ -70,14 +91,10 @@ BEGIN
         FOR event IN SELECT g.tgname AS name FROM pg_trigger g WHERE g.tgrelid = member AND g.tgfoid = '_tenancy.meter_rows()'::regprocedure LOOP
             EXECUTE format('DROP TRIGGER %I ON %s', event.name, member);
         END LOOP;
-        FOR event IN SELECT * FROM (VALUES
-            ('tenancy_meter_insert', 'INSERT', 'REFERENCING NEW TABLE AS new_rows'),
-            ('tenancy_meter_update', 'UPDATE', 'REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows'),
-            ('tenancy_meter_delete', 'DELETE', 'REFERENCING OLD TABLE AS old_rows'),
-            ('tenancy_meter_truncate', 'TRUNCATE', '')) AS e(name, command, tables) WHERE is_metered
-        LOOP
-            EXECUTE format('CREATE TRIGGER %I AFTER %s ON %s %s FOR EACH STATEMENT EXECUTE FUNCTION _tenancy.meter_rows()',
-                           event.name, event.command, member, event.tables);
+        FOR event IN SELECT * FROM _tenancy.meter_triggers() WHERE is_metered LOOP
+            EXECUTE format('CREATE TRIGGER %I AFTER %s ON %s%s FOR EACH STATEMENT EXECUTE FUNCTION _tenancy.meter_rows()',
+                           event.name, event.command, member,
+                           ' REFERENCING' || nullif(concat(' OLD TABLE AS ' || event.old_rows, ' NEW TABLE AS ' || event.new_rows), ''));
             EXECUTE format('ALTER TABLE ONLY %s ENABLE ALWAYS TRIGGER %I', member, event.name);
         END LOOP;
         PERFORM _tenancy.end_change(member);
@@ -276,3 +293,4 @@ COMMENT ON FUNCTION _tenancy.forget_dropped() IS 'event trigger: a table that is
 -- Any command can drop a table on the way: a type of its rows, a function of its partition key.
 CREATE EVENT TRIGGER tenancy_forget_dropped ON sql_drop
     EXECUTE FUNCTION _tenancy.forget_dropped();
+ALTER EVENT TRIGGER tenancy_forget_dropped ENABLE ALWAYS;

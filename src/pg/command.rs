@@ -38,7 +38,7 @@ unsafe fn word(command: *const pg_sys::AlterTableCmd) -> Option<String> {
 
 // SAFETY (of the name): no other library exports symbols with the prefix `tenancy_`.
 /// Called by PostgreSQL with a valid call frame and one argument that is not null, a `pg_ddl_command`. Null for another command than
-/// a list of changes of one table, or a new name, which changes nothing.
+/// a list of changes of one table, or a new name, which changes nothing. CREATE OR REPLACE TRIGGER is `REPLACE`.
 #[unsafe(no_mangle)]
 #[pg_guard]
 pub unsafe extern "C-unwind" fn tenancy_altered(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
@@ -47,10 +47,16 @@ pub unsafe extern "C-unwind" fn tenancy_altered(fcinfo: pg_sys::FunctionCallInfo
     // the one that its type tells, and so is each node.
     unsafe {
         let command = (*fcinfo).args.as_slice(1)[0].value.cast_mut_ptr::<pg_sys::CollectedCommand>();
-        if (*command).type_ == pg_sys::CollectedCommandType::SCT_Simple
-            && (*(*command).parsetree).type_ == pg_sys::NodeTag::T_RenameStmt
-        {
-            return words.into_datum().unwrap_or(pg_sys::Datum::from(0));
+        if (*command).type_ == pg_sys::CollectedCommandType::SCT_Simple {
+            let statement = (*command).parsetree;
+            match (*statement).type_ {
+                pg_sys::NodeTag::T_RenameStmt => return words.into_datum().unwrap_or(pg_sys::Datum::from(0)),
+                pg_sys::NodeTag::T_CreateTrigStmt if (*statement.cast::<pg_sys::CreateTrigStmt>()).replace => {
+                    words.push("REPLACE".to_owned());
+                    return words.into_datum().unwrap_or(pg_sys::Datum::from(0));
+                }
+                _ => {}
+            }
         }
         if (*command).type_ != pg_sys::CollectedCommandType::SCT_AlterTable {
             (*fcinfo).isnull = true;

@@ -54,6 +54,27 @@ ALTER TABLE doc ENABLE TRIGGER tenancy_guard;                  -- SHOULD FAIL
 ALTER TRIGGER tenancy_guard ON currency RENAME TO other;       -- SHOULD FAIL
 CREATE OR REPLACE TRIGGER tenancy_guard BEFORE UPDATE ON currency
     FOR EACH STATEMENT EXECUTE FUNCTION suppress_redundant_updates_trigger();   -- SHOULD FAIL
+-- With a function of ours: it would let changes of history through, never fire, or not fire for a replication role.
+CREATE OR REPLACE TRIGGER tenancy_guard BEFORE TRUNCATE ON trail
+    FOR EACH STATEMENT EXECUTE FUNCTION _tenancy.deny_truncate();  -- SHOULD FAIL
+CREATE OR REPLACE TRIGGER tenancy_guard BEFORE TRUNCATE ON doc
+    FOR EACH STATEMENT WHEN (false) EXECUTE FUNCTION _tenancy.deny_truncate();   -- SHOULD FAIL
+CREATE OR REPLACE TRIGGER tenancy_guard BEFORE TRUNCATE ON doc
+    FOR EACH STATEMENT EXECUTE FUNCTION _tenancy.deny_truncate();  -- SHOULD FAIL
+CREATE TRIGGER tenancy_other BEFORE TRUNCATE ON doc
+    FOR EACH STATEMENT EXECUTE FUNCTION _tenancy.deny_truncate();  -- SHOULD FAIL: a name of ours
+-- By the extension's own door.
+BEGIN;
+SELECT _tenancy.begin_change('doc');
+ALTER TABLE doc DISABLE ROW LEVEL SECURITY;
+SELECT _tenancy.end_change('doc'::regclass);                   -- SHOULD FAIL
+COMMIT;
+BEGIN;
+SELECT _tenancy.begin_change('doc');
+SELECT _tenancy.begin_change('doc');
+ALTER TABLE doc NO FORCE ROW LEVEL SECURITY;
+SELECT _tenancy.end_change('doc'::regclass);
+COMMIT;                                                        -- SHOULD FAIL
 DO $$BEGIN ALTER TABLE doc DISABLE ROW LEVEL SECURITY; EXCEPTION WHEN OTHERS THEN RAISE NOTICE '%', sqlerrm; END$$;
 SELECT t, state(t) FROM unnest(ARRAY['doc', '"Price List"', 'trail', 'currency']::regclass[]) t;
 -- By a superuser.
@@ -78,7 +99,10 @@ ALTER TABLE doc RENAME TO document;
 SELECT relation, tenant_column, drift FROM tenancy.protected_tables WHERE relation = 'document'::regclass;
 INSERT INTO document VALUES (1, 'acme');                       -- SHOULD FAIL: under its policies still
 ALTER TABLE document RENAME TO doc;
-ALTER TABLE doc RENAME COLUMN org_id TO tenant_id;
+ALTER MATERIALIZED VIEW doc RENAME COLUMN org_id TO firm_id;
+ALTER TABLE doc ALTER COLUMN firm_id DROP NOT NULL;            -- SHOULD FAIL
+ALTER FOREIGN TABLE doc RENAME COLUMN firm_id TO tenant_id;
+ALTER TABLE doc ALTER COLUMN tenant_id DROP NOT NULL;          -- SHOULD FAIL
 ALTER TABLE doc OWNER TO regress_peer;
 ALTER TABLE doc OWNER TO regress_owner;
 SELECT state('doc');

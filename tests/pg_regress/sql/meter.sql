@@ -109,8 +109,16 @@ INSERT INTO item (tenant_id, name, size) VALUES ('beta', 'replica', 5);
 RESET session_replication_role;
 TABLE differences;
 
--- A trigger that was renamed counts once; a column of another type, or that is gone, is no longer counted but refused.
+-- Triggers are not taken away, altered or replaced.
+ALTER TRIGGER tenancy_meter_insert ON item RENAME TO zzz;      -- SHOULD FAIL
+DROP TRIGGER tenancy_meter_delete ON item;                     -- SHOULD FAIL
+ALTER TABLE item DISABLE TRIGGER tenancy_meter_update;         -- SHOULD FAIL
+CREATE OR REPLACE TRIGGER tenancy_meter_insert AFTER INSERT ON item REFERENCING NEW TABLE AS new_rows
+    FOR EACH STATEMENT WHEN (false) EXECUTE FUNCTION _tenancy.meter_rows();   -- SHOULD FAIL
+-- One that was renamed counts once; a column of another type, or that is gone, is no longer counted but refused.
+SET tenancy.restoring = on;
 ALTER TRIGGER tenancy_meter_insert ON item RENAME TO zzz;
+RESET tenancy.restoring;
 SELECT tenancy.meter('item', 'again');
 SELECT tgname FROM pg_trigger WHERE tgrelid = 'item'::regclass AND tgname !~ 'Constraint' ORDER BY 1;
 SELECT tenancy.unmeter('item', 'again');

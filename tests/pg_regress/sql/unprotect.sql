@@ -76,7 +76,9 @@ SELECT drift FROM tenancy.protected_tables WHERE relation = 'bare'::regclass;
 SELECT tenancy.protect('bare', 'audit');
 SELECT drift FROM tenancy.protected_tables WHERE relation = 'bare'::regclass;
 
+SET tenancy.restoring = on;
 CREATE OR REPLACE TRIGGER tenancy_guard BEFORE TRUNCATE ON bare FOR EACH STATEMENT EXECUTE FUNCTION _tenancy.deny_audit_change();
+RESET tenancy.restoring;
 SELECT drift FROM tenancy.protected_tables WHERE relation = 'bare'::regclass;
 SELECT tenancy.protect('bare', 'audit');
 SELECT drift FROM tenancy.protected_tables WHERE relation = 'bare'::regclass;
