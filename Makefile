@@ -5,7 +5,7 @@ TOOLS := tests/tools
 MAJORS ?= 15 18
 PG_CONFIG ?= pg_config
 
-.PHONY: all help demo test test-15 test-16 test-17 test-18 install bench lint test-core test-assert check-16 check-17 clean
+.PHONY: all help demo test fuzz test-15 test-16 test-17 test-18 install bench lint test-core test-assert check-16 check-17 clean
 
 all: ## build the extension for PostgreSQL 15, in a private PostgreSQL of its own
 	@$(TOOLS)/setup.sh 15
@@ -17,10 +17,10 @@ help: ## list the targets
 demo: ## the tour: 336,776 flights of 16 airlines, one table, each airline its own rows (KEEP=1 keeps the server)
 	@demo/run.sh
 
-test: ## every test on PostgreSQL 15 and 18; installs what it needs
+test: ## the tests, on PostgreSQL 15 and 18; installs what it needs
 	@$(TOOLS)/test-all.sh $(MAJORS)
 
-test-15 test-16 test-17 test-18: test-%: ## every test on one major, for example: make test-18
+test-15 test-16 test-17 test-18: test-%: ## the tests on one major, for example: make test-18
 	@$(TOOLS)/test-all.sh $*
 
 test-core: ## PostgreSQL's own regression and isolation suites with the library at work, on 15 and 18
@@ -29,6 +29,10 @@ test-core: ## PostgreSQL's own regression and isolation suites with the library 
 
 test-assert: ## our suites on a PostgreSQL that checks its assertions, built here (MAJORS=15: on one major)
 	@for major in $(MAJORS); do $(TOOLS)/assert.sh $$major || exit 1; done
+
+fuzz: ## the long runs: a million random inputs to each parser, 100,000 random statements for each type of tenant column (hours; INPUTS, STATEMENTS, MAJORS)
+	@$(TOOLS)/setup.sh $(MAJORS)
+	@for major in $(MAJORS); do $(TOOLS)/install.sh $$major && $(TOOLS)/fuzz.sh $$major || exit 1; done
 
 install: ## build and install into the PostgreSQL that PG_CONFIG names (default: pg_config on the PATH)
 	@$(TOOLS)/install.sh "$(PG_CONFIG)"

@@ -80,7 +80,8 @@ DECLARE
     narrowing text[] := '{}';
 BEGIN
     SELECT c.relname, c.relkind, c.relrowsecurity, c.relforcerowsecurity, c.relnamespace, c.relowner, n.nspname,
-           coalesce('security_invoker=true' = ANY (c.reloptions) OR 'security_invoker=on' = ANY (c.reloptions), false) AS as_caller
+           EXISTS (SELECT FROM pg_options_to_table(c.reloptions) x
+                   WHERE x.option_name = 'security_invoker' AND x.option_value::boolean) AS as_caller
         INTO class
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = explain_access.relation;
     IF NOT FOUND THEN
@@ -165,6 +166,9 @@ BEGIN
         WHEN class.relkind = 'v' THEN 'It sees what it may see of the tables that the view reads: ask about those.'
         WHEN class.relkind NOT IN ('r', 'p') THEN 'No policy applies to it.'
         WHEN protected.kind = 'system' THEN 'It sees all rows, and changes none in the context of a tenant.'
+        WHEN bypass IS NOT NULL AND class.relrowsecurity AND protected.kind IS NOT NULL
+            AND (SELECT b.value FROM _tenancy.setting_of(role, 'tenancy.bypass_guard') b) = 'refuse' THEN
+            format('Reads raise TENANT_ACCESS_DENIED, because %s, and tenancy.bypass_guard is refuse: SET LOCAL row_security = off;', bypass)
         WHEN bypass IS NOT NULL AND class.relrowsecurity THEN format('It sees all rows of all tenants, because %s.', bypass)
         WHEN NOT class.relrowsecurity THEN 'It sees all rows, because row-level security is disabled: SELECT tenancy.protect('
             || quote_literal(relation::text) || ');'

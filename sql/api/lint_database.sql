@@ -25,10 +25,10 @@ COMMENT ON VIEW _tenancy.lint_publications IS 'findings: publications of all ten
 CREATE VIEW _tenancy.lint_database AS
     WITH guarded AS MATERIALIZED (
         SELECT EXISTS (SELECT FROM _tenancy.protected p WHERE p.kind <> 'system') AS there
-    ), watch(event_trigger, event, function, states, problem) AS (
-        VALUES ('tenancy_guard_ddl', 'ddl_command_end', '_tenancy.guard_ddl', 'A', 'protection can be weakened, and new partitions are left open'),
-               ('tenancy_guard_drop', 'sql_drop', '_tenancy.guard_drop', 'A', 'policies and triggers of protected tables can be dropped'),
-               ('tenancy_forget_dropped', 'sql_drop', '_tenancy.forget_dropped', 'OA', 'a new table can pass for a protected one that was dropped')
+    ), watch(event_trigger, event, function, problem) AS (
+        VALUES ('tenancy_guard_ddl', 'ddl_command_end', '_tenancy.guard_ddl', 'protection can be weakened, and new partitions are left open'),
+               ('tenancy_guard_drop', 'sql_drop', '_tenancy.guard_drop', 'policies and triggers of protected tables can be dropped'),
+               ('tenancy_forget_dropped', 'sql_drop', '_tenancy.forget_dropped', 'a new table can pass for a protected one that was dropped')
     ), weak(parameter, pattern, rule, problem) AS (
         -- PostgreSQL takes any beginning of these words that is only theirs. event_triggers came with 17.
         VALUES ('tenancy.restoring', '^(on|1|t(r(ue?)?)?|y(es?)?)$', 'restoring_left_on',
@@ -59,9 +59,9 @@ CREATE VIEW _tenancy.lint_database AS
            CASE WHEN e.oid IS NULL THEN
                     format(E'CREATE EVENT TRIGGER %I ON %s EXECUTE FUNCTION %s();\n', w.event_trigger, w.event, w.function)
                     || format(E'ALTER EVENT TRIGGER %I ENABLE ALWAYS;\nALTER EXTENSION tenancy ADD EVENT TRIGGER %I;', w.event_trigger, w.event_trigger)
-                ELSE format('ALTER EVENT TRIGGER %I %s;', e.evtname, CASE w.states WHEN 'A' THEN 'ENABLE ALWAYS' ELSE 'ENABLE' END) END, NULL
+                ELSE format('ALTER EVENT TRIGGER %I ENABLE ALWAYS;', e.evtname) END, NULL
     FROM watch w LEFT JOIN pg_event_trigger e ON e.evtfoid = w.function::regproc
-    WHERE e.oid IS NULL OR strpos(w.states, e.evtenabled::text) = 0
+    WHERE e.oid IS NULL OR e.evtenabled <> 'A'
     UNION ALL
     SELECT k.rule, 'error', concat_ws(' in ', CASE WHEN s.setrole <> 0 THEN quote_ident(pg_get_userbyid(s.setrole)) END,
                CASE WHEN s.setdatabase <> 0 THEN quote_ident(current_database()) ELSE 'all databases' END), k.problem,
@@ -157,5 +157,13 @@ CREATE VIEW _tenancy.lint_database AS
     -- Ways round row-level security or beside it that were mended in 2026. A recommendation, as it is no fault of this database's.
     SELECT 'server_minor', 'info', 'PostgreSQL ' || current_setting('server_version'),
            format('lacks fixes of row-level security that came with %s', v.fixed), format('-- Update the server to %s or later.', v.fixed), NULL
-    FROM _tenancy.lint_minor() v, guarded g WHERE g.there AND v.fixed IS NOT NULL;
+    FROM _tenancy.lint_minor() v, guarded g WHERE g.there AND v.fixed IS NOT NULL
+    UNION ALL
+    -- CVE-2024-4317. New minor versions do not replace a view of pg_catalog.
+    SELECT 'statistics_view', 'warning', format('view pg_catalog.%I', c.relname),
+           'shows statistics, values of rows among them, of tables that others own: a cluster of before 14.12, 15.7 or 16.3',
+           '-- Run fix-CVE-2024-4317.sql, which comes with PostgreSQL, as a superuser in each database.', NULL
+    FROM guarded g, pg_class c
+    WHERE g.there AND c.relnamespace = 'pg_catalog'::regnamespace AND c.relname IN ('pg_stats_ext', 'pg_stats_ext_exprs')
+      AND pg_get_viewdef(c.oid) !~ 'pg_has_role\(c\.relowner';
 COMMENT ON VIEW _tenancy.lint_database IS 'findings: the database as a whole, and the server';

@@ -153,12 +153,11 @@ COMMENT ON VIEW _tenancy.lint_applications IS 'the roles through which applicati
 -- The minor version that this server should at least be of; null where it is. Ways round row-level security or right beside it that were mended
 -- in 2026: CVE-2026-14666 (cached plans after a change of role), -116311 (DROP OWNED and policies), -116312 (transition tables), -116327, -120154
 -- and -16237 (ON CONFLICT), -116303.
-CREATE FUNCTION _tenancy.lint_minor(OUT fixed text)
+CREATE FUNCTION _tenancy.lint_minor(version integer DEFAULT current_setting('server_version_num')::integer, OUT fixed text)
     LANGUAGE sql STABLE PARALLEL SAFE
     SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT (SELECT format('%s.%s', f.major, f.minor) FROM (VALUES (15, 20), (16, 16), (17, 12), (18, 7)) AS f(major, minor)
-            WHERE f.major = v.version / 10000 AND v.version % 10000 < f.minor)
-    FROM (SELECT current_setting('server_version_num')::integer AS version) v
+            WHERE f.major = version / 10000 AND version % 10000 < f.minor)
 $$;
-COMMENT ON FUNCTION _tenancy.lint_minor() IS 'the minor version with the fixes that this server lacks';
+COMMENT ON FUNCTION _tenancy.lint_minor(integer) IS 'the minor version with the fixes that a server of this version (server_version_num) lacks';

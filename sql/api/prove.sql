@@ -299,7 +299,9 @@ BEGIN
         coalesce('of tables without protection every check was reported as leaked: ' || check_name, player ->> 'obstacle');
 
     SELECT string_agg(quote_ident(r.rolname), ', ' ORDER BY r.rolname) INTO other_roles
-    FROM pg_roles r WHERE (r.rolsuper OR r.rolbypassrls) AND pg_has_role(played_role, r.oid, 'MEMBER');
+    FROM pg_roles r WHERE (r.rolsuper OR r.rolbypassrls) AND pg_has_role(played_role, r.oid,
+        -- Since 16, a member may be kept from SET ROLE.
+        CASE WHEN current_setting('server_version_num')::integer < 160000 THEN 'MEMBER' ELSE 'SET' END);
     RETURN QUERY SELECT NULL::regclass, 'role'::text, CASE WHEN other_roles IS NULL THEN 'held' ELSE 'leaked' END,
         'is, or may SET ROLE to, one that row-level security does not apply to: ' || other_roles;
 

@@ -45,6 +45,9 @@ GRANT SELECT ON doc TO regress_bypass;
 SET ROLE regress_bypass;
 SELECT * FROM tenancy.explain_access('doc') WHERE item IN ('role', 'rows', 'verdict');
 RESET ROLE;
+ALTER ROLE regress_bypass SET tenancy.bypass_guard = 'refuse';
+SELECT * FROM tenancy.explain_access('doc', 'regress_bypass') WHERE item = 'verdict';
+ALTER ROLE regress_bypass RESET tenancy.bypass_guard;
 BEGIN;
 SET LOCAL tenancy.tenant_id = 'acme';
 SET LOCAL ROLE regress_bypass;
@@ -73,7 +76,7 @@ ROLLBACK;
 
 -- Views, other kinds, names, schemas.
 CREATE VIEW doc_owner AS SELECT * FROM doc;
-CREATE VIEW doc_caller WITH (security_invoker = true) AS SELECT * FROM doc;
+CREATE VIEW doc_caller WITH (security_invoker = yes) AS SELECT * FROM doc;
 CREATE MATERIALIZED VIEW doc_kept AS SELECT * FROM doc;
 GRANT SELECT ON doc_owner, doc_caller, doc_kept TO regress_app;
 SELECT * FROM tenancy.explain_access('doc_owner', 'regress_app');

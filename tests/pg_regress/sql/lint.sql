@@ -173,6 +173,16 @@ SELECT rule, severity, object, remedy FROM tenancy.lint('info') WHERE rule = 'ac
 SELECT tenancy.unaccept_finding('table_unprotected:lint.legacy');
 SELECT * FROM tenancy.lint('fatal');                           -- SHOULD FAIL
 SELECT * FROM tenancy.lint(NULL);                              -- SHOULD FAIL
+-- What a server lacks; the rule says so of this one where it does.
+SELECT version, _tenancy.lint_minor(version) FROM unnest('{140025,150007,150019,150020,160015,160016,170011,170012,180006,180007,190000}'::integer[]) AS version;
+SELECT (SELECT count(*) FROM tenancy.lint('info') WHERE rule = 'server_minor') = (_tenancy.lint_minor() IS NOT NULL)::integer AS is_told;
+BEGIN;
+SET LOCAL allow_system_table_mods = on;
+DO $$ BEGIN EXECUTE 'CREATE OR REPLACE VIEW pg_catalog.pg_stats_ext AS '
+    || replace(pg_get_viewdef('pg_catalog.pg_stats_ext'::regclass), 'pg_has_role(c.relowner, ''USAGE''::text)', 'true'); END $$;
+SELECT rule, severity, object, problem, remedy FROM tenancy.lint() WHERE rule = 'statistics_view';
+ROLLBACK;
+SELECT count(*) FROM tenancy.lint() WHERE rule = 'statistics_view';
 -- Not in the context of a tenant, nor by anybody.
 SET tenancy.tenant_id = 'acme';
 SELECT * FROM tenancy.lint();                                  -- SHOULD FAIL
