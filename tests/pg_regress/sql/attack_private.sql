@@ -80,6 +80,14 @@ DROP ROLE regress_mallory;
 -- Operators that wait in a schema of the installer's path are not taken into the extension.
 CREATE DATABASE regress_install;
 \c regress_install
+-- A schema of the extension's name, made by somebody who waits for it: taken over by nobody.
+CREATE SCHEMA tenancy AUTHORIZATION regress_outsider;
+CREATE EXTENSION tenancy;                                      -- SHOULD FAIL
+DROP SCHEMA tenancy;
+CREATE SCHEMA _tenancy AUTHORIZATION regress_outsider;
+CREATE EXTENSION tenancy;                                      -- SHOULD FAIL
+SELECT nspname FROM pg_namespace WHERE nspname LIKE '%tenancy';
+DROP SCHEMA _tenancy;
 CREATE FUNCTION public.spring(oid, regclass) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS
     'BEGIN RAISE WARNING ''sprung as %'', current_user; RETURN $1::bigint = $2::oid::bigint; END';
 CREATE OPERATOR public.= (FUNCTION = public.spring, LEFTARG = oid, RIGHTARG = regclass);

@@ -22,7 +22,33 @@ SELECT tenancy.set_default_quota('bots', 2);
 GRANT SELECT, INSERT, UPDATE, DELETE ON bot, hand TO regress_app;
 CREATE SCHEMA evil AUTHORIZATION regress_app;
 GRANT CREATE, TEMPORARY ON DATABASE regress TO regress_app;
+INSERT INTO hand_limit VALUES ('beta', 1);
 SET ROLE regress_app;
+-- Charging another: by hand whoever names a tenant uses up what that may have.
+INSERT INTO hand (tenant_id) VALUES ('beta');                -- by acme
+INSERT INTO hand (tenant_id) VALUES ('beta');                -- by beta itself
+DELETE FROM hand WHERE tenant_id = 'beta';
+SET tenancy.tenant_id = 'acme';
+INSERT INTO bot (tenant_id) VALUES ('beta');                 -- SHOULD FAIL
+INSERT INTO bot (tenant_id) VALUES ('acme'), ('beta');       -- SHOULD FAIL
+INSERT INTO bot (id, tenant_id) OVERRIDING SYSTEM VALUE VALUES (1, 'beta') ON CONFLICT DO NOTHING;   -- SHOULD FAIL
+DO $$
+BEGIN
+    INSERT INTO bot (tenant_id) VALUES ('beta');             -- SHOULD FAIL
+EXCEPTION WHEN insufficient_privilege THEN RAISE NOTICE '%', sqlerrm;
+END$$;
+BEGIN;
+INSERT INTO bot DEFAULT VALUES;
+UPDATE bot SET tenant_id = 'beta';                           -- SHOULD FAIL
+ROLLBACK;
+RESET tenancy.tenant_id;
+RESET ROLE;
+SELECT tenant_id, used, reserved FROM tenancy.quota_status WHERE resource = 'bots' AND (used > 0 OR tenant_id = 'beta') ORDER BY tenant_id;
+SELECT count(*) FROM _tenancy.usage WHERE resource = 'bots' AND amount <> 0;
+SET ROLE regress_app;
+SET tenancy.tenant_id = 'beta';
+SELECT used, remaining FROM tenancy.quota_status WHERE resource = 'bots';
+RESET tenancy.tenant_id;
 CREATE FUNCTION evil.never(bigint, bigint) RETURNS boolean LANGUAGE sql IMMUTABLE AS 'SELECT false';
 CREATE OPERATOR evil.> (LEFTARG = bigint, RIGHTARG = bigint, FUNCTION = evil.never);
 CREATE FUNCTION evil.never(text, text) RETURNS boolean LANGUAGE sql IMMUTABLE AS 'SELECT false';

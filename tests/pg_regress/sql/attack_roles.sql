@@ -27,8 +27,11 @@ RESET client_min_messages;
 RESET ROLE;
 GRANT SELECT, INSERT, UPDATE, DELETE ON hand, doc TO regress_thief;
 GRANT SET ON PARAMETER tenancy.tenant_id TO regress_thief;
+-- By hand the restriction is gone. Since 15.20, 16.16, 17.12, 18.7 (CVE-2026-116311) PostgreSQL warns instead and keeps it: patched.
+SELECT (fixed IS NULL)::text AS patched FROM _tenancy.lint_minor() \gset
 SET ROLE regress_thief;
 SET tenancy.tenant_id = 'acme';
+SELECT bool_or(tenant_id = 'beta') OR :patched AS opened FROM hand;
 SELECT body, count(*) FROM doc GROUP BY body;
 RESET ROLE;
 SELECT drift FROM tenancy.protected_tables WHERE relation = 'doc'::regclass;

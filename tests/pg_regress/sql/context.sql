@@ -25,6 +25,11 @@ SELECT tenancy.current_tenant(), count(*) FROM note;
 SELECT tenancy.clear_tenant();
 SELECT count(*) FROM note;                                     -- SHOULD FAIL
 ROLLBACK;
+-- SET LOCAL outside of a transaction does nothing: PostgreSQL warns, and the query says what is missing.
+SET LOCAL tenancy.tenant_id = 'acme';
+SELECT id, body FROM note;                                     -- SHOULD FAIL
+SELECT tenancy.set_tenant('acme');
+SELECT id, body FROM note;                                     -- SHOULD FAIL
 SELECT tenancy.set_tenant('beta', is_local => false);
 SELECT tenancy.current_tenant();
 SELECT tenancy.clear_tenant();

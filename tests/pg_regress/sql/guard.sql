@@ -98,6 +98,30 @@ ALTER TABLE doc RENAME COLUMN tenant_id TO org_id;
 ALTER TABLE doc RENAME TO document;
 SELECT relation, tenant_column, drift FROM tenancy.protected_tables WHERE relation = 'document'::regclass;
 INSERT INTO document VALUES (1, 'acme');                       -- SHOULD FAIL: under its policies still
+-- A decoy of the old name decides nothing.
+ALTER TABLE document ADD COLUMN tenant_id text;
+RESET ROLE;
+INSERT INTO document (id, org_id, tenant_id) VALUES (1, 'acme', 'beta'), (2, 'beta', 'acme');
+GRANT SELECT, INSERT, UPDATE ON document TO regress_app;
+SET ROLE regress_app;
+SET tenancy.tenant_id = 'acme';
+SELECT id, org_id, tenant_id FROM document;
+INSERT INTO document (id, tenant_id) VALUES (3, 'beta') RETURNING id, org_id, tenant_id;
+INSERT INTO document (id, org_id, tenant_id) VALUES (4, 'beta', 'acme');   -- SHOULD FAIL
+UPDATE document SET org_id = 'beta', tenant_id = 'acme';       -- SHOULD FAIL
+RESET tenancy.tenant_id;
+SET ROLE regress_owner;
+SELECT tenant_column, drift FROM tenancy.protected_tables WHERE relation = 'document'::regclass;
+-- Only protect goes by the name, which is its default: it takes the decoy, as the owner seems to tell it, and says so.
+BEGIN;
+SELECT tenancy.protect('document');
+SELECT tenant_column, drift FROM tenancy.protected_tables WHERE relation = 'document'::regclass;
+ROLLBACK;
+ALTER TABLE document DROP COLUMN tenant_id;
+RESET ROLE;
+DELETE FROM document;
+REVOKE ALL ON document FROM regress_app;
+SET ROLE regress_owner;
 ALTER TABLE document RENAME TO doc;
 ALTER MATERIALIZED VIEW doc RENAME COLUMN org_id TO firm_id;
 ALTER TABLE doc ALTER COLUMN firm_id DROP NOT NULL;            -- SHOULD FAIL
