@@ -23,7 +23,7 @@ GRANT EXECUTE ON FUNCTION
     _tenancy.is_reserved_subdomain(text), _tenancy.tenant_of_subdomain(text),
     _tenancy.tree(regclass), _tenancy.isolation(regclass, name), _tenancy.column_default(regclass, name),
     _tenancy.policies(text, text, name), _tenancy.present_policies(regclass), _tenancy.guard(text), _tenancy.is_guarded(regclass, text),
-    _tenancy.unsafe_grants(regclass), _tenancy.has_leading_index(regclass, name), _tenancy.unregistered(text[]),
+    _tenancy.unsafe_grants(regclass, text), _tenancy.has_leading_index(regclass, name), _tenancy.unregistered(text[]),
     _tenancy.drift(regclass, text, name, jsonb, jsonb), _tenancy.is_protected(regclass), _tenancy.protection(regclass),
     _tenancy.check_relation(regclass), _tenancy.check_column(regclass, name), _tenancy.check_rows(regclass, name, boolean),
     _tenancy.apply(regclass, text, name, jsonb, boolean, jsonb),

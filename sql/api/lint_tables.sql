@@ -230,7 +230,7 @@ COMMENT ON VIEW _tenancy.lint_policies IS 'findings: policies of users that do n
 -- Privileges that go round policies, and those on what belongs to a table.
 CREATE VIEW _tenancy.lint_privileges AS
     SELECT 'unsafe_grant' AS rule,
-           CASE WHEN g.privilege = 'MAINTAIN' THEN 'info' WHEN g.kind = 'system' THEN 'warning' ELSE 'error' END AS severity,
+           CASE WHEN g.privilege = 'MAINTAIN' THEN 'info' ELSE 'error' END AS severity,
            g.relation::text AS object,
            format('%s%s is granted to %s: %s', g.privilege, ' (' || quote_ident(g.column_name) || ')', x.grantee,
                   CASE g.privilege WHEN 'TRUNCATE' THEN 'no policy applies to it, and it empties the table for all tenants'

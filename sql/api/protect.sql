@@ -236,16 +236,14 @@ BEGIN
         done := done || 'trigger tenancy_guard created'::text;
     END LOOP;
 
-    IF kind <> 'system' THEN
-        FOR item IN SELECT * FROM _tenancy.unsafe_grants(relation) LOOP
-            EXECUTE format('REVOKE %s%s ON %s FROM %s CASCADE', item.privilege,
-                           ' (' || quote_ident(item.column_name) || ')', relation, item.grantee);
-            revoked := revoked || jsonb_build_object('grantee', item.grantee, 'privilege', item.privilege,
-                'grantable', item.grantable, 'column', item.column_name);
-            done := done || format('%s revoked from %s', item.privilege, item.grantee);
-        END LOOP;
-        undo := undo || jsonb_build_object('revoked', undo -> 'revoked' || revoked);
-    END IF;
+    FOR item IN SELECT * FROM _tenancy.unsafe_grants(relation, kind) LOOP
+        EXECUTE format('REVOKE %s%s ON %s FROM %s CASCADE', item.privilege,
+                       ' (' || quote_ident(item.column_name) || ')', relation, item.grantee);
+        revoked := revoked || jsonb_build_object('grantee', item.grantee, 'privilege', item.privilege,
+            'grantable', item.grantable, 'column', item.column_name);
+        done := done || format('%s revoked from %s', item.privilege, item.grantee);
+    END LOOP;
+    undo := undo || jsonb_build_object('revoked', undo -> 'revoked' || revoked);
 END
 $$;
 COMMENT ON FUNCTION _tenancy.apply(regclass, text, name, jsonb, boolean, jsonb) IS
@@ -305,7 +303,14 @@ BEGIN
     END IF;
 
     SELECT p.kind, p.tenant_column, p.undo INTO saved_kind, saved_column, root_undo FROM _tenancy.protection(protect.relation) p;
-    IF FOUND AND (saved_kind, saved_column) IS DISTINCT FROM (protect.kind, the_column) THEN
+    -- A column of the usual name that came later must not take the place of the one that isolates, because nobody named that.
+    IF saved_column <> the_column THEN
+        PERFORM _tenancy.raise('PARAMETER_INVALID', format('table %s is isolated by its column "%s"', protect.relation, saved_column),
+            jsonb_build_object('relation', protect.relation::text, 'column', saved_column),
+            format('Name it: SELECT tenancy.protect(%L, tenant_column => %L); to isolate by another: SELECT tenancy.unprotect(%L);',
+                   protect.relation, saved_column, protect.relation));
+    END IF;
+    IF (saved_kind, saved_column) IS DISTINCT FROM (protect.kind, the_column) AND saved_kind IS NOT NULL THEN
         PERFORM tenancy.unprotect(protect.relation);
         root_undo := NULL;
     END IF;
@@ -367,7 +372,7 @@ COMMENT ON FUNCTION tenancy.protect(regclass, text, name, boolean, boolean, bool
 'Puts a table, with its partitions and children, under one of four kinds: tenant (rows of one tenant each), shared (a NULL
 tenant means for everybody, read-only to all), audit (insert and select only), system (no tenant; not writable in the
 context of a tenant). Enables and forces row-level security, creates the policies tenancy_..., sets NOT NULL, a DEFAULT and
-a leading index where they are missing, and revokes TRUNCATE, REFERENCES and TRIGGER from all but the owner. reference adds
+a leading index where they are missing, and revokes TRUNCATE, REFERENCES and TRIGGER (of kind system, TRIGGER) from all but the owner. reference adds
 a foreign key to the registry; create_index false leaves the index to you; access_policy says whether to add the permissive
 policy tenancy_access (default: where the table has no permissive policy). foreign_keys says what to do with foreign keys between
 protected tables that lack the tenant column: auto adds it where both tables are small, and else says what to type; upgrade adds
@@ -456,16 +461,16 @@ BEGIN
                     EXECUTE format('ALTER TABLE %s ALTER COLUMN %I DROP NOT NULL', item.relation, item.tenant_column);
                 END IF;
             END IF;
-            -- A role that is gone cannot be granted anything. Nothing is taken as it stands: the owner of the table could
-            -- have saved other words.
-            FOR lost IN SELECT * FROM jsonb_to_recordset(item.undo -> 'revoked')
-                        AS r(grantee text, privilege text, grantable boolean, "column" name)
-                        WHERE r.privilege IN ('TRUNCATE', 'REFERENCES', 'TRIGGER')
-                          AND (r.grantee = 'PUBLIC' OR r.grantee IN (SELECT quote_ident(rolname) FROM pg_roles)) LOOP
-                EXECUTE format('GRANT %s%s ON %s TO %s%s', lost.privilege, ' (' || quote_ident(lost."column") || ')',
-                    item.relation, lost.grantee, CASE WHEN lost.grantable THEN ' WITH GRANT OPTION' END);
-            END LOOP;
         END IF;
+        -- A role that is gone cannot be granted anything. Nothing is taken as it stands: the owner of the table could have saved
+        -- other words.
+        FOR lost IN SELECT * FROM jsonb_to_recordset(item.undo -> 'revoked')
+                    AS r(grantee text, privilege text, grantable boolean, "column" name)
+                    WHERE r.privilege IN ('TRUNCATE', 'REFERENCES', 'TRIGGER')
+                      AND (r.grantee = 'PUBLIC' OR r.grantee IN (SELECT quote_ident(rolname) FROM pg_roles)) LOOP
+            EXECUTE format('GRANT %s%s ON %s TO %s%s', lost.privilege, ' (' || quote_ident(lost."column") || ')',
+                item.relation, lost.grantee, CASE WHEN lost.grantable THEN ' WITH GRANT OPTION' END);
+        END LOOP;
         IF item.undo ->> 'own_index' IS NOT NULL AND NOT _tenancy.has_leading_index(item.relation, item.tenant_column) THEN
             EXECUTE format('CREATE INDEX %I ON %s (%I)', item.undo ->> 'own_index', item.relation, item.tenant_column);
         END IF;

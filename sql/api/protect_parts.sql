@@ -138,8 +138,9 @@ AS $$
 $$;
 COMMENT ON FUNCTION _tenancy.is_guarded(regclass, text) IS 'whether a table has the trigger that its kind asks for';
 
--- Privileges that go round policies: TRUNCATE empties the table for all tenants, REFERENCES and TRIGGER read its rows.
-CREATE FUNCTION _tenancy.unsafe_grants(relation regclass)
+-- Privileges that go round policies: TRUNCATE empties the table for all tenants, REFERENCES reads its rows, and with TRIGGER a tenant's
+-- function runs with the rights of whoever writes to it. The rows of a system table are everybody's to read, and its guard stops TRUNCATE.
+CREATE FUNCTION _tenancy.unsafe_grants(relation regclass, kind text)
     RETURNS TABLE (grantee text, privilege text, grantable boolean, column_name name)
     LANGUAGE sql STABLE PARALLEL SAFE
     SET search_path = pg_catalog, pg_temp
@@ -151,11 +152,11 @@ AS $$
           SELECT c.relowner, a.attacl, a.attname
           FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND NOT a.attisdropped WHERE c.oid = relation) g,
          aclexplode(g.acl) x
-    WHERE x.grantee <> g.relowner AND x.privilege_type IN ('TRUNCATE', 'REFERENCES', 'TRIGGER')
+    WHERE x.grantee <> g.relowner AND (x.privilege_type = 'TRIGGER' OR kind <> 'system' AND x.privilege_type IN ('TRUNCATE', 'REFERENCES'))
     GROUP BY x.grantee, x.privilege_type, g.attname
     ORDER BY 1, 2
 $$;
-COMMENT ON FUNCTION _tenancy.unsafe_grants(regclass) IS 'grants to others than the owner that go round policies';
+COMMENT ON FUNCTION _tenancy.unsafe_grants(regclass, text) IS 'grants to others than the owner that go round policies';
 
 -- Whether an index leads with the column: valid, of all rows, and able to find a value.
 CREATE FUNCTION _tenancy.has_leading_index(relation regclass, tenant_column name) RETURNS boolean
@@ -235,10 +236,10 @@ BEGIN
         FOR item IN SELECT * FROM _tenancy.policy_differences(relation, kind, tenant_column, (undo ->> 'access')::boolean) d ORDER BY d.name LOOP
             differences := differences || format(CASE WHEN item.is_present THEN 'policy %I was altered' ELSE 'policy %I is missing' END, item.name);
         END LOOP;
-        FOR item IN SELECT * FROM _tenancy.unsafe_grants(relation) LOOP
-            differences := differences || format('%s is granted to %s', item.privilege, item.grantee);
-        END LOOP;
     END IF;
+    FOR item IN SELECT * FROM _tenancy.unsafe_grants(relation, kind) LOOP
+        differences := differences || format('%s is granted to %s', item.privilege, item.grantee);
+    END LOOP;
     IF NOT _tenancy.is_guarded(relation, kind) THEN
         differences := differences || 'trigger tenancy_guard is missing, disabled or altered'::text;
     END IF;

@@ -167,13 +167,19 @@ INSERT INTO ours.rate VALUES ('USD', 1);                       -- SHOULD FAIL
 DELETE FROM ours.rate;                                         -- SHOULD FAIL
 TRUNCATE ours.rate;                                            -- SHOULD FAIL
 TABLE ours.rate;
--- TRIGGER on it is not taken: a trigger would run as whoever changes the table, who has no tenant. lint tells of the grant.
+-- A trigger of a tenant's on it would run as whoever changes the table, an administrator.
 CREATE FUNCTION hands.who() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE NOTICE 'running as %', current_user; RETURN NEW; END$$;
-CREATE TRIGGER spring BEFORE INSERT ON ours.rate FOR EACH ROW EXECUTE FUNCTION hands.who();
+CREATE TRIGGER spring BEFORE INSERT ON hands.rate FOR EACH ROW EXECUTE FUNCTION hands.who();
+CREATE TRIGGER spring BEFORE INSERT ON ours.rate FOR EACH ROW EXECUTE FUNCTION hands.who();   -- SHOULD FAIL
 RESET tenancy.tenant_id;
 RESET ROLE;
+INSERT INTO hands.rate VALUES ('USD', 1);
 INSERT INTO ours.rate VALUES ('USD', 1);
+GRANT TRIGGER ON ours.rate TO regress_app;
+SELECT drift FROM tenancy.protected_tables WHERE relation = 'ours.rate'::regclass;
 SELECT severity, object, problem FROM tenancy.lint() WHERE rule = 'unsafe_grant' AND key LIKE '%ours.rate%';
+SELECT tenancy.protect('ours.rate', 'system');
+SELECT drift FROM tenancy.protected_tables WHERE relation = 'ours.rate'::regclass;
 
 -- TRUNCATE that is granted again: a finding of lint, and refused in the context of a tenant.
 GRANT TRUNCATE ON ours.doc TO regress_app;

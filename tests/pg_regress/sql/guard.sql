@@ -112,11 +112,10 @@ UPDATE document SET org_id = 'beta', tenant_id = 'acme';       -- SHOULD FAIL
 RESET tenancy.tenant_id;
 SET ROLE regress_owner;
 SELECT tenant_column, drift FROM tenancy.protected_tables WHERE relation = 'document'::regclass;
--- Only protect goes by the name, which is its default: it takes the decoy, as the owner seems to tell it, and says so.
-BEGIN;
-SELECT tenancy.protect('document');
+-- Nor for protect, whose default the name is.
+SELECT tenancy.protect('document');                            -- SHOULD FAIL
+SELECT tenancy.protect('document', tenant_column => 'org_id');
 SELECT tenant_column, drift FROM tenancy.protected_tables WHERE relation = 'document'::regclass;
-ROLLBACK;
 ALTER TABLE document DROP COLUMN tenant_id;
 RESET ROLE;
 DELETE FROM document;
