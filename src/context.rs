@@ -151,12 +151,11 @@ fn named() -> Result<Option<TenantId>, Error<'static>> {
     }
 }
 
-/// The context that `tenancy.session_context` refuses, if it does.
-fn stale() -> Option<TenantId> {
-    let assigned = pg::guc::assigned()?;
+/// Whether `tenancy.session_context` refuses the context.
+fn is_stale() -> bool {
+    let Some(assigned) = pg::guc::assigned() else { return false };
     let earlier = assigned.source == Source::Session && assigned.transaction != pg::xact::number();
-    let refused = earlier && guc::session_context() == SessionContext::Refuse && !pg::in_parallel_worker();
-    refused.then_some(assigned.id)
+    earlier && guc::session_context() == SessionContext::Refuse && !pg::in_parallel_worker()
 }
 
 /// The tenant that the current statement runs for: named, not refused, sealed to no other, registered, active.
@@ -167,8 +166,8 @@ fn confirm() -> Result<Option<TenantId>, Error<'static>> {
     if running::is_changed() {
         return Err(Error::ChangedInStatement);
     }
-    if let Some(id) = stale() {
-        return Err(Error::ContextStale(id));
+    if is_stale() {
+        return Err(Error::ContextStale);
     }
     let Some(id) = named()? else { return Ok(None) };
     if UNSEALABLE.get() && guc::seal() == Seal::Transaction {

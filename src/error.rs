@@ -26,7 +26,7 @@ pub enum Error<'a> {
     /// No tenant is set.
     ContextMissing,
     /// `tenancy.session_context = 'refuse'`, and the context was set in an earlier transaction.
-    ContextStale(TenantId),
+    ContextStale,
     /// The transaction is sealed to another tenant.
     Sealed(TenantId),
     /// `tenancy.seal` is on, but the library was loaded after the transaction had begun.
@@ -139,10 +139,11 @@ impl Error<'_> {
             Error::ContextMissing => {
                 ("TENANT_CONTEXT_MISSING", "no tenant is set".to_owned(), json!({}), SET_LINE)
             }
-            Error::ContextStale(id) => (
+            // Whose it was is nothing for whoever got the connection next.
+            Error::ContextStale => (
                 "TENANT_CONTEXT_MISSING",
                 "tenant context was set in an earlier transaction".to_owned(),
-                json!({"tenant_id": id.as_str(), "session_context": "refuse"}),
+                json!({"session_context": "refuse"}),
                 SET_LINE,
             ),
             Error::Sealed(id) => (

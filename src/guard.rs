@@ -88,7 +88,7 @@ pub fn is_changing(relation: pg::Oid) -> bool {
 /// `row_security` off, as pg_restore and the scripts of pg_dump have. Volatile. For the event triggers.
 #[pg_extern(schema = "_tenancy", volatile)]
 pub fn is_restoring() -> bool {
-    crate::guc::restoring() || pg::user::means_all_rows()
+    crate::guc::restoring() || pg::user::says_all_rows()
 }
 
 /// Waits until nobody is making anything in a schema, and keeps it so until the transaction ends. Volatile. For the extension's own

@@ -19,9 +19,23 @@ pub fn owns_relation(relation: pg_sys::Oid) -> bool {
 /// Whether the client has said that it means the rows of all tenants, by `row_security = off` as a role that is exempt from
 /// row-level security; pg_dump and pg_restore do. Not as one that became so in a function of another's: anybody may set that
 /// parameter.
-pub fn means_all_rows() -> bool {
+pub fn says_all_rows() -> bool {
     // SAFETY: called inside a transaction; reads a parameter and the role of the session.
     unsafe { !pg_sys::row_security && is_exempt(pg_sys::GetOuterUserId()) }
+}
+
+/// The same, or as such a role copies and applies what is replicated: as a connection for replication, as a worker of a subscription.
+pub fn means_all_rows() -> bool {
+    says_all_rows() || replicates()
+}
+
+fn replicates() -> bool {
+    unsafe extern "C-unwind" {
+        static am_walsender: bool;
+        fn IsLogicalWorker() -> bool;
+    }
+    // SAFETY: called inside a transaction; a flag of the process and a function that reads another.
+    unsafe { (am_walsender || IsLogicalWorker()) && is_exempt(pg_sys::GetOuterUserId()) }
 }
 
 /// Whether the client is such a role, and an ALTER TABLE of its own asks whether rows without a parent exist.
