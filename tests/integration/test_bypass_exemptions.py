@@ -183,17 +183,6 @@ class Subscription:
 
         eventually(are_there)
 
-    def await_changes(self):
-        """Waits until what has been written is applied."""
-        ((position,),) = self.publisher.run("SELECT pg_current_wal_lsn()")
-        confirmed = f"SELECT confirmed_flush_lsn >= '{position}' FROM pg_replication_slots WHERE slot_name = 'it_exempt'"
-
-        def is_applied():
-            assert not self.failures(), "a worker of the subscription failed: see the server's log"
-            return self.publisher.run(confirmed) == [(True,)]
-
-        eventually(is_applied)
-
     def end(self):
         if self.database.run("SELECT 1 FROM pg_subscription WHERE subname = 'it_exempt'"):
             for change in ("DISABLE", "SET (slot_name = NONE)"):
