@@ -18,8 +18,8 @@ CANARIES = ["wombat", "908172635", "2087-06-05"]
 NUMBER, DAY = 908172635, "2087-06-05"
 FIELDS = [name for name in dir(psycopg.errors.Diagnostic) if not name.startswith("_") and not name.startswith("source")]
 TABLES = """
-    CREATE TABLE item (id bigint PRIMARY KEY, tenant_id text, body text NOT NULL, email text UNIQUE, amount bigint CHECK (amount > 0),
-                       day date, span int8range, EXCLUDE USING gist (span WITH &&), CHECK (body <> email));
+    CREATE TABLE item (id bigint PRIMARY KEY, tenant_id text, body text NOT NULL, email text UNIQUE,
+                       amount bigint CHECK (amount > 0), day date, span int8range, EXCLUDE USING gist (span WITH &&), CHECK (body <> email));
     CREATE TABLE part_of (tenant_id text, item bigint CONSTRAINT part_of_item REFERENCES item, note text);
     CREATE TABLE late (tenant_id text, item bigint REFERENCES item DEFERRABLE INITIALLY DEFERRED);
     CREATE TABLE note (tenant_id text, body text) PARTITION BY LIST (body);
@@ -217,7 +217,10 @@ OWN = {
     "leaky filter": (None, "SELECT * FROM item WHERE leak(body) AND leak(email) AND leak(tenant_id) AND leak(day)"),
     "leaky join": (None, "SELECT * FROM item JOIN part_of ON leak(item.body) AND leak(part_of.note)"),
     "leaky write": (None, "BEGIN", "UPDATE part_of SET note = 'x' WHERE leak(note) AND leak(tenant_id)", "ROLLBACK"),
-    "leaky error": ("P0001", "SELECT * FROM item WHERE tenant_id = %(theirs)s AND leak_and_fail(body) OR leak_and_fail(tenant_id)"),
+    "leaky error": (
+        "P0001",
+        "SELECT * FROM item WHERE tenant_id = %(theirs)s AND leak_and_fail(body) OR leak_and_fail(tenant_id)",
+    ),
     "leaky having": ("P0001", "SELECT body FROM item GROUP BY body HAVING leak_and_fail(max(body))"),
     "leaky statistics": ("42501", "SELECT * FROM pg_statistic WHERE leak(stavalues1::text)"),
     "leaky public statistics": (None, "SELECT * FROM pg_stats WHERE tablename = 'item' AND leak(most_common_vals::text)"),
@@ -238,16 +241,24 @@ OWN = {
         "TENANT_ID_INVALID",
         "SELECT tenancy.resolve_tenant('{}', jsonb_build_object('x-tenant-id', %(theirs)s::text, 'X-Tenant-ID', 'x'))",
     ),
-    "a host of nobody": ("TENANT_CONTEXT_MISSING", "SELECT tenancy.resolve_tenant('{}', '{}', 'x' || lower(%(theirs)s) || '.example.com')"),
+    "a host of nobody": (
+        "TENANT_CONTEXT_MISSING",
+        "SELECT tenancy.resolve_tenant('{}', '{}', 'x' || lower(%(theirs)s) || '.example.com')",
+    ),
     "no tenant": ("TENANT_CONTEXT_MISSING", "RESET tenancy.tenant_id", "SELECT * FROM item"),
-    "no tenant to write for": ("TENANT_CONTEXT_MISSING", "RESET tenancy.tenant_id", "INSERT INTO item VALUES (2, %(theirs)s, 'x')"),
+    "no tenant to write for": (
+        "TENANT_CONTEXT_MISSING", "RESET tenancy.tenant_id", "INSERT INTO item VALUES (2, %(theirs)s, 'x')",
+    ),
     "sealed": (
         "TENANT_ACCESS_DENIED", "BEGIN", "SELECT * FROM item", "SELECT tenancy.seal()",
         "SELECT set_config('tenancy.tenant_id', %(theirs)s, true)", "SELECT * FROM item",
     ),
     "switch in a statement": ("TENANT_ACCESS_DENIED", "SELECT set_config('tenancy.tenant_id', %(theirs)s, true), body FROM item"),
     "switch by set_tenant": ("TENANT_ACCESS_DENIED", "SELECT tenancy.set_tenant(%(theirs)s), body FROM item"),
-    "switch in a filter": ("TENANT_ACCESS_DENIED", "SELECT * FROM item WHERE set_config('tenancy.tenant_id', %(theirs)s, true) <> body"),
+    "switch in a filter": (
+        "TENANT_ACCESS_DENIED",
+        "SELECT * FROM item WHERE set_config('tenancy.tenant_id', %(theirs)s, true) <> body",
+    ),
     "cursor of another": (
         "TENANT_ACCESS_DENIED", "BEGIN", "SELECT set_config('tenancy.tenant_id', %(theirs)s, true)",
         "DECLARE c CURSOR FOR SELECT * FROM item", "FETCH c", f"SET tenancy.tenant_id = '{OURS}'", "FETCH c",
@@ -283,7 +294,7 @@ def test_what_a_tenant_provokes(client, name):
     assert told or expected is None
 
 
-def test_notices_and_log_lines_are_there(client, db):
+def test_notices_and_log_lines_are_there(client):
     """The control of the above: a tenant's own are told, and logged."""
     log = Log()
     app = client()
@@ -334,7 +345,9 @@ OWNERS = {
     "disable": ("PROTECTION_WEAKENED", "ALTER TABLE item DISABLE ROW LEVEL SECURITY"),
     "drop policy": ("PROTECTION_WEAKENED", "DROP POLICY tenancy_isolation ON item"),
     "drop column": ("PROTECTION_WEAKENED", "ALTER TABLE item DROP COLUMN tenant_id CASCADE"),
-    "create policy": (None, "BEGIN", "CREATE POLICY mine ON item USING (leak(body) AND leak(email))", "SELECT * FROM item", "ROLLBACK"),
+    "create policy": (
+        None, "BEGIN", "CREATE POLICY mine ON item USING (leak(body) AND leak(email))", "SELECT * FROM item", "ROLLBACK",
+    ),
     "leaky constraint": ("P0001", "ALTER TABLE part_of ADD CHECK (note IS NULL OR leak_and_fail(item > 0))"),
 }  # fmt: skip
 
@@ -411,7 +424,10 @@ def test_what_is_planted_is_found(db):
     other.close()
     assert found("\n".join(other.told)) == CANARIES
     assert found(log.text()) == CANARIES
-    for code, statement in (("TENANT_ACCESS_DENIED", "INSERT INTO item VALUES (2, 'x', 'x')"), ("QUOTA_EXCEEDED", "SELECT tenancy.enforce_quota('jobs', 70)")):
+    for code, statement in (
+        ("TENANT_ACCESS_DENIED", "INSERT INTO item VALUES (2, 'x', 'x')"),
+        ("QUOTA_EXCEEDED", "SELECT tenancy.enforce_quota('jobs', 70)"),
+    ):
         log, other = Log(), Client(db, APP, THEIRS)
         assert other.run(statement)[0] == code
         other.close()
