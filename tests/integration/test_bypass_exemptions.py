@@ -44,10 +44,6 @@ def db(db):
     return db
 
 
-def not_yet(reason):
-    return pytest.mark.xfail(strict=True, raises=AssertionError, reason=reason)
-
-
 def refuses(connection, statement):
     with refused("TENANT_ACCESS_DENIED") as caught:
         if statement.startswith("COPY"):
@@ -242,7 +238,6 @@ def test_changes_are_replicated(published, subscription):
     subscription.await_items([])
 
 
-@not_yet("the walsender's COPY of the initial copy is refused on the publisher")
 @pytest.mark.parametrize("publication", ["it_exempt", "it_exempt_some"])
 def test_the_initial_copy_is_replication(subscription, publication):
     subscription.start(publication=publication)
@@ -267,7 +262,6 @@ def copier(server):
     server.drop_roles(name)
 
 
-@not_yet("the trigger tenancy_guard refuses a TRUNCATE that is applied on the subscriber")
 def test_truncate_is_replicated(published, subscription):
     subscription.start("copy_data = false")
     change(published, "INSERT INTO orders (tenant_id, item) VALUES ('acme', 'new')")

@@ -400,7 +400,6 @@ def test_start_up(client, db):
     client().run("SELECT * FROM item WHERE leak(body)")
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="the error names the tenant that was left, whoever reads it")
 def test_a_tenant_that_somebody_else_left_in_the_session(db, server):
     """A pooler's connection, as PgBouncer gives it to the next client, with tenancy.session_context = 'refuse'."""
     server.drop_roles("it_strict")
