@@ -473,7 +473,7 @@ mod tests {
         let id = TenantId::parse(b"acme").expect("well-formed");
         let all = [
             Error::ContextMissing,
-            Error::ContextStale(id),
+            Error::ContextStale,
             Error::Sealed(id),
             Error::Unsealable(id),
             Error::Overridden,

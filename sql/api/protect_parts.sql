@@ -4,7 +4,7 @@
 
 -- The tree of a table: itself, then its partitions or inheritance children, parents before children.
 CREATE FUNCTION _tenancy.tree(root regclass) RETURNS TABLE (relation regclass, depth integer)
-    LANGUAGE sql STABLE PARALLEL SAFE
+    LANGUAGE sql STABLE PARALLEL SAFE ROWS 10
     SET search_path = pg_catalog, pg_temp
 AS $$
     WITH RECURSIVE t(relation, depth) AS (

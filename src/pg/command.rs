@@ -51,7 +51,9 @@ pub unsafe extern "C-unwind" fn tenancy_altered(fcinfo: pg_sys::FunctionCallInfo
             let statement = (*command).parsetree;
             match (*statement).type_ {
                 pg_sys::NodeTag::T_RenameStmt => return words.into_datum().unwrap_or(pg_sys::Datum::from(0)),
-                pg_sys::NodeTag::T_CreateTrigStmt if (*statement.cast::<pg_sys::CreateTrigStmt>()).replace => {
+                pg_sys::NodeTag::T_CreateTrigStmt
+                    if (*statement.cast::<pg_sys::CreateTrigStmt>()).replace =>
+                {
                     words.push("REPLACE".to_owned());
                     return words.into_datum().unwrap_or(pg_sys::Datum::from(0));
                 }
