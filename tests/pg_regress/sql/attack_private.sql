@@ -81,6 +81,7 @@ DROP ROLE regress_mallory;
 CREATE DATABASE regress_install;
 \c regress_install
 -- A schema of the extension's name, made by somebody who waits for it: taken over by nobody.
+\set SHOW_CONTEXT never
 CREATE SCHEMA tenancy AUTHORIZATION regress_outsider;
 CREATE EXTENSION tenancy;                                      -- SHOULD FAIL
 DROP SCHEMA tenancy;
