@@ -1,8 +1,8 @@
 -- The rules of lint that look at what reads or copies protected tables with other rights than its caller's. Re-runnable.
 -- What runs with the rights of an owner whom policies bind is filtered, because row-level security is forced; so only owners that bypass matter.
 
--- The texts of functions that run with the rights of an owner who bypasses policies, or that a protected table fires; without comments.
-CREATE VIEW _tenancy.lint_functions AS
+-- The functions of users, with their texts; without comments.
+CREATE VIEW _tenancy.lint_routines AS
     SELECT f.oid, f.oid::regprocedure::text AS name, f.proowner, l.lanname AS language, f.prosecdef, f.prosqlbody IS NOT NULL AS parsed, f.proconfig,
            o.rolsuper OR o.rolbypassrls AS owner_bypasses, o.rolsuper AS owner_superuser,
            f.prosecdef AND (o.rolsuper OR o.rolbypassrls) AS bypasses,
@@ -13,18 +13,64 @@ CREATE VIEW _tenancy.lint_functions AS
     FROM pg_proc f JOIN pg_language l ON l.oid = f.prolang JOIN pg_roles o ON o.oid = f.proowner
     JOIN pg_namespace n ON n.oid = f.pronamespace
     WHERE f.oid >= 16384 AND n.nspname NOT IN ('tenancy', '_tenancy', 'pg_catalog', 'information_schema')
-      AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = f.oid AND d.deptype = 'e')
-      AND (f.prosecdef OR f.oid IN (SELECT t.tgfoid FROM pg_trigger t WHERE NOT t.tgisinternal));
+      AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = f.oid AND d.deptype = 'e');
+COMMENT ON VIEW _tenancy.lint_routines IS 'the functions of users';
+
+-- Those that run with the rights of an owner who bypasses policies, or that a table fires.
+CREATE VIEW _tenancy.lint_functions AS
+    SELECT f.* FROM _tenancy.lint_routines f
+    WHERE f.prosecdef OR f.oid IN (SELECT t.tgfoid FROM pg_trigger t WHERE NOT t.tgisinternal);
 COMMENT ON VIEW _tenancy.lint_functions IS 'the functions of users that may go round policies';
+
+-- The functions that materialized views read through.
+CREATE VIEW _tenancy.lint_kept_functions AS
+    SELECT r.oid AS relation, d.refobjid AS function
+    FROM _tenancy.lint_relations r JOIN pg_rewrite w ON w.ev_class = r.oid
+    JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid AND d.refclassid = 'pg_proc'::regclass
+    WHERE r.relkind = 'm' AND d.refobjid >= 16384;
+COMMENT ON VIEW _tenancy.lint_kept_functions IS 'the functions that materialized views read through';
+
+-- What is called, at any distance, with the rights of an owner who bypasses policies, or for a materialized view: by a parsed body
+-- or by a text, where a name before a parenthesis is a call. A function that runs as an owner whom policies bind ends it.
+CREATE VIEW _tenancy.lint_reach AS
+    WITH RECURSIVE word AS MATERIALIZED (
+        SELECT DISTINCT f.oid,
+               CASE WHEN m[2] IS NOT NULL THEN replace(m[2], '""', '"') ELSE lower(m[3]) END AS qualifier,
+               CASE WHEN m[4] IS NOT NULL THEN replace(m[4], '""', '"') ELSE lower(m[5]) END AS word
+        FROM _tenancy.lint_routines f,
+             LATERAL regexp_matches(f.body, '((?:"((?:[^"]|"")+)"|([[:alpha:]_][[:alnum:]_$]*))\s*\.\s*)?(?:"((?:[^"]|"")+)"|([[:alpha:]_][[:alnum:]_$]*))\s*\(', 'g') AS m
+        WHERE f.body IS NOT NULL AND NOT f.parsed
+    ), call AS MATERIALIZED (
+        SELECT w.oid, p.oid AS callee, false AS parsed
+        FROM word w JOIN pg_proc p ON p.proname = w.word AND p.oid >= 16384 JOIN pg_namespace n ON n.oid = p.pronamespace
+        WHERE w.qualifier IS NULL OR w.qualifier = n.nspname
+        UNION
+        SELECT f.oid, d.refobjid, true
+        FROM _tenancy.lint_routines f
+        JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = f.oid AND d.refclassid = 'pg_proc'::regclass AND d.refobjid >= 16384
+        WHERE f.parsed
+    ), reach(root, oid, parsed) AS (
+        SELECT r.oid, r.oid, true
+        FROM _tenancy.lint_routines r WHERE r.bypasses AND r.executable OR r.oid IN (SELECT k.function FROM _tenancy.lint_kept_functions k)
+        UNION
+        SELECT r.root, c.callee, r.parsed AND c.parsed
+        FROM reach r JOIN call c ON c.oid = r.oid JOIN _tenancy.lint_routines f ON f.oid = c.callee AND (NOT f.prosecdef OR f.owner_bypasses)
+    )
+    SELECT r.root, r.oid, bool_or(r.parsed) AS parsed FROM reach r GROUP BY r.root, r.oid;
+COMMENT ON VIEW _tenancy.lint_reach IS 'the functions that are called, at any distance, by those that may go round policies';
 
 -- Which relations these functions name, in a parsed body or in a text; schema-qualified or not. A name in the text of a
 -- dynamic statement is found, one that is put together is not: lint_coverage counts those.
 CREATE VIEW _tenancy.lint_names AS
-    WITH word AS MATERIALIZED (
+    WITH inside AS MATERIALIZED (
+        SELECT f.oid, f.body, f.parsed FROM _tenancy.lint_functions f
+        UNION
+        SELECT f.oid, f.body, f.parsed FROM _tenancy.lint_routines f WHERE f.oid IN (SELECT r.oid FROM _tenancy.lint_reach r)
+    ), word AS MATERIALIZED (
         SELECT DISTINCT f.oid,
                CASE WHEN m[2] IS NOT NULL THEN replace(m[2], '""', '"') ELSE lower(m[3]) END AS qualifier,
                CASE WHEN m[4] IS NOT NULL THEN replace(m[4], '""', '"') ELSE lower(m[5]) END AS word
-        FROM _tenancy.lint_functions f,
+        FROM inside f,
              LATERAL regexp_matches(f.body, '((?:"((?:[^"]|"")+)"|([[:alpha:]_][[:alnum:]_$]*))\s*\.\s*)?(?:"((?:[^"]|"")+)"|([[:alpha:]_][[:alnum:]_$]*))', 'g') AS m
         WHERE f.body IS NOT NULL AND NOT f.parsed
     )
@@ -34,15 +80,19 @@ CREATE VIEW _tenancy.lint_names AS
     WHERE (w.qualifier IS NULL OR w.qualifier = n.nspname) AND n.nspname !~ '^pg_'
     UNION
     SELECT f.oid, d.refobjid, true
-    FROM _tenancy.lint_functions f
+    FROM inside f
     JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = f.oid AND d.refclassid = 'pg_class'::regclass
     WHERE f.parsed;
-COMMENT ON VIEW _tenancy.lint_names IS 'the relations that these functions name';
+COMMENT ON VIEW _tenancy.lint_names IS 'the relations that these functions name, and those that they call';
 
 -- Functions, views and materialized views over protected tables.
 CREATE VIEW _tenancy.lint_readers AS
     WITH holder AS MATERIALIZED (
         SELECT * FROM _tenancy.lint_holders
+    ), reached AS MATERIALIZED (
+        SELECT r.root, r.oid, r.oid::regprocedure::text AS name, n.relation, r.parsed AND n.parsed AS parsed, i.print
+        FROM _tenancy.lint_reach r JOIN _tenancy.lint_names n ON n.oid = r.oid JOIN holder h ON h.oid = n.relation
+        JOIN _tenancy.lint_routines i ON i.oid = r.oid
     )
     SELECT 'view_bypasses' AS rule, 'error' AS severity, r.oid::regclass::text AS object,
            format('reads %s%s with the rights of %I%s, and is granted to others', h.source,
@@ -63,15 +113,28 @@ CREATE VIEW _tenancy.lint_readers AS
     FROM holder h JOIN _tenancy.lint_relations r ON r.oid = h.oid
     WHERE r.relkind = 'm'
     UNION ALL
+    -- The same through a function: proof in a parsed body, or a name in a text.
+    SELECT 'materialized_view', CASE WHEN NOT r.granted THEN 'info' WHEN bool_or(n.parsed) THEN 'error' ELSE 'warning' END, r.oid::regclass::text,
+           format('keeps what %s, which names %s, gave to its owner at the last refresh, and no policy applies to it%s',
+                  string_agg(DISTINCT n.root::regprocedure::text, ', '), string_agg(DISTINCT n.relation::regclass::text, ', '),
+                  CASE WHEN r.granted THEN '' ELSE '; it is granted to nobody' END),
+           coalesce((SELECT string_agg(DISTINCT format('REVOKE ALL ON %s FROM %s;', r.oid::regclass,
+                       CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(x.grantee)) END), E'\n')
+            FROM aclexplode(r.relacl) x WHERE x.grantee <> r.relowner), format('REVOKE ALL ON %s FROM PUBLIC;', r.oid::regclass)),
+           'function ' || left(md5(string_agg(DISTINCT n.print, ' ')), 8)
+    FROM _tenancy.lint_relations r JOIN _tenancy.lint_kept_functions k ON k.relation = r.oid JOIN reached n ON n.root = k.function
+    WHERE NOT EXISTS (SELECT FROM holder h WHERE h.oid = r.oid)
+    GROUP BY r.oid, r.granted, r.relacl, r.relowner
+    UNION ALL
     -- Proof in a parsed body is an error; a name in a text is a warning, as it may be another's of the same name.
     SELECT 'definer_function', CASE WHEN bool_or(n.parsed) THEN 'error' ELSE 'warning' END, f.name,
-           format('SECURITY DEFINER: %s %s with the rights of %I, who bypasses row-level security, and others may execute it',
-                  CASE WHEN bool_or(n.parsed) THEN 'reaches' ELSE 'names' END,
-                  string_agg(DISTINCT n.relation::regclass::text, ', '), pg_get_userbyid(f.proowner)),
+           format('SECURITY DEFINER: %s %s%s with the rights of %I, who bypasses row-level security, and others may execute it',
+                  CASE WHEN bool_or(n.parsed) THEN 'reaches' ELSE 'names' END, string_agg(DISTINCT n.relation::regclass::text, ', '),
+                  ' through ' || string_agg(DISTINCT n.name, ', ') FILTER (WHERE n.oid <> f.oid), pg_get_userbyid(f.proowner)),
            format(E'ALTER ROUTINE %s SECURITY INVOKER;\n-- or let it be of an owner whom policies bind: ALTER ROUTINE ... OWNER TO ...;', f.name),
-           -- A text that was accepted and has changed since is another finding.
-           f.print
-    FROM _tenancy.lint_functions f JOIN _tenancy.lint_names n ON n.oid = f.oid JOIN holder h ON h.oid = n.relation
+           -- A text that was accepted and has changed since is another finding; so is that of what it calls.
+           CASE WHEN bool_and(n.oid = f.oid) THEN f.print ELSE f.print || left(md5(string_agg(DISTINCT n.print, ' ')), 8) END
+    FROM _tenancy.lint_functions f JOIN reached n ON n.root = f.oid
     WHERE f.bypasses AND f.executable
     GROUP BY f.oid, f.name, f.proowner, f.print
     UNION ALL

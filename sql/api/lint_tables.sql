@@ -12,7 +12,9 @@ CREATE VIEW _tenancy.lint_unprotected AS
         SELECT p.tenant_column, p.atttypid, NULL FROM _tenancy.lint_protected p WHERE p.tenant_column NOT IN ('id', 'name')
     ), candidate AS MATERIALIZED (
         SELECT DISTINCT ON (r.oid) r.oid::regclass AS relation, r.relkind, r.granted, r.relrowsecurity, a.attname, a.atttypid, a.atttypmod,
-               EXISTS (SELECT FROM pg_policy y WHERE y.polrelid = r.oid) AS policies
+               EXISTS (SELECT FROM pg_policy y WHERE y.polrelid = r.oid) AS policies,
+               EXISTS (SELECT FROM pg_policy y WHERE y.polrelid = r.oid AND y.polpermissive AND pg_get_expr(y.polqual, y.polrelid) = 'true')
+               AND NOT EXISTS (SELECT FROM pg_policy y WHERE y.polrelid = r.oid AND NOT y.polpermissive) AS open
         FROM known k
         JOIN pg_attribute a ON a.attname = k.name AND (k.type IS NULL OR k.type = a.atttypid) AND a.attnum > 0 AND NOT a.attisdropped
         JOIN _tenancy.lint_relations r ON r.oid = a.attrelid AND (k.schema IS NULL OR k.schema = r.relnamespace)
@@ -39,9 +41,10 @@ CREATE VIEW _tenancy.lint_unprotected AS
       AND f.atttypid NOT IN ('text'::regtype, 'varchar'::regtype, 'uuid'::regtype, 'bigint'::regtype, 'integer'::regtype)
     UNION ALL
     -- Granted to nobody yet, it is a hole as soon as it is. With policies of its own, it is not watched.
-    SELECT 'table_unprotected', CASE WHEN f.granted AND NOT (f.relrowsecurity AND f.policies) THEN 'error' ELSE 'warning' END, f.relation::text,
+    SELECT 'table_unprotected', CASE WHEN f.granted AND (f.open OR NOT f.relrowsecurity) THEN 'error' ELSE 'warning' END, f.relation::text,
            format('has the tenant column %I and is not protected%s', f.attname,
-                  CASE WHEN f.relrowsecurity AND f.policies THEN ': it has policies of its own, which nothing watches'
+                  CASE WHEN f.relrowsecurity AND f.policies AND NOT f.open THEN ': it has policies of its own, which nothing watches'
+                       WHEN f.relrowsecurity AND NOT f.policies THEN ': it has no policy either, so it shows nothing but to its owner'
                        WHEN f.granted THEN ': whoever it is granted to reads all tenants'' rows'
                        ELSE '; it is granted to nobody yet' END),
            format('SELECT tenancy.protect(%L%s);', top.oid::regclass,

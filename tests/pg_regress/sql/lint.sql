@@ -138,6 +138,21 @@ CREATE MATERIALIZED VIEW kept AS SELECT * FROM good;
 GRANT SELECT ON leaky_over, kept TO regress_lint_app;
 CREATE FUNCTION by_text() RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER AS 'BEGIN RETURN (SELECT count(*) FROM lint.good); END';
 CREATE FUNCTION by_body() RETURNS bigint LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp BEGIN ATOMIC SELECT count(*) FROM lint.good; END;
+-- Through others: an invoker's, which runs as the definer there, in a text and in a body; one that only its owner may execute; one that runs as
+-- an owner whom policies bind; for a materialized view.
+CREATE FUNCTION inner_text() RETURNS bigint LANGUAGE plpgsql AS 'BEGIN RETURN (SELECT count(*) FROM lint.good); END';
+CREATE FUNCTION outer_text() RETURNS bigint LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 'SELECT lint . inner_text ()';
+CREATE FUNCTION inner_body() RETURNS bigint LANGUAGE sql BEGIN ATOMIC SELECT count(*) FROM lint.good; END;
+CREATE FUNCTION middle_body() RETURNS bigint LANGUAGE sql BEGIN ATOMIC SELECT lint.inner_body(); END;
+CREATE FUNCTION outer_body() RETURNS bigint LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp BEGIN ATOMIC SELECT lint.middle_body(); END;
+CREATE FUNCTION owners() RETURNS SETOF text LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 'SELECT tenant_id FROM lint.good';
+REVOKE ALL ON FUNCTION owners() FROM PUBLIC;
+CREATE FUNCTION outer_owners() RETURNS SETOF text LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 'SELECT * FROM lint.owners()';
+CREATE FUNCTION outer_bound() RETURNS bigint LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 'SELECT lint.good_definer()';
+CREATE FUNCTION outer_loop() RETURNS bigint LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 'SELECT lint.outer_loop()';
+CREATE MATERIALIZED VIEW kept_through AS SELECT * FROM owners();
+CREATE MATERIALIZED VIEW kept_plain AS SELECT inner_body() AS n;
+GRANT SELECT ON kept_through, kept_plain TO regress_lint_app;
 CREATE FUNCTION by_comment() RETURNS integer LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 'BEGIN /* not good */ RETURN 1; -- good
 END';
 CREATE TABLE elsewhere (body text);
