@@ -3,7 +3,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::ffi::CStr;
+use std::ffi::{CStr, CString, c_char, c_int};
 
 use pgrx::{PgOid, datum::DatumWithOid, pg_sys, prelude::*, spi};
 
@@ -64,25 +64,67 @@ impl Drop for Pinned {
 }
 
 thread_local! {
-    /// The plans of queries that are run often; PostgreSQL makes one anew where a table has changed.
-    static PLANS: RefCell<HashMap<&'static str, &'static spi::OwnedPreparedStatement>> = RefCell::new(HashMap::new());
+    /// The plans of commands and queries that are run often; PostgreSQL makes one anew where a table has changed.
+    static COMMANDS: RefCell<HashMap<&'static str, &'static spi::OwnedPreparedStatement>> = RefCell::new(HashMap::new());
+    static QUERIES: RefCell<HashMap<&'static str, pg_sys::SPIPlanPtr>> = RefCell::new(HashMap::new());
 }
 
-/// The plan of a query, made at its first use. It lives as long as the backend.
+/// The plan of a command, made at its first use. It lives as long as the backend.
 fn plan(
     client: &spi::SpiClient,
-    query: &'static str,
+    command: &'static str,
     arguments: &[DatumWithOid],
-    writes: bool,
 ) -> Result<&'static spi::OwnedPreparedStatement, spi::Error> {
-    if let Some(plan) = PLANS.with_borrow(|plans| plans.get(query).copied()) {
+    if let Some(plan) = COMMANDS.with_borrow(|plans| plans.get(command).copied()) {
         return Ok(plan);
     }
     let types: Vec<PgOid> = arguments.iter().map(|argument| PgOid::from(argument.oid())).collect();
-    let plan = if writes { client.prepare_mut(query, &types) } else { client.prepare(query, &types) }?.keep();
-    let plan: &'static _ = Box::leak(Box::new(plan));
-    PLANS.with_borrow_mut(|plans| plans.insert(query, plan));
+    let plan: &'static _ = Box::leak(Box::new(client.prepare_mut(command, &types)?.keep()));
+    COMMANDS.with_borrow_mut(|plans| plans.insert(command, plan));
     Ok(plan)
+}
+
+/// The plan of a query, until SPI is left. Called while SPI is connected.
+fn prepare(query: &str, arguments: &[DatumWithOid]) -> Result<pg_sys::SPIPlanPtr, spi::Error> {
+    let text = CString::new(query).unwrap_or_default();
+    let mut types: Vec<pg_sys::Oid> = arguments.iter().map(DatumWithOid::oid).collect();
+    // SAFETY: a C string and as many types as are said.
+    unsafe {
+        let plan = pg_sys::SPI_prepare(text.as_ptr(), types.len() as c_int, types.as_mut_ptr());
+        if plan.is_null() {
+            Spi::check_status(pg_sys::SPI_result)?;
+        }
+        Ok(plan)
+    }
+}
+
+/// Runs a plan on the active snapshot; calls `each` on each row. Called while SPI is connected.
+///
+/// pgrx's own queries take a snapshot of their own once the transaction has written: one that keeps its first snapshot would read that.
+fn read(
+    plan: pg_sys::SPIPlanPtr,
+    arguments: &[DatumWithOid],
+    mut each: impl FnMut(Row) -> Result<(), spi::Error>,
+) -> Result<(), spi::Error> {
+    let (mut values, mut nulls) = (Vec::new(), Vec::new());
+    for argument in arguments {
+        let datum = argument.datum();
+        nulls.push(if datum.is_some() { b' ' } else { b'n' } as c_char);
+        values.push(datum.map_or(pg_sys::Datum::from(0), |datum| datum.sans_lifetime()));
+    }
+    // SAFETY: a plan with as many arguments. The rows live until SPI is left; `each` copies what it wants of them.
+    unsafe {
+        let status = pg_sys::SPI_execute_plan(plan, values.as_mut_ptr(), nulls.as_ptr(), true, 0);
+        Spi::check_status(status)?;
+        let (table, count) = (pg_sys::SPI_tuptable, pg_sys::SPI_processed as usize);
+        let Some(table) = table.as_ref() else { return Ok(()) };
+        for n in 0..count {
+            if let Some(row) = Row::new(table.tupdesc, *table.vals.add(n))? {
+                each(row)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The state that is committed now and what this transaction has done itself, as what queries see, until dropped.
@@ -109,6 +151,17 @@ impl Drop for Latest {
     }
 }
 
+/// Calls `work` with everything seen as the transaction sees it, and what it has done itself.
+pub fn at_current<R>(work: impl FnOnce() -> R) -> R {
+    // SAFETY: called inside a transaction; as in `Latest`.
+    unsafe {
+        pg_sys::CommandCounterIncrement();
+        pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+    }
+    let _snapshot = Latest;
+    work()
+}
+
 /// Calls `work` with everything seen as of one moment: now, and what this transaction has done itself.
 pub fn at_latest<R>(work: impl FnOnce() -> R) -> R {
     let _snapshot = Latest::new();
@@ -125,7 +178,7 @@ pub fn select(
 ) -> Result<(), spi::Error> {
     let _owner = AsOwner::of(table);
     let _pinned = Pinned::new(&[PATH]);
-    Spi::connect(|client| client.select(query, None, arguments)?.try_for_each(each))
+    Spi::connect(|_| read(prepare(query, arguments)?, arguments, each))
 }
 
 /// The same for a query that is run often, on the latest state.
@@ -138,8 +191,22 @@ pub fn latest_planned(
     let _owner = AsOwner::of(table);
     let _pinned = Pinned::new(&BY_INDEX);
     at_latest(|| {
-        Spi::connect(|client| {
-            client.select(plan(client, query, arguments, false)?, None, arguments)?.try_for_each(each)
+        Spi::connect(|_| {
+            let known = QUERIES.with_borrow(|plans| plans.get(query).copied());
+            let plan = match known {
+                Some(plan) => plan,
+                None => {
+                    let plan = prepare(query, arguments)?;
+                    // SAFETY: a plan that is not kept yet. It lives as long as the backend.
+                    let status = unsafe { pg_sys::SPI_keepplan(plan) };
+                    if status != 0 {
+                        Spi::check_status(status)?;
+                    }
+                    QUERIES.with_borrow_mut(|plans| plans.insert(query, plan));
+                    plan
+                }
+            };
+            read(plan, arguments, each)
         })
     })
 }
@@ -160,7 +227,7 @@ pub fn run_planned(
     let _owner = AsOwner::of(table);
     let _pinned = Pinned::new(&BY_INDEX);
     Spi::connect_mut(|client| {
-        let plan = plan(client, command, arguments, true)?;
+        let plan = plan(client, command, arguments)?;
         client.update(plan, None, arguments).map(|_| ())
     })
 }

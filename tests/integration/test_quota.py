@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from quota_support import CONNECTIONS, NAME, ONE, assert_exact, count, db, in_bulk, one_at_a_time, run_workers, server
 from quota_support import set_quota, status
-from support import APP, eventually, refused, server_tool, set_session, value
+from support import APP, eventually, refused, server_tool, set_local, set_session, value
 
 __all__ = ["db", "server"]  # fixtures
 
@@ -158,3 +158,27 @@ def test_two_who_settle_do_not_stop_each_other(db):
     assert failures == []
     db.run("SELECT tenancy.settle_usage()")
     assert_exact(db)
+
+
+@pytest.mark.parametrize("level", ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"])
+def test_a_counter_is_loaded_as_of_now(db, level):
+    """Whatever the transaction sees, and has written: its snapshot is older than what it must not pass."""
+    set_quota(db, "acme", 1)
+    with db.connect(APP) as one, db.connect(APP) as other:
+        one.execute(f"BEGIN ISOLATION LEVEL {level}")
+        set_local(one, "acme")
+        assert value(one, "SELECT count(*) FROM job, pg_current_xact_id()") == 0
+        with other.transaction():
+            set_local(other, "acme")
+            other.execute("INSERT INTO job (n) VALUES (1)")
+        # Others take the place of its counter in shared memory.
+        for n in range(40):
+            with other.transaction():
+                set_local(other, "globex")
+                other.execute("SELECT tenancy.track_usage(%s)", [f"other-{n}"])
+        with pytest.raises(psycopg.Error) as refusal:
+            one.execute("INSERT INTO job (n) VALUES (2)")
+        assert refusal.value.sqlstate in ("53400", "40001")
+        one.execute("ROLLBACK")
+    assert db.run("SELECT count(*) FROM job") == [(1,)]
+    assert status(db, "acme") == (1, 0)
