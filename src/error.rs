@@ -52,6 +52,8 @@ pub enum Error<'a> {
     NoForm(TenantId, &'static str),
     /// A protected table, and what it would lose.
     Weakened(&'a str, &'a str),
+    /// What is protected has changed since the transaction's snapshot.
+    ProtectionChanged,
     /// A transaction that lets changes of a table's protection through is about to end.
     ChangeNotEnded(&'a str),
     /// A function that changes the registry or the protection, called for a tenant.
@@ -229,6 +231,12 @@ impl Error<'_> {
                 format!("protected table \"{table}\" would lose its isolation"),
                 json!({"relation": table, "problem": problem}),
                 "To give its protection up: SELECT tenancy.unprotect('<table>');",
+            ),
+            Error::ProtectionChanged => (
+                "PROTECTION_CHANGED",
+                "could not serialize access: what is protected has changed".to_owned(),
+                json!({}),
+                "Try the transaction again, or change tables at READ COMMITTED.",
             ),
             Error::ChangeNotEnded(table) => (
                 "PROTECTION_WEAKENED",

@@ -20,6 +20,9 @@ struct Change {
     relation: pg::Oid,
     /// Something of its protection was lost before.
     was_weak: bool,
+    /// The nesting level at which it was begun, and at which it was ended: a rollback to a savepoint takes either back.
+    begun: i32,
+    ended: Option<i32>,
 }
 
 thread_local! {
@@ -27,17 +30,30 @@ thread_local! {
 }
 
 pub fn init() {
-    xact::listen(|event| {
-        if event.is_end() || matches!(event, Event::SubAborted(_)) {
-            CHANGING.with_borrow_mut(Vec::clear);
-        }
+    xact::listen(|event| match event {
+        Event::SubAborted(level) => CHANGING.with_borrow_mut(|changing| {
+            changing.retain(|change| change.begun < level);
+            changing.iter_mut().for_each(|change| change.ended = change.ended.filter(|ended| *ended < level));
+        }),
+        Event::SubCommitted(level) => CHANGING.with_borrow_mut(|changing| {
+            for change in changing.iter_mut() {
+                change.begun = change.begun.min(level - 1);
+                change.ended = change.ended.map(|ended| ended.min(level - 1));
+            }
+            changing.retain(|change| change.ended.is_none_or(|ended| ended > change.begun));
+        }),
         // Ours are ended where they began.
-        if matches!(event, Event::BeforeCommit | Event::BeforePrepare)
-            && let Some(change) = CHANGING.with_borrow(|changing| changing.first().copied())
-            && !is_restoring()
-        {
-            Error::ChangeNotEnded(&pg::relation_name(change.relation)).raise()
+        Event::BeforeCommit | Event::BeforePrepare => {
+            let open = CHANGING
+                .with_borrow(|changing| changing.iter().find(|change| change.ended.is_none()).copied());
+            if let Some(change) = open
+                && !is_restoring()
+            {
+                Error::ChangeNotEnded(&pg::relation_name(change.relation)).raise()
+            }
         }
+        _ if event.is_end() => CHANGING.with_borrow_mut(Vec::clear),
+        _ => {}
     });
 }
 
@@ -56,9 +72,11 @@ pub fn begin_change(relation: PgRelation) {
     {
         Error::InContext(assigned.id, "protect").raise()
     }
+    registry::refuse_old_snapshot();
     let relation = relation.oid();
     let was_weak = is_changing(relation) || registry::weakness(relation).is_some();
-    CHANGING.with_borrow_mut(|changing| changing.push(Change { relation, was_weak }));
+    let change = Change { relation, was_weak, begun: xact::level(), ended: None };
+    CHANGING.with_borrow_mut(|changing| changing.push(change));
 }
 
 /// Ends what `begin_change` began. Raises 55000 (`PROTECTION_WEAKENED`) where the table is protected and has lost something
@@ -66,9 +84,16 @@ pub fn begin_change(relation: PgRelation) {
 #[pg_extern(schema = "_tenancy", volatile)]
 #[search_path(pg_catalog, pg_temp)]
 pub fn end_change(relation: pg::Oid) {
+    let level = xact::level();
     let ended = CHANGING.with_borrow_mut(|changing| {
-        let place = changing.iter().rposition(|change| change.relation == relation)?;
-        Some(changing.remove(place))
+        let place =
+            changing.iter().rposition(|change| change.relation == relation && change.ended.is_none())?;
+        changing[place].ended = Some(level);
+        let change = changing[place];
+        if change.begun == level {
+            changing.remove(place);
+        }
+        Some(change)
     });
     if ended.is_some_and(|change| !change.was_weak)
         && let Some(problem) = registry::weakness(relation)
@@ -81,7 +106,9 @@ pub fn end_change(relation: pg::Oid) {
 /// Returns whether the extension itself is changing a table. Volatile. For the event triggers.
 #[pg_extern(schema = "_tenancy", volatile)]
 pub fn is_changing(relation: pg::Oid) -> bool {
-    CHANGING.with_borrow(|changing| changing.iter().any(|change| change.relation == relation))
+    CHANGING.with_borrow(|changing| {
+        changing.iter().any(|change| change.relation == relation && change.ended.is_none())
+    })
 }
 
 /// Returns whether a dump is restored: `tenancy.restoring` is on, or a role that is exempt from row-level security has
@@ -89,6 +116,14 @@ pub fn is_changing(relation: pg::Oid) -> bool {
 #[pg_extern(schema = "_tenancy", volatile)]
 pub fn is_restoring() -> bool {
     crate::guc::restoring() || pg::user::says_all_rows()
+}
+
+/// Raises 40001 (`PROTECTION_CHANGED`) where the transaction's snapshot is older than a change of what is protected. Volatile. For the
+/// event triggers and the extension's own functions.
+#[pg_extern(schema = "_tenancy", volatile)]
+#[search_path(pg_catalog, pg_temp)]
+pub fn refuse_old_snapshot() {
+    registry::refuse_old_snapshot();
 }
 
 /// Waits until nobody is making anything in a schema, and keeps it so until the transaction ends. Volatile. For the extension's own

@@ -90,7 +90,7 @@ extension_sql_file!(
 extension_sql_file!(
     "../sql/api/protect.sql",
     name = "protect",
-    requires = ["protect_parts", guard::begin_change, guard::end_change]
+    requires = ["protect_parts", guard::begin_change, guard::end_change, guard::refuse_old_snapshot]
 );
 extension_sql_file!("../sql/api/foreign_keys.sql", name = "foreign_keys", requires = ["protect"]);
 extension_sql_file!(

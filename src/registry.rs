@@ -272,11 +272,37 @@ pub fn is_protected(relation: pg::Oid) -> bool {
     found
 }
 
-/// What a protected table has lost, of what event triggers watch over; none of one that is not protected.
+/// Raises an error where the transaction reads an older state than that of now of what is protected, and of which table is whose
+/// parent: nothing that depends on it could be told then.
+pub fn refuse_old_snapshot() {
+    if !pg::xact::keeps_snapshot() {
+        return;
+    }
+    let Some(relations) = relations() else { Error::NotInstalled.raise() };
+    let query = "SELECT concat((SELECT sum(hashtextextended(p::text, 0)) FROM _tenancy.protected p), ' ',
+                               (SELECT sum(hashtextextended(s::text, 0)) FROM _tenancy.protected_schemas s), ' ',
+                               (SELECT sum(hashtextextended(m::text, 0)) FROM _tenancy.meters m), ' ',
+                               (SELECT sum(hashtextextended(concat(i.inhrelid, ' ', i.inhparent), 0)) FROM pg_inherits i))";
+    let read = || {
+        let mut state = None;
+        pg::query::select(relations.table, query, &[], |row| {
+            state = row.get::<String>(1)?;
+            Ok(())
+        })
+        .unwrap_or_else(|error| crate::error::internal(error));
+        state
+    };
+    if pg::query::at_current(read) != pg::query::at_latest(read) {
+        Error::ProtectionChanged.raise()
+    }
+}
+
+/// What a protected table has lost, of what event triggers watch over, and how it disagrees with its parents and children; of one that
+/// is not protected, whether it has a child that is.
 pub fn weakness(relation: pg::Oid) -> Option<String> {
     let Some(relations) = relations() else { Error::NotInstalled.raise() };
-    let query = "SELECT _tenancy.weakness($1, p.kind, p.tenant_column, p.undo, '{ROW SECURITY,NOT NULL,POLICY,TRIGGERS}')
-                 FROM _tenancy.protected p WHERE p.relation = $1";
+    let query = "SELECT coalesce((SELECT _tenancy.weakness($1, p.kind, p.tenant_column, p.undo, '{ROW SECURITY,NOT NULL,POLICY,TRIGGERS}')
+                                  FROM _tenancy.protected p WHERE p.relation = $1), _tenancy.family_problem($1))";
     let mut found = None;
     pg::query::at_latest(|| {
         pg::query::select(relations.table, query, &[relation.into()], |row| {

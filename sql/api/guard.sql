@@ -7,6 +7,8 @@ CREATE FUNCTION _tenancy.altered(command pg_ddl_command) RETURNS text[]
     AS 'MODULE_PATHNAME', 'tenancy_altered';
 COMMENT ON FUNCTION _tenancy.altered(pg_ddl_command) IS 'what an ALTER TABLE has done that touches protection';
 COMMENT ON FUNCTION _tenancy.is_changing(oid) IS 'whether the extension itself changes a table''s protection';
+COMMENT ON FUNCTION _tenancy.refuse_old_snapshot() IS
+'raises PROTECTION_CHANGED where the transaction''s snapshot is older than a change of what is protected';
 COMMENT ON FUNCTION _tenancy.is_restoring() IS 'whether tenancy.restoring is on, or a superuser has row_security off, as pg_restore has';
 
 -- The triggers of a protected table as protect and meter make them, and whether it must have each.
@@ -88,6 +90,26 @@ END
 $$;
 COMMENT ON FUNCTION _tenancy.refuse_weakness(regclass, text[]) IS 'raises an error where a protected table has lost something';
 
+-- How a table and its parents and children disagree: a query on a parent uses no policy of its children, so they must be the same.
+CREATE FUNCTION _tenancy.family_problem(relation regclass) RETURNS text
+    LANGUAGE sql STABLE PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH own AS (
+        SELECT p.kind, p.tenant_column FROM (SELECT) AS one LEFT JOIN LATERAL _tenancy.protection(relation) p ON true
+    ), kin AS (
+        SELECT i.inhparent::regclass AS other, 'parent' AS is FROM pg_inherits i WHERE i.inhrelid = relation
+        UNION ALL
+        SELECT i.inhrelid, 'child' FROM pg_inherits i WHERE i.inhparent = relation
+    )
+    SELECT CASE WHEN o.kind IS NULL THEN format('its child %s is protected, and it is not', k.other)
+                ELSE format('its %s %s is of kind %s%s', k.is, k.other, p.kind, format(', by column %I', p.tenant_column)) END
+    FROM own o, kin k, LATERAL _tenancy.protection(k.other) p
+    WHERE CASE WHEN o.kind IS NULL THEN k.is = 'child' ELSE (o.kind, o.tenant_column) IS DISTINCT FROM (p.kind, p.tenant_column) END
+    ORDER BY k.other::text LIMIT 1
+$$;
+COMMENT ON FUNCTION _tenancy.family_problem(regclass) IS 'how a table and its parents and children disagree; null where they do not';
+
 -- Protects a table that comes to be a partition or child of a protected one, as that is, or comes to a schema whose tables are
 -- protected. Also in the context of a tenant: it only adds, and whoever makes a table owns it.
 CREATE FUNCTION _tenancy.protect_new(relation regclass) RETURNS void
@@ -103,6 +125,13 @@ DECLARE
     step record;
 BEGIN
     SELECT * INTO class FROM pg_class c WHERE c.oid = protect_new.relation;
+    -- Rows of tenants in a table that was said to have none.
+    IF EXISTS (SELECT FROM _tenancy.protection(protect_new.relation) s, _tenancy.schema_column(class.relnamespace) n(name), pg_attribute a
+               WHERE s.kind = 'system' AND a.attrelid = protect_new.relation AND a.attname = n.name AND NOT a.attisdropped) THEN
+        PERFORM _tenancy.raise('PROTECTION_WEAKENED', format('table %s of kind system cannot have the tenant column of its schema', protect_new.relation),
+            jsonb_build_object('relation', protect_new.relation::text, 'kind', 'system'),
+            format('Give up its protection first, and it is protected as a tenant''s then: SELECT tenancy.unprotect(%L);', protect_new.relation));
+    END IF;
     IF NOT FOUND OR class.relkind NOT IN ('r', 'p') OR class.relpersistence = 't' OR _tenancy.is_protected(protect_new.relation)
        OR class.relnamespace IN ('tenancy'::regnamespace, '_tenancy'::regnamespace) OR _tenancy.is_changing(protect_new.relation) THEN
         RETURN;
@@ -174,14 +203,16 @@ DECLARE
     the_table regclass;
     member regclass;
     parent regclass;
+    problem text;
 BEGIN
     IF _tenancy.is_restoring() THEN
         RETURN;
     END IF;
+    PERFORM _tenancy.refuse_old_snapshot();
     FOR item IN
-        SELECT c.classid, c.objid, c.objsubid, c.command_tag, c.object_type, _tenancy.altered(c.command) AS changes
+        SELECT c.classid, c.objid, c.objsubid, c.command_tag, c.object_type, c.in_extension, _tenancy.altered(c.command) AS changes
         FROM pg_event_trigger_ddl_commands() c
-        WHERE NOT c.in_extension AND c.classid IN ('pg_class'::regclass, 'pg_policy'::regclass, 'pg_trigger'::regclass)
+        WHERE c.classid IN ('pg_class'::regclass, 'pg_policy'::regclass, 'pg_trigger'::regclass)
     LOOP
         IF item.classid = 'pg_policy'::regclass THEN
             SELECT p.polrelid INTO the_table FROM pg_policy p WHERE p.oid = item.objid;
@@ -220,13 +251,22 @@ BEGIN
             IF cardinality(item.changes) > 0 THEN
                 PERFORM _tenancy.refuse_weakness(item.objid::regclass, item.changes);
             END IF;
-            IF item.changes IS NULL OR 'COLUMN' = ANY (item.changes) THEN
+            -- What an extension's script makes is the extension's.
+            IF (item.changes IS NULL OR 'COLUMN' = ANY (item.changes)) AND NOT item.in_extension THEN
                 PERFORM _tenancy.protect_new(item.objid::regclass);
             END IF;
             -- ATTACH PARTITION names the parent, and what comes may have partitions of its own.
             IF 'CHILD' = ANY (item.changes) THEN
                 FOR member IN SELECT t.relation FROM _tenancy.tree(item.objid::regclass) t WHERE NOT _tenancy.is_protected(t.relation) LOOP
                     PERFORM _tenancy.protect_new(member);
+                END LOOP;
+                -- One that is protected already may have come to a table that is metered.
+                FOR member IN
+                    SELECT t.relation FROM _tenancy.tree(item.objid::regclass) t, _tenancy.protection(t.relation) s
+                    WHERE EXISTS (SELECT FROM _tenancy.own_triggers(t.relation, s.kind) o
+                                  WHERE o.is_due AND o.name NOT IN (SELECT p.name FROM _tenancy.present_triggers(t.relation, s.kind) p))
+                LOOP
+                    PERFORM _tenancy.fit_meters(member);
                 END LOOP;
             END IF;
             -- A query that names a parent uses no policy of its children: one that is not protected would show them all.
@@ -239,6 +279,15 @@ BEGIN
                     PERFORM _tenancy.raise('PROTECTION_WEAKENED', format('protected table %s would lose its isolation', member),
                         jsonb_build_object('relation', member::text, 'problem', format('its parent %s is not protected', parent)),
                         format('Protect the parent first: SELECT tenancy.protect(%L);', parent));
+                END IF;
+                SELECT f.relation, f.problem INTO member, problem
+                FROM (SELECT t.relation, _tenancy.family_problem(t.relation) AS problem FROM _tenancy.tree(item.objid::regclass) t
+                      WHERE _tenancy.is_protected(t.relation)) f
+                WHERE f.problem IS NOT NULL LIMIT 1;
+                IF FOUND THEN
+                    PERFORM _tenancy.raise('PROTECTION_WEAKENED', format('protected table %s would lose its isolation', member),
+                        jsonb_build_object('relation', member::text, 'problem', problem),
+                        'Give up the protection of the child first, with tenancy.unprotect: it is protected as its parent then.');
                 END IF;
             END IF;
         END IF;
@@ -265,6 +314,7 @@ BEGIN
     IF _tenancy.is_restoring() THEN
         RETURN;
     END IF;
+    PERFORM _tenancy.refuse_old_snapshot();
     FOR item IN
         SELECT DISTINCT c.oid::regclass AS relation, CASE d.object_type WHEN 'policy' THEN 'POLICY' ELSE 'TRIGGERS' END AS change
         FROM pg_event_trigger_dropped_objects() d

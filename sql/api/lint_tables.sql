@@ -156,6 +156,11 @@ CREATE VIEW _tenancy.lint_drift AS
         WHERE NOT EXISTS (SELECT FROM p AS q WHERE q.oid = i.inhrelid)
           AND NOT EXISTS (SELECT FROM pg_foreign_table f WHERE f.ftrelid = i.inhrelid)
         UNION ALL
+        SELECT f.oid, 'kind_differs', 'error', format('its %s %s is of kind %s%s', f.is, q.relation, q.kind, format(', by column %I', q.tenant_column))
+        FROM (SELECT i.inhrelid AS oid, i.inhparent AS other, 'parent' AS is FROM pg_inherits i
+              UNION ALL SELECT i.inhparent, i.inhrelid, 'child' FROM pg_inherits i) f JOIN p ON p.oid = f.oid JOIN p AS q ON q.oid = f.other
+        WHERE (p.kind, p.tenant_column) IS DISTINCT FROM (q.kind, q.tenant_column)
+        UNION ALL
         SELECT p.oid, 'meter_missing', 'warning', format('lacks triggers of the meter for %s', m.resource)
         FROM _tenancy.meters m JOIN p ON p.root = m.relation
         LEFT JOIN (SELECT g.tgrelid, count(*) AS triggers FROM pg_trigger g
@@ -171,7 +176,7 @@ CREATE VIEW _tenancy.lint_drift AS
                WHEN 'meter_missing' THEN
                    format('SELECT tenancy.unmeter(m.relation, m.resource), tenancy.meter(m.relation, m.resource, m.measure) FROM tenancy.meters m WHERE m.relation = %L::regclass;', p.root)
                ELSE p.mend END AS remedy,
-           CASE WHEN d.rule IN ('policy_missing', 'policy_altered', 'partition_unprotected', 'meter_missing') THEN d.problem END AS detail
+           CASE WHEN d.rule IN ('policy_missing', 'policy_altered', 'partition_unprotected', 'kind_differs', 'meter_missing') THEN d.problem END AS detail
     FROM difference d JOIN p ON p.oid = d.oid
     LEFT JOIN LATERAL (SELECT _tenancy.isolated_column(p.root) AS name WHERE d.rule = 'tenant_column_missing') c ON true
     UNION ALL

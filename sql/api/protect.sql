@@ -144,6 +144,13 @@ DECLARE
 BEGIN
     done := '{}';
     SELECT * INTO STRICT class FROM pg_class c WHERE c.oid = relation;
+    FOR item IN
+        SELECT p.name FROM _tenancy.present_triggers(relation, kind) p
+        WHERE p.name NOT IN (SELECT o.name FROM _tenancy.own_triggers(relation, kind) o)
+    LOOP
+        PERFORM _tenancy.raise('PARAMETER_INVALID', format('trigger "%s" of table %s has a name that is kept for the extension', item.name, relation),
+            jsonb_build_object('relation', relation::text, 'trigger', item.name), format('Give it another: ALTER TRIGGER %I ON %s RENAME TO ...;', item.name, relation));
+    END LOOP;
     -- The first protection knows what there was before; a later one only adds what it had to do again.
     undo := coalesce(undo, jsonb_build_object(
         'row_security', class.relrowsecurity, 'forced', class.relforcerowsecurity,
@@ -288,6 +295,7 @@ BEGIN
     END IF;
     PERFORM _tenancy.check_relation(protect.relation);
     EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', protect.relation);
+    PERFORM _tenancy.refuse_old_snapshot();
     -- Again under the lock: the tree may have grown while we waited.
     PERFORM _tenancy.check_relation(protect.relation);
     IF protect.kind = 'system' THEN
@@ -401,6 +409,7 @@ CREATE FUNCTION tenancy.unprotect(relation regclass) RETURNS void
 AS $$
 DECLARE
     was_not_null regclass[];
+    members regclass[];
     item record;
     lost record;
 BEGIN
@@ -420,19 +429,30 @@ BEGIN
             format('Take its meters away first: SELECT tenancy.unmeter(%L, ''<resource>'');', unprotect.relation));
     END IF;
     EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', unprotect.relation);
+    PERFORM _tenancy.refuse_old_snapshot();
+    SELECT t.relation, i.inhparent::regclass AS parent INTO item
+    FROM _tenancy.tree(unprotect.relation) t JOIN pg_inherits i ON i.inhrelid = t.relation
+    WHERE i.inhparent NOT IN (SELECT u.relation FROM _tenancy.tree(unprotect.relation) u) AND _tenancy.is_protected(i.inhparent::regclass) LIMIT 1;
+    IF FOUND THEN
+        PERFORM _tenancy.raise('PROTECTION_WEAKENED', format('table %s is a child of the protected table %s as well', item.relation, item.parent),
+            jsonb_build_object('relation', item.relation::text, 'parent', item.parent::text),
+            format('Take it from one of its parents first: ALTER TABLE %s NO INHERIT %s;', item.relation, item.parent));
+    END IF;
     -- Children that had NOT NULL of their own: dropping the parent's takes theirs along.
     was_not_null := ARRAY(
         SELECT t.relation FROM _tenancy.tree(unprotect.relation) t
         JOIN LATERAL _tenancy.protection(t.relation) p ON (p.undo ->> 'own_not_null')::boolean
         JOIN pg_attribute a ON a.attrelid = t.relation AND a.attname = p.tenant_column AND a.attnotnull);
 
+    -- All of them at once: in between, a parent is not protected while its child is.
+    members := ARRAY(SELECT t.relation FROM _tenancy.tree(unprotect.relation) t WHERE _tenancy.is_protected(t.relation));
+    PERFORM _tenancy.begin_change(m) FROM unnest(members) AS m;
     FOR item IN
         SELECT t.relation, t.depth, p.kind, p.tenant_column, p.undo
         FROM _tenancy.tree(unprotect.relation) t
         JOIN LATERAL _tenancy.protection(t.relation) p ON true
         ORDER BY t.depth, t.relation::text
     LOOP
-        PERFORM _tenancy.begin_change(item.relation);
         FOR lost IN SELECT p.name FROM _tenancy.present_policies(item.relation) p LOOP
             EXECUTE format('DROP POLICY %I ON %s', lost.name, item.relation);
         END LOOP;
@@ -478,8 +498,8 @@ BEGIN
         IF item.relation = ANY (was_not_null) AND item.depth > 0 THEN
             EXECUTE format('ALTER TABLE %s ALTER COLUMN %I SET NOT NULL', item.relation, item.tenant_column);
         END IF;
-        PERFORM _tenancy.end_change(item.relation);
     END LOOP;
+    PERFORM _tenancy.end_change(m) FROM unnest(members) AS m;
     RAISE NOTICE 'table % is no longer protected', unprotect.relation;
 END
 $$;

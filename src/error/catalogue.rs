@@ -58,6 +58,12 @@ pub const CATALOGUE: &[Code] = &[
         "a command would take isolation from a protected table",
     ),
     (
+        "PROTECTION_CHANGED",
+        S::ERRCODE_T_R_SERIALIZATION_FAILURE,
+        409,
+        "a transaction whose snapshot is older than a change of what is protected changes tables",
+    ),
+    (
         "RELATION_NOT_PROTECTED",
         S::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
         400,

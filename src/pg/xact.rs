@@ -70,6 +70,12 @@ pub fn sent() -> i64 {
     unsafe { raw::GetCurrentStatementStartTimestamp() }
 }
 
+/// Whether all statements of the transaction read the state of its first.
+pub fn keeps_snapshot() -> bool {
+    // SAFETY: a plain read of a backend-local integer.
+    unsafe { pg_sys::XactIsoLevel >= pg_sys::XACT_REPEATABLE_READ as i32 }
+}
+
 /// Whether a transaction is running.
 pub fn in_transaction() -> bool {
     // SAFETY: reads backend-local state.

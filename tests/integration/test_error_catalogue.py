@@ -6,9 +6,9 @@ import psycopg
 import pytest
 from support import APP, GUEST, OWNER, SQLSTATE, Database, column, detail_of, refused, set_local, set_session, sqlstate
 
-# A defect of ours, which nothing a client does should provoke; and two that ask for prepared transactions: test_quota_ends.py and
-# test_quota_intervals.py.
-NOT_PROVOKED = {"INTERNAL_ERROR", "TOO_MANY_PREPARED", "LEDGER_BUSY"}
+# A defect of ours, which nothing a client does should provoke; two that ask for prepared transactions: test_quota_ends.py and
+# test_quota_intervals.py; and one that asks for two sessions: isolation/guard.
+NOT_PROVOKED = {"INTERNAL_ERROR", "TOO_MANY_PREPARED", "LEDGER_BUSY", "PROTECTION_CHANGED"}
 VICTIM = "globex"
 SUSPENDED = "suspended-tenant"
 
