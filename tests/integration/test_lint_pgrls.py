@@ -140,7 +140,7 @@ def test_rules_are_documented_and_tested():
         cells = [line.split("|")[1] for line in page.read().split("## Other linters")[0].splitlines() if line.startswith("| ")]
     documented = {rule.strip() for cell in cells for rule in cell.split(",")} - {"rule"}
     seen = ""
-    for name in ("lint", "lint_roles", "lint_remedies"):
+    for name in ("lint", "lint_roles", "lint_remedies", "guard_family"):
         with open(os.path.join(ROOT, "tests", "pg_regress", "expected", f"{name}.out")) as expected:
             seen += expected.read()
     assert documented
