@@ -204,6 +204,7 @@ DECLARE
     member regclass;
     parent regclass;
     problem text;
+    is_ours boolean;
 BEGIN
     IF _tenancy.is_restoring() THEN
         RETURN;
@@ -224,11 +225,11 @@ BEGIN
                 PERFORM _tenancy.refuse_weakness(the_table, '{POLICY}');
             END IF;
         ELSIF item.classid = 'pg_trigger'::regclass THEN
-            SELECT t.tgrelid INTO the_table FROM pg_trigger t WHERE t.oid = item.objid;
+            SELECT t.tgrelid, t.tgname ~ '^tenancy_' INTO the_table, is_ours FROM pg_trigger t WHERE t.oid = item.objid;
             -- pg_restore makes ours first, and makes them fire always then, one after the other.
-            IF item.command_tag <> 'CREATE TRIGGER' OR 'REPLACE' = ANY (item.changes) OR EXISTS (
+            IF item.command_tag <> 'CREATE TRIGGER' OR is_ours AND ('REPLACE' = ANY (item.changes) OR EXISTS (
                 SELECT FROM _tenancy.protection(the_table) s, _tenancy.present_triggers(the_table, s.kind) p
-                WHERE p.trigger = item.objid AND NOT p.is_own) THEN
+                WHERE p.trigger = item.objid AND NOT p.is_own)) THEN
                 PERFORM _tenancy.refuse_weakness(the_table, '{TRIGGERS}');
             END IF;
         ELSIF item.object_type IN ('table column', 'composite type', 'composite type column') THEN
