@@ -302,7 +302,7 @@ pub fn refuse_old_snapshot() {
 pub fn weakness(relation: pg::Oid) -> Option<String> {
     let Some(relations) = relations() else { Error::NotInstalled.raise() };
     let query = "SELECT coalesce((SELECT _tenancy.weakness($1, p.kind, p.tenant_column, p.undo, '{ROW SECURITY,NOT NULL,POLICY,TRIGGERS}')
-                                  FROM _tenancy.protected p WHERE p.relation = $1), _tenancy.family_problem($1))";
+                                  FROM _tenancy.protected p WHERE p.relation = $1), (SELECT f FROM _tenancy.family_problems($1) AS f LIMIT 1))";
     let mut found = None;
     pg::query::at_latest(|| {
         pg::query::select(relations.table, query, &[relation.into()], |row| {

@@ -91,7 +91,7 @@ $$;
 COMMENT ON FUNCTION _tenancy.refuse_weakness(regclass, text[]) IS 'raises an error where a protected table has lost something';
 
 -- How a table and its parents and children disagree: a query on a parent uses no policy of its children, so they must be the same.
-CREATE FUNCTION _tenancy.family_problem(relation regclass) RETURNS text
+CREATE FUNCTION _tenancy.family_problems(relation regclass) RETURNS SETOF text
     LANGUAGE sql STABLE PARALLEL SAFE
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -106,9 +106,9 @@ AS $$
                 ELSE format('its %s %s is of kind %s%s', k.is, k.other, p.kind, format(', by column %I', p.tenant_column)) END
     FROM own o, kin k, LATERAL _tenancy.protection(k.other) p
     WHERE CASE WHEN o.kind IS NULL THEN k.is = 'child' ELSE (o.kind, o.tenant_column) IS DISTINCT FROM (p.kind, p.tenant_column) END
-    ORDER BY k.other::text LIMIT 1
+    ORDER BY k.other::text
 $$;
-COMMENT ON FUNCTION _tenancy.family_problem(regclass) IS 'how a table and its parents and children disagree; null where they do not';
+COMMENT ON FUNCTION _tenancy.family_problems(regclass) IS 'how a table and its parents and children disagree, if they do';
 
 -- Protects a table that comes to be a partition or child of a protected one, as that is, or comes to a schema whose tables are
 -- protected. Also in the context of a tenant: it only adds, and whoever makes a table owns it.
@@ -281,10 +281,9 @@ BEGIN
                         jsonb_build_object('relation', member::text, 'problem', format('its parent %s is not protected', parent)),
                         format('Protect the parent first: SELECT tenancy.protect(%L);', parent));
                 END IF;
-                SELECT f.relation, f.problem INTO member, problem
-                FROM (SELECT t.relation, _tenancy.family_problem(t.relation) AS problem FROM _tenancy.tree(item.objid::regclass) t
-                      WHERE _tenancy.is_protected(t.relation)) f
-                WHERE f.problem IS NOT NULL LIMIT 1;
+                SELECT t.relation, f.problem INTO member, problem
+                FROM _tenancy.tree(item.objid::regclass) t, _tenancy.family_problems(t.relation) AS f(problem)
+                WHERE _tenancy.is_protected(t.relation) LIMIT 1;
                 IF FOUND THEN
                     PERFORM _tenancy.raise('PROTECTION_WEAKENED', format('protected table %s would lose its isolation', member),
                         jsonb_build_object('relation', member::text, 'problem', problem),

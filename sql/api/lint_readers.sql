@@ -33,28 +33,29 @@ COMMENT ON VIEW _tenancy.lint_kept_functions IS 'the functions that materialized
 -- What is called, at any distance, with the rights of an owner who bypasses policies, or for a materialized view: by a parsed body
 -- or by a text, where a name before a parenthesis is a call. A function that runs as an owner whom policies bind ends it.
 CREATE VIEW _tenancy.lint_reach AS
-    WITH RECURSIVE word AS MATERIALIZED (
-        SELECT DISTINCT f.oid,
-               CASE WHEN m[2] IS NOT NULL THEN replace(m[2], '""', '"') ELSE lower(m[3]) END AS qualifier,
-               CASE WHEN m[4] IS NOT NULL THEN replace(m[4], '""', '"') ELSE lower(m[5]) END AS word
-        FROM _tenancy.lint_routines f,
-             LATERAL regexp_matches(f.body, '((?:"((?:[^"]|"")+)"|([[:alpha:]_][[:alnum:]_$]*))\s*\.\s*)?(?:"((?:[^"]|"")+)"|([[:alpha:]_][[:alnum:]_$]*))\s*\(', 'g') AS m
-        WHERE f.body IS NOT NULL AND NOT f.parsed
-    ), call AS MATERIALIZED (
-        SELECT w.oid, p.oid AS callee, false AS parsed
-        FROM word w JOIN pg_proc p ON p.proname = w.word AND p.oid >= 16384 JOIN pg_namespace n ON n.oid = p.pronamespace
-        WHERE w.qualifier IS NULL OR w.qualifier = n.nspname
+    WITH RECURSIVE reach(root, oid, parsed) AS (
+        SELECT f.oid, f.oid, true FROM _tenancy.lint_functions f WHERE f.bypasses AND f.executable
         UNION
-        SELECT f.oid, d.refobjid, true
-        FROM _tenancy.lint_routines f
-        JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = f.oid AND d.refclassid = 'pg_proc'::regclass AND d.refobjid >= 16384
-        WHERE f.parsed
-    ), reach(root, oid, parsed) AS (
-        SELECT r.oid, r.oid, true
-        FROM _tenancy.lint_routines r WHERE r.bypasses AND r.executable OR r.oid IN (SELECT k.function FROM _tenancy.lint_kept_functions k)
+        SELECT k.function, k.function, true FROM _tenancy.lint_kept_functions k
         UNION
+        -- Only the texts of what is reached are looked through: a database may have many functions.
         SELECT r.root, c.callee, r.parsed AND c.parsed
-        FROM reach r JOIN call c ON c.oid = r.oid JOIN _tenancy.lint_routines f ON f.oid = c.callee AND (NOT f.prosecdef OR f.owner_bypasses)
+        FROM reach r
+        CROSS JOIN LATERAL (
+            SELECT p.oid AS callee, false AS parsed
+            FROM _tenancy.lint_routines f
+            CROSS JOIN LATERAL (
+                SELECT DISTINCT CASE WHEN m[2] IS NOT NULL THEN replace(m[2], '""', '"') ELSE lower(m[3]) END AS qualifier,
+                       CASE WHEN m[4] IS NOT NULL THEN replace(m[4], '""', '"') ELSE lower(m[5]) END AS word
+                FROM regexp_matches(f.body, '((?:"((?:[^"]|"")+)"|([[:alpha:]_][[:alnum:]_$]*))\s*\.\s*)?(?:"((?:[^"]|"")+)"|([[:alpha:]_][[:alnum:]_$]*))\s*\(', 'g') AS m) w
+            JOIN pg_proc p ON p.proname = w.word AND p.oid >= 16384 JOIN pg_namespace n ON n.oid = p.pronamespace
+            WHERE f.oid = r.oid AND f.body IS NOT NULL AND NOT f.parsed AND (w.qualifier IS NULL OR w.qualifier = n.nspname)
+            UNION
+            SELECT d.refobjid, true
+            FROM _tenancy.lint_routines f
+            JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = f.oid AND d.refclassid = 'pg_proc'::regclass AND d.refobjid >= 16384
+            WHERE f.oid = r.oid AND f.parsed) c
+        JOIN _tenancy.lint_routines f ON f.oid = c.callee AND (NOT f.prosecdef OR f.owner_bypasses)
     )
     SELECT r.root, r.oid, bool_or(r.parsed) AS parsed FROM reach r GROUP BY r.root, r.oid;
 COMMENT ON VIEW _tenancy.lint_reach IS 'the functions that are called, at any distance, by those that may go round policies';

@@ -243,14 +243,7 @@ BEGIN
     IF NOT _tenancy.is_guarded(relation, kind) THEN
         differences := differences || 'trigger tenancy_guard is missing, disabled or altered'::text;
     END IF;
-    FOR item IN
-        SELECT k.is, k.other, p.kind, p.tenant_column
-        FROM (SELECT i.inhparent::regclass AS other, 'parent' AS is FROM pg_inherits i WHERE i.inhrelid = drift.relation
-              UNION ALL SELECT i.inhrelid, 'child' FROM pg_inherits i WHERE i.inhparent = drift.relation) k, LATERAL _tenancy.protection(k.other) p
-        WHERE (p.kind, p.tenant_column) IS DISTINCT FROM (drift.kind, drift.tenant_column) ORDER BY k.other::text
-    LOOP
-        differences := differences || format('its %s %s is of kind %s%s', item.is, item.other, item.kind, format(', by column %I', item.tenant_column));
-    END LOOP;
+    differences := differences || ARRAY(SELECT _tenancy.family_problems(relation));
     FOR item IN
         SELECT i.inhrelid::regclass AS child FROM pg_inherits i
         WHERE i.inhparent = relation AND NOT _tenancy.is_protected(i.inhrelid::regclass)

@@ -127,22 +127,22 @@ fn read(
     Ok(())
 }
 
-/// The state that is committed now and what this transaction has done itself, as what queries see, until dropped.
-struct Latest;
+/// What queries see, until dropped; what this transaction has done itself is in it.
+struct Active;
 
-impl Latest {
-    fn new() -> Latest {
+impl Active {
+    fn new(snapshot: unsafe fn() -> pg_sys::Snapshot) -> Active {
         // SAFETY: called inside a transaction. The snapshot is active from here on, which is what SPI uses for a query that
         // only reads; an error on the way pops it with the (sub)transaction.
         unsafe {
             pg_sys::CommandCounterIncrement();
-            pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot());
+            pg_sys::PushActiveSnapshot(snapshot());
         }
-        Latest
+        Active
     }
 }
 
-impl Drop for Latest {
+impl Drop for Active {
     fn drop(&mut self) {
         if !std::thread::panicking() {
             // SAFETY: pops what `new` pushed.
@@ -153,18 +153,13 @@ impl Drop for Latest {
 
 /// Calls `work` with everything seen as the transaction sees it, and what it has done itself.
 pub fn at_current<R>(work: impl FnOnce() -> R) -> R {
-    // SAFETY: called inside a transaction; as in `Latest`.
-    unsafe {
-        pg_sys::CommandCounterIncrement();
-        pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
-    }
-    let _snapshot = Latest;
+    let _snapshot = Active::new(pg_sys::GetTransactionSnapshot);
     work()
 }
 
 /// Calls `work` with everything seen as of one moment: now, and what this transaction has done itself.
 pub fn at_latest<R>(work: impl FnOnce() -> R) -> R {
-    let _snapshot = Latest::new();
+    let _snapshot = Active::new(pg_sys::GetLatestSnapshot);
     work()
 }
 
