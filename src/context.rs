@@ -8,7 +8,7 @@
 use std::cell::Cell;
 use std::ffi::CStr;
 
-use pgrx::{AllocatedByPostgres, JsonB, prelude::*};
+use pgrx::{AllocatedByPostgres, prelude::*};
 use serde_json::json;
 
 use crate::error::Error;
@@ -21,6 +21,7 @@ use crate::pg::{
     running,
     setter::Request,
     statement::Statement,
+    text::{Json, Text},
 };
 use crate::registry::{self, Status};
 use crate::tenant::TenantId;
@@ -266,11 +267,11 @@ pub fn required() -> TenantId {
 }
 
 /// What `set_tenant` is to set; raises where the arguments are not good.
-fn requested(tenant_id: Option<&str>, is_local: Option<bool>) -> Request {
+fn requested(tenant_id: Option<&[u8]>, is_local: Option<bool>) -> Request {
     let Some(is_local) = is_local else { Error::NullArgument("is_local").raise() };
     // Not what clear_tenant() does: a variable that was never filled should not lead out of the tenant.
     let Some(text) = tenant_id else { Error::NullArgument("tenant_id").raise() };
-    match TenantId::parse(text.as_bytes()) {
+    match TenantId::parse(text) {
         Ok(id) => Request { value: id.as_c_str(), is_local },
         Err(malformed) => Error::IdInvalid(malformed).raise(),
     }
@@ -296,7 +297,7 @@ pub fn seal() {
 /// transaction is sealed, and the error that a protected table would raise, if any. Raises nothing itself.
 /// Stable. PUBLIC may call it.
 #[pg_extern(schema = "tenancy", stable, parallel_restricted)]
-pub fn context() -> JsonB {
+pub fn context() -> Json {
     let named = named().ok().flatten();
     let source = match pg::guc::assigned().map(|assigned| assigned.source) {
         None if named.is_some() => "default_tenant",
@@ -311,10 +312,10 @@ pub fn context() -> JsonB {
         Ok(None) => Some(Error::ContextMissing.code()),
         Ok(Some(_)) => None,
     };
-    JsonB(json!({
+    Json::from(&json!({
         "tenant_id": named.map(|id| id.as_str().to_owned()),
         "status": named.and_then(|id| registry::status(&id).ok()).map(Status::as_str),
-        "user_id": guc::user_id(),
+        "user_id": guc::user_id().map(|user| user.to_utf8().into_owned()),
         "source": source,
         "mode": if guc::mode() == Mode::Single { "single" } else { "multi" },
         "sealed": is_sealed() && FIRST.get().is_some(),
@@ -324,7 +325,12 @@ pub fn context() -> JsonB {
 
 /// Raises 42501 (`TENANT_ACCESS_DENIED`) where a tenant is set: what a tenant runs must not reach the registry or the
 /// protection, whatever was granted. `what` is called so. Stable. For the functions of the extension.
-#[pg_extern(schema = "_tenancy", stable, parallel_restricted)]
+#[pg_extern(schema = "_tenancy", name = "refuse_in_context", stable, parallel_restricted)]
+pub fn refuse_in_context_sql(what: Text) {
+    refuse_in_context(&what.to_utf8());
+}
+
+/// The same for what is called in Rust.
 pub fn refuse_in_context(what: &str) {
     if let Some(id) = set_by_parameter() {
         crate::pg::forget_error_context();

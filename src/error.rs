@@ -5,10 +5,11 @@
 //! A message never shows an id or data of another tenant than the caller's own.
 //! PostgreSQL's own SQLSTATEs only: pgrx cannot carry others.
 
-use pgrx::{JsonB, PgSqlErrorCode as S, prelude::*};
+use pgrx::{PgSqlErrorCode as S, prelude::*};
 use serde_json::{Map, Value, json};
 
 use crate::pg::ErrorReport;
+use crate::pg::text::{Json, Text, reportable};
 use crate::resource::Resource;
 use crate::tenant::{Malformed, TenantId};
 
@@ -72,6 +73,8 @@ pub enum Error<'a> {
     Tracked(Resource),
     /// The caller does not own the table.
     NotOwned,
+    /// A view, a temporary table, or something else that cannot be protected.
+    NotPermanent,
     /// A table that is to be metered is not protected.
     NotProtected,
     /// The usage of another tenant than the context's was asked for.
@@ -297,6 +300,12 @@ impl Error<'_> {
                 json!({}),
                 "Call it as the owner of the table, or as a superuser.",
             ),
+            Error::NotPermanent => (
+                "RELATION_NOT_SUPPORTED",
+                "not a permanent table".to_owned(),
+                json!({}),
+                "Tables and partitioned tables that are not temporary can be protected.",
+            ),
             Error::NotProtected => (
                 "RELATION_NOT_PROTECTED",
                 "table is not protected".to_owned(),
@@ -401,14 +410,14 @@ fn detail_text(code: &str, detail: &Value) -> String {
         // Whatever the fields say; it keeps its place.
         object.insert("code".to_owned(), json!(code));
     }
-    Value::Object(object).to_string()
+    reportable(Value::Object(object).to_string())
 }
 
 fn report(code: &str, message: String, detail: &Value, hint: Option<String>) -> ! {
-    let mut error =
-        ErrorReport::new(sqlstate(code), message, "tenancy").set_detail(detail_text(code, detail));
+    let mut error = ErrorReport::new(sqlstate(code), reportable(message), "tenancy")
+        .set_detail(detail_text(code, detail));
     if let Some(hint) = hint {
-        error = error.set_hint(hint);
+        error = error.set_hint(reportable(hint));
     }
     error.report(PgLogLevel::ERROR);
     unreachable!("an ERROR does not return")
@@ -418,7 +427,7 @@ fn report(code: &str, message: String, detail: &Value, hint: Option<String>) -> 
 pub fn log_bypass(table: &str) {
     let detail = detail_text("ISOLATION_BYPASSED", &json!({"relation": table}));
     let message = format!("isolation of table \"{table}\" is bypassed");
-    ErrorReport::new(S::ERRCODE_SUCCESSFUL_COMPLETION, message, "tenancy")
+    ErrorReport::new(S::ERRCODE_SUCCESSFUL_COMPLETION, reportable(message), "tenancy")
         .set_detail(detail)
         .report(PgLogLevel::LOG);
 }
@@ -428,7 +437,7 @@ pub fn warn_of_quota(quota: &Quota) {
     let detail = detail_text("QUOTA_SOFT_LIMIT", &quota.detail());
     let whose = quota.tenant.map(|tenant| format!(" of tenant \"{}\"", tenant.as_str())).unwrap_or_default();
     let message = format!("soft limit{whose} for \"{}\" passed", quota.resource);
-    ErrorReport::new(S::ERRCODE_SUCCESSFUL_COMPLETION, message, "tenancy")
+    ErrorReport::new(S::ERRCODE_SUCCESSFUL_COMPLETION, reportable(message), "tenancy")
         .set_detail(detail)
         .report(PgLogLevel::NOTICE);
 }
@@ -439,17 +448,20 @@ pub fn warn_of_quota(quota: &Quota) {
 /// DETAIL besides the code. Never returns. Volatile. For the extension's own functions.
 #[pg_extern(schema = "_tenancy", volatile, parallel_safe)]
 pub fn raise(
-    code: &str,
-    message: &str,
-    detail: default!(JsonB, "'{}'"),
-    hint: default!(Option<&str>, "NULL"),
+    code: Text,
+    message: Text,
+    detail: default!(Json, "'{}'"),
+    hint: default!(Option<Text>, "NULL"),
 ) {
     // The lines of the extension's own PL/pgSQL would say nothing to its user; message, DETAIL and HINT say it all.
     crate::pg::forget_error_context();
+    let (code, hint) = (code.to_utf8(), hint.map(|hint| hint.to_utf8().into_owned()));
     if !CATALOGUE.iter().any(|entry| entry.0 == code) {
         report("INTERNAL_ERROR", format!("unknown error code \"{code}\""), &json!({}), None);
     }
-    report(code, message.to_owned(), &detail.0, hint.map(str::to_owned))
+    // A detail that is more than that is left out, not the error.
+    let detail = detail.value().unwrap_or_default();
+    report(&code, message.to_utf8().into_owned(), &detail, hint)
 }
 
 /// The catalogue of errors: the code in DETAIL, its SQLSTATE, the status an HTTP layer answers with, and when.
@@ -508,13 +520,14 @@ mod tests {
                 limit: 10,
                 requested: 1,
             }),
-            Error::NotMetered(Resource::parse("orders").expect("well-formed")),
-            Error::AlreadyMetered(Resource::parse("orders").expect("well-formed")),
-            Error::Tracked(Resource::parse("orders").expect("well-formed")),
+            Error::NotMetered(Resource::parse(b"orders").expect("well-formed")),
+            Error::AlreadyMetered(Resource::parse(b"orders").expect("well-formed")),
+            Error::Tracked(Resource::parse(b"orders").expect("well-formed")),
             Error::NotOwned,
+            Error::NotPermanent,
             Error::NotProtected,
             Error::OfAnotherTenant,
-            Error::TooManyPrepared(Resource::parse("orders").expect("well-formed")),
+            Error::TooManyPrepared(Resource::parse(b"orders").expect("well-formed")),
             Error::Argument("amount", "must not be negative"),
             Error::MeteredColumn("tenant_id"),
             Error::MeteredTenant(Malformed::Character),

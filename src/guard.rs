@@ -99,7 +99,7 @@ pub fn end_change(relation: pg::Oid) {
         && let Some(problem) = registry::weakness(relation)
         && !is_restoring()
     {
-        Error::Weakened(&pg::relation_name(relation), &problem).raise()
+        Error::Weakened(&pg::relation_name(relation), &problem.to_utf8()).raise()
     }
 }
 

@@ -8,7 +8,7 @@ use std::ffi::{CStr, CString};
 use pgrx::PostgresGucEnum;
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
 
-use crate::pg;
+use crate::pg::{self, text::Text};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PostgresGucEnum)]
 pub enum BypassGuard {
@@ -165,16 +165,16 @@ pub fn init() {
     pg::guc::reserve_prefix(c"tenancy");
 }
 
-fn text(setting: &GucSetting<Option<CString>>) -> Option<String> {
-    let value = setting.get()?.into_string().ok()?;
-    (!value.is_empty()).then_some(value)
+fn text(setting: &GucSetting<Option<CString>>) -> Option<Text> {
+    let value = setting.get()?;
+    (!value.is_empty()).then(|| Text::of(value.to_bytes()))
 }
 
 pub fn bypass_guard() -> BypassGuard {
     BYPASS_GUARD.get()
 }
 
-pub fn default_tenant() -> Option<String> {
+pub fn default_tenant() -> Option<Text> {
     text(&DEFAULT_TENANT)
 }
 
@@ -202,6 +202,6 @@ pub fn usage_counters() -> usize {
     usize::try_from(USAGE_COUNTERS.get()).unwrap_or(0)
 }
 
-pub fn user_id() -> Option<String> {
+pub fn user_id() -> Option<Text> {
     text(&USER_ID)
 }

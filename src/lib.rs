@@ -67,7 +67,7 @@ extension_sql_file!(
         context::deny_write,
         context::context,
         context::seal,
-        context::refuse_in_context,
+        context::refuse_in_context_sql,
         context::begin_anew,
         error::raise,
         error::error_codes,

@@ -12,6 +12,7 @@ use pgrx::{PgRelation, prelude::*};
 use crate::error::{Error, internal};
 use crate::pg::{
     self,
+    text::Text,
     transition::{self, Layout, Trigger, Uncounted},
 };
 use crate::quota;
@@ -49,7 +50,7 @@ fn meters_of(trigger: &Trigger) -> Rc<Meters> {
 /// The meters of the table, or of one that it is a partition or child of. A partition that was detached still has its triggers,
 /// and is counted no more.
 fn read(trigger: &Trigger) -> Meters {
-    let mut found: Vec<(String, String, String)> = Vec::new();
+    let mut found: Vec<(Text, Text, Text)> = Vec::new();
     let query = "WITH RECURSIVE up (relation) AS (
                      SELECT $1
                      UNION
@@ -64,13 +65,12 @@ fn read(trigger: &Trigger) -> Meters {
         Ok(())
     });
     read.unwrap_or_else(|error| internal(error));
-    let measures: Vec<_> = found.iter().map(|(_, _, m)| (m.as_str(), m.strip_prefix("sum:"))).collect();
     let layout = match found.first() {
-        Some((_, column, _)) => trigger.layout(column, &measures),
+        Some((_, column, _)) => trigger.layout(column, found.iter().map(|(_, _, measure)| measure)),
         None => Ok(Layout::default()),
     };
     Meters {
-        layout: layout.unwrap_or_else(|column| Error::MeteredColumn(column).raise()),
+        layout: layout.unwrap_or_else(|column| Error::MeteredColumn(&column.to_utf8()).raise()),
         resources: found.iter().map(|(resource, _, _)| quota::resource(resource)).collect(),
     }
 }
@@ -157,11 +157,10 @@ fn differences(resource: &Resource) -> Vec<Difference> {
     }
     pg::query::at_latest(|| {
         for (relation, column, measure) in counted_tables(resource) {
-            let summed = measure.strip_prefix("sum:");
             let count = |tenant: &TenantId, amounts: &[i64]| add(tenant, 0, amounts.iter().sum());
-            match transition::table_rows(relation, &column, (&measure, summed), count) {
+            match transition::table_rows(relation, &column, &measure, count) {
                 Ok(()) => {}
-                Err(Uncounted::Column(name)) => Error::MeteredColumn(&name).raise(),
+                Err(Uncounted::Column(name)) => Error::MeteredColumn(&name.to_utf8()).raise(),
                 Err(Uncounted::Tenant(why)) => Error::MeteredTenant(why).raise(),
             }
         }
@@ -183,14 +182,14 @@ fn differences(resource: &Resource) -> Vec<Difference> {
 }
 
 /// The tables that hold what is metered for the resource, with partitions and children: their tenant column and measure.
-fn counted_tables(resource: &Resource) -> Vec<(pg::Oid, String, String)> {
+fn counted_tables(resource: &Resource) -> Vec<(pg::Oid, Text, Text)> {
     let query = "SELECT c.oid, m.tenant_column::text, m.measure
                  FROM _tenancy.meters m, LATERAL _tenancy.tree(m.relation) t, pg_class c
                  WHERE m.resource = $1 AND c.oid = t.relation AND c.relkind = 'r'";
     let mut found = Vec::new();
     let read = pg::query::select(meters(), query, &[resource.as_str().into()], |row| {
         if let (Some(relation), Some(column), Some(measure)) =
-            (row.get::<pg::Oid>(1)?, row.get::<String>(2)?, row.get::<String>(3)?)
+            (row.get::<pg::Oid>(1)?, row.get::<Text>(2)?, row.get::<Text>(3)?)
         {
             found.push((relation, column, measure));
         }
@@ -223,11 +222,11 @@ fn recount_resource(resource: &Resource) {
 #[allow(clippy::type_complexity)]
 pub fn recount(
     relation: PgRelation,
-    resource: &str,
+    resource: Text,
     mend_it: bool,
 ) -> TableIterator<'static, (name!(tenant_id, String), name!(recorded, i64), name!(counted, i64))> {
     let relation = owned(relation);
-    let resource = quota::resource(resource);
+    let resource = quota::resource(&resource);
     // A resource that is tracked has no rows: it would be counted as nothing.
     refuse_unmetered(relation, resource);
     let found = differences(&resource);
@@ -242,8 +241,8 @@ pub fn recount(
 /// Counts a resource anew after a table that was metered for it is gone. For the event trigger on dropped tables.
 #[pg_extern(schema = "_tenancy", volatile)]
 #[search_path(pg_catalog, pg_temp)]
-pub fn recount_after_drop(resource: &str) {
-    recount_resource(&quota::resource(resource));
+pub fn recount_after_drop(resource: Text) {
+    recount_resource(&quota::resource(&resource));
 }
 
 /// Returns the relation's number, and closes it: nobody can alter what is open.
@@ -262,14 +261,14 @@ fn owned(relation: PgRelation) -> pg::Oid {
 /// `tenancy.meter`.
 #[pg_extern(schema = "_tenancy", volatile)]
 #[search_path(pg_catalog, pg_temp)]
-pub fn start_meter(relation: PgRelation, resource: &str, measure: &str) -> Result<(), pgrx::spi::Error> {
+pub fn start_meter(relation: PgRelation, resource: Text, measure: Text) -> Result<(), pgrx::spi::Error> {
     let relation = owned(relation);
-    let resource = quota::resource(resource);
+    let resource = quota::resource(&resource);
     refuse_obstacle(relation, resource);
     pg::query::run(
         meters(),
         "SELECT _tenancy.add_meter($1, $2, $3)",
-        &[relation.into(), resource.as_str().into(), measure.into()],
+        &[relation.into(), resource.as_str().into(), measure.argument()],
     )
 }
 
@@ -277,9 +276,9 @@ pub fn start_meter(relation: PgRelation, resource: &str, measure: &str) -> Resul
 /// which must be metered for it. For `tenancy.unmeter`.
 #[pg_extern(schema = "_tenancy", volatile)]
 #[search_path(pg_catalog, pg_temp)]
-pub fn stop_meter(relation: PgRelation, resource: &str) -> Result<(), pgrx::spi::Error> {
+pub fn stop_meter(relation: PgRelation, resource: Text) -> Result<(), pgrx::spi::Error> {
     let relation = owned(relation);
-    let resource = quota::resource(resource);
+    let resource = quota::resource(&resource);
     refuse_unmetered(relation, resource);
     pg::query::run(
         meters(),

@@ -9,12 +9,13 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 
-use pgrx::{JsonB, PgRelation, prelude::*};
+use pgrx::{PgRelation, prelude::*};
 
 use crate::error::Error;
 use crate::pg::{
     self,
     accessor::{Forms, Resolved},
+    text::{Json, Text},
 };
 use crate::tenant::TenantId;
 
@@ -32,11 +33,11 @@ pub enum Status {
 }
 
 impl Status {
-    fn parse(text: &str) -> Option<Status> {
+    fn parse(text: &[u8]) -> Option<Status> {
         match text {
-            "active" => Some(Status::Active),
-            "suspended" => Some(Status::Suspended),
-            "archived" => Some(Status::Archived),
+            b"active" => Some(Status::Active),
+            b"suspended" => Some(Status::Suspended),
+            b"archived" => Some(Status::Archived),
             _ => None,
         }
     }
@@ -103,17 +104,17 @@ fn relations() -> Option<Relations> {
 
 fn read_status(id: &TenantId) -> Result<Status, Error<'static>> {
     let relations = relations().ok_or(Error::NotInstalled)?;
-    pg::scan::rows(relations.table, relations.key, &[id.as_str()], |row| row.text(STATUS_COLUMN))
+    pg::scan::rows(relations.table, relations.key, &[id.as_bytes()], |row| row.text(STATUS_COLUMN))
         .pop()
         .flatten()
-        .and_then(|status| Status::parse(&status))
+        .and_then(|status| Status::parse(status.as_bytes()))
         .ok_or(Error::NotFound(*id))
 }
 
 /// Returns the plan that the tenant is on, if it is registered and on one.
-pub fn plan(id: &TenantId) -> Option<String> {
+pub fn plan(id: &TenantId) -> Option<Text> {
     let relations = relations()?;
-    pg::scan::rows(relations.table, relations.key, &[id.as_str()], |row| row.text(PLAN_COLUMN))
+    pg::scan::rows(relations.table, relations.key, &[id.as_bytes()], |row| row.text(PLAN_COLUMN))
         .pop()
         .flatten()
 }
@@ -172,7 +173,7 @@ pub fn resolved(id: &TenantId) -> Resolved {
 /// Returns a tenant id in its one spelling: a UUID in lower case, any other id unchanged.
 /// Raises 22023 (`TENANT_ID_INVALID`) where the text is not a tenant id. Immutable. PUBLIC may call it.
 #[pg_extern(schema = "tenancy", immutable, strict, parallel_safe)]
-pub fn normalize_tenant_id(tenant_id: &str) -> String {
+pub fn normalize_tenant_id(tenant_id: Text) -> String {
     match TenantId::parse(tenant_id.as_bytes()) {
         Ok(id) => id.as_str().to_owned(),
         Err(malformed) => {
@@ -199,10 +200,10 @@ pub fn announce_change<'a>(
 #[search_path(pg_catalog, pg_temp)]
 pub fn save_protection(
     relation: PgRelation,
-    kind: &str,
-    tenant_column: Option<&str>,
-    options: JsonB,
-    undo: JsonB,
+    kind: Text,
+    tenant_column: Option<Text>,
+    options: Json,
+    undo: Json,
 ) -> Result<(), pgrx::spi::Error> {
     crate::context::refuse_in_context("protect");
     insert_protection(
@@ -219,10 +220,10 @@ pub fn save_protection(
 #[search_path(pg_catalog, pg_temp)]
 pub fn add_protection(
     relation: PgRelation,
-    kind: &str,
-    tenant_column: Option<&str>,
-    options: JsonB,
-    undo: JsonB,
+    kind: Text,
+    tenant_column: Option<Text>,
+    options: Json,
+    undo: Json,
 ) -> Result<(), pgrx::spi::Error> {
     insert_protection(&relation, (kind, tenant_column, options, undo), "DO NOTHING")
 }
@@ -299,14 +300,14 @@ pub fn refuse_old_snapshot() {
 
 /// What a protected table has lost, of what event triggers watch over, and how it disagrees with its parents and children; of one that
 /// is not protected, whether it has a child that is.
-pub fn weakness(relation: pg::Oid) -> Option<String> {
+pub fn weakness(relation: pg::Oid) -> Option<Text> {
     let Some(relations) = relations() else { Error::NotInstalled.raise() };
     let query = "SELECT coalesce((SELECT _tenancy.weakness($1, p.kind, p.tenant_column, p.undo, '{ROW SECURITY,NOT NULL,POLICY,TRIGGERS}')
                                   FROM _tenancy.protected p WHERE p.relation = $1), (SELECT f FROM _tenancy.family_problems($1) AS f LIMIT 1))";
     let mut found = None;
     pg::query::at_latest(|| {
         pg::query::select(relations.table, query, &[relation.into()], |row| {
-            found = row.get::<String>(1)?;
+            found = row.get::<Text>(1)?;
             Ok(())
         })
     })
@@ -317,14 +318,20 @@ pub fn weakness(relation: pg::Oid) -> Option<String> {
 /// `on_conflict`: what becomes of the row of a table that has one.
 fn insert_protection(
     relation: &PgRelation,
-    (kind, tenant_column, options, undo): (&str, Option<&str>, JsonB, JsonB),
+    (kind, tenant_column, options, undo): (Text, Option<Text>, Json, Json),
     on_conflict: &str,
 ) -> Result<(), pgrx::spi::Error> {
     let insertion = format!(
         "INSERT INTO _tenancy.protected (relation, kind, tenant_column, options, undo) VALUES ($1, $2, $3, $4, $5)
          ON CONFLICT (relation) {on_conflict}"
     );
-    let arguments = [relation.oid().into(), kind.into(), tenant_column.into(), options.into(), undo.into()];
+    let arguments = [
+        relation.oid().into(),
+        kind.argument(),
+        pg::text::nullable(tenant_column),
+        options.argument(),
+        undo.argument(),
+    ];
     write_as_owner(relation.oid(), &insertion, &arguments)
 }
 
@@ -336,8 +343,7 @@ fn write_as_owner(
     arguments: &[pgrx::datum::DatumWithOid],
 ) -> Result<(), pgrx::spi::Error> {
     if !pg::scan::is_permanent_table(relation) {
-        let detail = JsonB(serde_json::json!({}));
-        crate::error::raise("RELATION_NOT_SUPPORTED", "not a permanent table", detail, None);
+        Error::NotPermanent.raise()
     }
     if !pg::user::owns_relation(relation) {
         Error::NotOwned.raise()

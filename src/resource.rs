@@ -26,12 +26,12 @@ impl Resource {
     pub const NONE: Resource = Resource { len: 0, bytes: [0; Resource::MAX_LEN] };
 
     /// A name has 1 to 63 letters, digits or characters of `. _ : / -`.
-    pub fn parse(name: &str) -> Option<Resource> {
+    pub fn parse(name: &[u8]) -> Option<Resource> {
         let allowed = |b: &u8| b.is_ascii_alphanumeric() || b"._:/-".contains(b);
-        let is_good = (1..=Resource::MAX_LEN).contains(&name.len()) && name.as_bytes().iter().all(allowed);
+        let is_good = (1..=Resource::MAX_LEN).contains(&name.len()) && name.iter().all(allowed);
         is_good.then(|| {
             let mut bytes = [0; Resource::MAX_LEN];
-            bytes[..name.len()].copy_from_slice(name.as_bytes());
+            bytes[..name.len()].copy_from_slice(name);
             Resource { len: name.len() as u8, bytes }
         })
     }
@@ -53,10 +53,13 @@ mod tests {
     #[test]
     fn names_are_kept_or_refused() {
         for good in ["orders", "api.calls", "tokens/gpt-4", "a", &"r".repeat(63)] {
-            assert_eq!(Resource::parse(good).map(|name| name.as_str().to_owned()).as_deref(), Some(good));
+            assert_eq!(
+                Resource::parse(good.as_bytes()).map(|name| name.as_str().to_owned()).as_deref(),
+                Some(good)
+            );
         }
         for bad in ["", "a b", "a'b", "ä", "a\0", &"r".repeat(64)] {
-            assert!(Resource::parse(bad).is_none(), "{bad}");
+            assert!(Resource::parse(bad.as_bytes()).is_none(), "{bad}");
         }
     }
 }

@@ -3,34 +3,37 @@
 //! Called as `_tenancy.altered(pg_ddl_command)`; nothing in SQL can make a value of that type but
 //! `pg_event_trigger_ddl_commands()`. The idea is that of PostgreSQL's own `src/test/modules/test_ddl_deparse`.
 
-use std::ffi::CStr;
-
 use pgrx::{IntoDatum, pg_sys, prelude::*};
+
+use super::text::Text;
 
 /// Names what weakens the protection of a table, or adds to it, with the name of the trigger or column where there is one; nothing
 /// for other commands.
 #[allow(non_upper_case_globals)] // PostgreSQL's names
-unsafe fn word(command: *const pg_sys::AlterTableCmd) -> Option<String> {
+unsafe fn word(command: *const pg_sys::AlterTableCmd) -> Option<Text> {
     use pg_sys::AlterTableType::*;
     // SAFETY: a valid node, of which `name` is null or a C string.
     unsafe {
-        let name = || if (*command).name.is_null() { c"" } else { CStr::from_ptr((*command).name) };
-        let named = |word: &str| Some(format!("{word} {}", name().to_string_lossy()));
+        let named = |word: &str| {
+            let name = super::text::of_c_string((*command).name);
+            Some(Text::of(&[word.as_bytes(), b" ", name.as_bytes()].concat()))
+        };
+        let plain = |word: &str| Some(Text::of(word.as_bytes()));
         match (*command).subtype {
             AT_DisableRowSecurity | AT_NoForceRowSecurity | AT_EnableRowSecurity | AT_ForceRowSecurity => {
-                Some("ROW SECURITY".to_owned())
+                plain("ROW SECURITY")
             }
             AT_EnableTrig | AT_EnableAlwaysTrig | AT_EnableReplicaTrig | AT_DisableTrig => named("TRIGGER"),
             AT_EnableTrigAll | AT_DisableTrigAll | AT_EnableTrigUser | AT_DisableTrigUser => {
-                Some("TRIGGER *".to_owned())
+                plain("TRIGGER *")
             }
             // Since 18, NOT NULL is a constraint that can be dropped as such.
-            AT_DropNotNull | AT_DropConstraint => Some("NOT NULL".to_owned()),
-            AT_ChangeOwner => Some("OWNER".to_owned()),
-            AT_AttachPartition | AT_AddInherit => Some("CHILD".to_owned()),
-            AT_AddColumn => Some("COLUMN".to_owned()),
+            AT_DropNotNull | AT_DropConstraint => plain("NOT NULL"),
+            AT_ChangeOwner => plain("OWNER"),
+            AT_AttachPartition | AT_AddInherit => plain("CHILD"),
+            AT_AddColumn => plain("COLUMN"),
             #[cfg(feature = "pg15")]
-            AT_AddColumnRecurse => Some("COLUMN".to_owned()),
+            AT_AddColumnRecurse => plain("COLUMN"),
             _ => None,
         }
     }
@@ -42,7 +45,7 @@ unsafe fn word(command: *const pg_sys::AlterTableCmd) -> Option<String> {
 #[unsafe(no_mangle)]
 #[pg_guard]
 pub unsafe extern "C-unwind" fn tenancy_altered(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
-    let mut words: Vec<String> = Vec::new();
+    let mut words: Vec<Text> = Vec::new();
     // SAFETY: the type's values are pointers to commands, which live while the event trigger runs; the member of the union is
     // the one that its type tells, and so is each node.
     unsafe {
@@ -54,7 +57,7 @@ pub unsafe extern "C-unwind" fn tenancy_altered(fcinfo: pg_sys::FunctionCallInfo
                 pg_sys::NodeTag::T_CreateTrigStmt
                     if (*statement.cast::<pg_sys::CreateTrigStmt>()).replace =>
                 {
-                    words.push("REPLACE".to_owned());
+                    words.push(Text::of(b"REPLACE"));
                     return words.into_datum().unwrap_or(pg_sys::Datum::from(0));
                 }
                 _ => {}

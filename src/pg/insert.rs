@@ -49,7 +49,7 @@ mod raw {
 /// A value of a column.
 #[derive(Clone, Copy)]
 pub enum Value<'a> {
-    Text(&'a str),
+    Text(&'a [u8]),
     Bigint(i64),
     Boolean(bool),
     /// For a column of type `jsonb`: well-formed JSON.

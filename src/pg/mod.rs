@@ -33,6 +33,7 @@ pub mod scan;
 pub mod setter;
 pub mod shmem;
 pub mod statement;
+pub mod text;
 pub mod transition;
 pub mod user;
 pub mod xact;
@@ -74,11 +75,7 @@ pub fn database() -> Oid {
 /// The name of a relation, without its schema; empty where it is gone.
 pub fn relation_name(relation: Oid) -> String {
     // SAFETY: called inside a transaction; a copy of the name, or null.
-    unsafe {
-        let name = pg_sys::get_rel_name(relation);
-        let name = if name.is_null() { c"" } else { std::ffi::CStr::from_ptr(name) };
-        name.to_string_lossy().into_owned()
-    }
+    unsafe { text::of_c_string(pg_sys::get_rel_name(relation)).to_utf8().into_owned() }
 }
 
 /// The number of this process.

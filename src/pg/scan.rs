@@ -7,6 +7,8 @@ use std::ffi::CStr;
 
 use pgrx::{FromDatum, IntoDatum, pg_sys};
 
+use super::text::Text;
+
 /// The relation of that name, if it exists.
 pub fn relation(schema: &CStr, name: &CStr) -> Option<pg_sys::Oid> {
     // SAFETY: called inside a transaction; both lookups return InvalidOid where there is nothing.
@@ -37,7 +39,7 @@ impl Row {
         }
     }
 
-    pub fn text(&self, column: i32) -> Option<String> {
+    pub fn text(&self, column: i32) -> Option<Text> {
         self.value(column)
     }
 
@@ -50,7 +52,7 @@ impl Row {
 pub fn rows<T>(
     relation: pg_sys::Oid,
     index: pg_sys::Oid,
-    keys: &[&str],
+    keys: &[&[u8]],
     mut read: impl FnMut(&Row) -> T,
 ) -> Vec<T> {
     let mut scan_keys = vec![pg_sys::ScanKeyData::default(); keys.len()];

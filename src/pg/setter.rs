@@ -33,7 +33,7 @@ pub struct Request {
 }
 
 /// Judges the arguments of `set_tenant`; raises where they are not good.
-type Judge = fn(Option<&str>, Option<bool>) -> Request;
+type Judge = fn(Option<&[u8]>, Option<bool>) -> Request;
 
 static mut JUDGE: Option<Judge> = None;
 
@@ -48,7 +48,7 @@ unsafe extern "C-unwind" fn judge(fcinfo: pg_sys::FunctionCallInfo, request: *mu
     // SAFETY: PostgreSQL passes two arguments, text and boolean; `request` points into the caller's frame.
     unsafe {
         let arguments = (*fcinfo).args.as_slice(2);
-        let text = <&str>::from_datum(arguments[0].value, arguments[0].isnull);
+        let text = <&[u8]>::from_datum(arguments[0].value, arguments[0].isnull);
         let is_local = bool::from_datum(arguments[1].value, arguments[1].isnull);
         if let Some(judge) = JUDGE {
             request.write(judge(text, is_local));

@@ -11,6 +11,7 @@ use std::ffi::{CStr, c_int};
 
 use pgrx::{FromDatum, pg_sys, prelude::*};
 
+use super::text::Text;
 use crate::tenant::{Malformed, TenantId};
 
 mod raw {
@@ -172,9 +173,9 @@ impl Trigger {
     /// Where the table has these columns, and whether they are of types that can be counted.
     pub fn layout<'a>(
         &self,
-        tenant: &'a str,
-        measures: &[(&'a str, Option<&'a str>)],
-    ) -> Result<Layout, &'a str> {
+        tenant: &Text,
+        measures: impl IntoIterator<Item = &'a Text>,
+    ) -> Result<Layout, Text> {
         // SAFETY: an open relation.
         unsafe { layout((*(*self.data).tg_relation).rd_att, tenant, measures) }
     }
@@ -220,7 +221,7 @@ impl Trigger {
 /// Why a table could not be counted.
 pub enum Uncounted {
     /// A column is gone, or of another type than a meter counts.
-    Column(String),
+    Column(Text),
     Tenant(Malformed),
 }
 
@@ -228,8 +229,8 @@ pub enum Uncounted {
 /// expression, because it is read for the owner of the extension. Calls `each` as for a trigger. A table that is gone has no rows.
 pub fn table_rows(
     relation: pg_sys::Oid,
-    tenant: &str,
-    measure: (&str, Option<&str>),
+    tenant: &Text,
+    measure: &Text,
     mut each: impl FnMut(&TenantId, &[i64]),
 ) -> Result<(), Uncounted> {
     // SAFETY: called inside a transaction, with an active snapshot. The relation stays open, and so the descriptor and a tuple
@@ -240,8 +241,7 @@ pub fn table_rows(
             return Ok(());
         }
         let desc = (*table).rd_att;
-        let layout =
-            layout(desc, tenant, &[measure]).map_err(|column| Uncounted::Column(column.to_owned()))?;
+        let layout = layout(desc, tenant, [measure]).map_err(Uncounted::Column)?;
         let slot = pg_sys::MakeSingleTupleTableSlot(desc, std::ptr::addr_of!(pg_sys::TTSOpsHeapTuple));
         let scan = pg_sys::systable_beginscan(
             table,
@@ -351,37 +351,37 @@ impl<'a> Runs<'a> {
 /// a column's type at any time, and a value of another would be read as what it is not.
 unsafe fn layout<'a>(
     desc: pg_sys::TupleDesc,
-    tenant: &'a str,
-    measures: &[(&'a str, Option<&'a str>)],
-) -> Result<Layout, &'a str> {
+    tenant: &Text,
+    measures: impl IntoIterator<Item = &'a Text>,
+) -> Result<Layout, Text> {
     // SAFETY: the caller passes a valid descriptor, which has `natts` attributes.
-    let find = |name: &'a str| unsafe {
+    let find = |name: &[u8]| unsafe {
         let found = (0..(*desc).natts).map(|i| attribute(desc, i)).find(|attribute| {
             let its = CStr::from_ptr((**attribute).attname.data.as_ptr()).to_bytes();
-            its == name.as_bytes() && !(**attribute).attisdropped
+            its == name && !(**attribute).attisdropped
         });
-        found.map(|attribute| ((*attribute).attnum, (*attribute).atttypid)).ok_or(name)
+        found.map(|attribute| ((*attribute).attnum, (*attribute).atttypid)).ok_or(Text::of(name))
     };
-    let (column, kind) = find(tenant)?;
+    let (column, kind) = find(tenant.as_bytes())?;
     let kind = match kind {
         pg_sys::TEXTOID | pg_sys::VARCHAROID => Kind::Text,
         pg_sys::UUIDOID => Kind::Uuid,
         pg_sys::INT8OID => Kind::Bigint,
         pg_sys::INT4OID => Kind::Integer,
-        _ => return Err(tenant),
+        _ => return Err(tenant.clone()),
     };
     let mut layout = Layout { tenant: column, kind, measures: Vec::new() };
-    for (measure, summed) in measures {
-        layout.measures.push(match (*measure, summed) {
-            ("rows", _) => Measure::Rows,
-            ("bytes", _) => Measure::Bytes,
+    for measure in measures {
+        layout.measures.push(match (measure.as_bytes(), measure.as_bytes().strip_prefix(b"sum:")) {
+            (b"rows", _) => Measure::Rows,
+            (b"bytes", _) => Measure::Bytes,
             (_, Some(name)) => match find(name)? {
                 (column, pg_sys::INT2OID) => Measure::Sum(column, Width::Smallint),
                 (column, pg_sys::INT4OID) => Measure::Sum(column, Width::Integer),
                 (column, pg_sys::INT8OID) => Measure::Sum(column, Width::Bigint),
-                _ => return Err(name),
+                _ => return Err(Text::of(name)),
             },
-            (other, None) => return Err(other),
+            (_, None) => return Err(measure.clone()),
         });
     }
     Ok(layout)

@@ -166,10 +166,10 @@ fn read(tenant: &TenantId, resource: &Resource, generation: u64) -> Limits {
     // been removed meanwhile, which is news that makes this answer outdated.
     let mut standard: [Option<Limit>; 4] = [None; 4];
     let mut over: Vec<(i64, Limit)> = Vec::new();
-    let mut add = |scope: &str, name: &str| {
-        pg::scan::rows(relations.quotas, relations.quotas_key, &[scope, name, resource.as_str()], |row| {
+    let mut add = |scope: &[u8], name: &[u8]| {
+        pg::scan::rows(relations.quotas, relations.quotas_key, &[scope, name, resource.as_bytes()], |row| {
             let limit = Limit { maximum: row.bigint(MAX_AMOUNT), soft: row.bigint(SOFT_LIMIT) };
-            let period = row.text(PERIOD).as_deref().and_then(Period::parse);
+            let period = row.text(PERIOD).and_then(|period| Period::parse(&period.to_utf8()));
             match (period, row.bigint(INTERVAL_ID)) {
                 (Some(period), None) => {
                     standard[period as usize].get_or_insert(limit);
@@ -181,11 +181,11 @@ fn read(tenant: &TenantId, resource: &Resource, generation: u64) -> Limits {
             }
         });
     };
-    add("tenant", tenant.as_str());
+    add(b"tenant", tenant.as_bytes());
     if let Some(plan) = registry::plan(tenant) {
-        add("plan", &plan);
+        add(b"plan", plan.as_bytes());
     }
-    add("default", "");
+    add(b"default", b"");
     let standard = standard.map(Option::unwrap_or_default);
     let others = others(resource);
     let limit_over = |other: &Other| {
@@ -214,12 +214,12 @@ pub fn others(resource: &Resource) -> Rc<[Other]> {
     });
     known.unwrap_or_else(|| {
         let relations = relations();
-        let read = pg::scan::rows(relations.periods, relations.periods_key, &[resource.as_str()], |row| {
+        let read = pg::scan::rows(relations.periods, relations.periods_key, &[resource.as_bytes()], |row| {
             let span = row.bigint(3).and_then(Span::new);
             let (Some(period), Some(span), Some(id)) = (row.text(2), span, row.bigint(4)) else {
                 Error::Internal("period without a length").raise()
             };
-            Other { interval: Interval { id, span }, period }
+            Other { interval: Interval { id, span }, period: period.to_utf8().into_owned() }
         });
         let value: Rc<[Other]> = read.into();
         OTHERS.with_borrow_mut(|others| {

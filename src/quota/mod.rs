@@ -12,7 +12,7 @@ mod limits;
 use crate::context;
 use crate::error::{Error, Quota, warn_of_quota};
 use crate::period::{PERIODS, Span};
-use crate::pg;
+use crate::pg::{self, text::Text};
 use crate::resource::Resource;
 use crate::tenant::TenantId;
 use crate::usage::{self, Charged, Intervals, Key, Note, Refused};
@@ -88,8 +88,8 @@ pub fn charge(tenant: &TenantId, resource: &Resource, amount: i64, note: Note) {
 }
 
 /// The resource of that name, or an error.
-pub fn resource(name: &str) -> Resource {
-    Resource::parse(name).unwrap_or_else(|| {
+pub fn resource(name: &Text) -> Resource {
+    Resource::parse(name.as_bytes()).unwrap_or_else(|| {
         Error::Argument("resource", "must have 1 to 63 letters, digits or characters of . _ : / -").raise()
     })
 }
@@ -104,8 +104,8 @@ fn positive(amount: i64) -> i64 {
 /// Returns whether the current tenant could use an amount of a resource now. What others have reserved counts. Errors: those of
 /// `current_tenant()`, 22023 (`PARAMETER_INVALID`). Volatile. PUBLIC may call it.
 #[pg_extern(schema = "tenancy", volatile)]
-pub fn check_quota(resource: &str, amount: default!(i64, 1)) -> bool {
-    let (tenant, resource, amount) = (context::required(), self::resource(resource), positive(amount));
+pub fn check_quota(resource: Text, amount: default!(i64, 1)) -> bool {
+    let (tenant, resource, amount) = (context::required(), self::resource(&resource), positive(amount));
     let limits = limits::of(&tenant, &resource);
     // Nothing has to be counted where nothing is limited.
     limits.maximums.is_unlimited()
@@ -115,8 +115,8 @@ pub fn check_quota(resource: &str, amount: default!(i64, 1)) -> bool {
 /// Raises 53400 (`QUOTA_EXCEEDED`) unless the current tenant can use an amount of a resource, and keeps the room until the
 /// transaction ends. Other errors: those of `check_quota`. Volatile. PUBLIC may call it.
 #[pg_extern(schema = "tenancy", volatile)]
-pub fn enforce_quota(resource: &str, amount: default!(i64, 1)) {
-    let (tenant, resource, amount) = (context::required(), self::resource(resource), positive(amount));
+pub fn enforce_quota(resource: Text, amount: default!(i64, 1)) {
+    let (tenant, resource, amount) = (context::required(), self::resource(&resource), positive(amount));
     let limits = limits::of(&tenant, &resource);
     if limits.maximums.is_unlimited() {
         return;
@@ -132,17 +132,17 @@ pub fn enforce_quota(resource: &str, amount: default!(i64, 1)) {
 /// JSON object. Raises 53400 (`QUOTA_EXCEEDED`) where that would pass a limit. For `tenancy.track_usage`, which has looked at the
 /// arguments.
 #[pg_extern(schema = "_tenancy", volatile)]
-pub fn track(resource: &str, amount: i64, metadata: &str) {
+pub fn track(resource: Text, amount: i64, metadata: Text) {
     // The lines of our own PL/pgSQL would say nothing to its user.
     pg::forget_error_context();
-    let (tenant, resource, amount) = (context::required(), self::resource(resource), positive(amount));
+    let (tenant, resource, amount) = (context::required(), self::resource(&resource), positive(amount));
     pg::refuse_read_only(c"track_usage");
     usage::refuse_too_many(&tenant, &resource);
     // A text of PostgreSQL's has no NUL.
-    let note = if metadata == "{}" {
+    let note = if metadata.as_bytes() == b"{}" {
         Note::Merged
     } else {
-        Note::Metadata(CString::new(metadata).unwrap_or_default())
+        Note::Metadata(CString::new(metadata.as_bytes()).unwrap_or_default())
     };
     charge(&tenant, &resource, amount, note);
 }
@@ -167,15 +167,15 @@ pub fn sees_all_tenants() -> bool {
 #[pg_extern(schema = "_tenancy", volatile)]
 #[allow(clippy::type_complexity)]
 pub fn usage_of(
-    tenant_id: &str,
-    resource: &str,
+    tenant_id: Text,
+    resource: Text,
 ) -> TableIterator<'static, (name!(period, String), name!(used, i64), name!(reserved, i64))> {
     let tenant = TenantId::parse(tenant_id.as_bytes()).unwrap_or_else(|why| Error::IdInvalid(why).raise());
     // The views that call it run with the rights of their callers, who could call it themselves.
     if !sees_all_tenants() && tenant != context::required() {
         Error::OfAnotherTenant.raise()
     }
-    let resource = self::resource(resource);
+    let resource = self::resource(&resource);
     let key = usage::key(&tenant, &resource);
     let standard = PERIODS.iter().map(|period| period.as_str().to_owned()).zip(usage::amounts(&key));
     let others = limits::others(&resource);

@@ -25,11 +25,11 @@ pub fn write(ledger: &Table, entries: &[Entry]) {
     // Connections that charge the same key insert into the index at places of their own.
     let lane = i64::from(pg::process()) & Key::LANES;
     let actor = crate::guc::user_id();
-    let actor = actor.as_deref().map_or(Value::Null, Value::Text);
+    let actor = actor.as_ref().map_or(Value::Null, |actor| Value::Text(actor.as_bytes()));
     ledger.insert(entries.iter().map(|entry| {
         [
-            Value::Text(entry.key.tenant.as_str()),
-            Value::Text(entry.key.resource.as_str()),
+            Value::Text(entry.key.tenant.as_bytes()),
+            Value::Text(entry.key.resource.as_bytes()),
             Value::Bigint(entry.amount),
             Value::Timestamp(entry.at),
             actor,

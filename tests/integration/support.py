@@ -88,11 +88,11 @@ class Server:
 class Database:
     """A database with the extension; its tables belong to OWNER and are granted to DATA."""
 
-    def __init__(self, server, name, extension=True):
+    def __init__(self, server, name, extension=True, options=""):
         self.server, self.name = server, name
         self.tenants = 0
         self.drop()
-        server.run(f"CREATE DATABASE {name} OWNER {OWNER}")
+        server.run(f"CREATE DATABASE {name} OWNER {OWNER} {options}")
         self.run(
             f"ALTER DEFAULT PRIVILEGES FOR ROLE {OWNER}"
             f" GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO {DATA}",
