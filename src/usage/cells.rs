@@ -6,6 +6,8 @@
 //! Bounded: a full set evicts the cell that was used longest ago. Where all are pinned there is no place, and the caller
 //! goes the way without shared memory.
 
+use std::convert::Infallible;
+
 use super::{Interval, Key, starts_of};
 use crate::period::Moment;
 use crate::pg::{
@@ -166,12 +168,45 @@ pub fn peek(key: &Key) -> Option<[Amount; 4]> {
 }
 
 fn pin_existing(key: &Key, hash: u64, now: Moment) -> Option<Place> {
+    let pinned: Result<(Place, ()), Infallible> = pin_where(key, hash, now, |_| Ok(()))?;
+    pinned.ok().map(|(place, ())| place)
+}
+
+/// Changes the cell of the key, if it is in memory, and pins it unless `change` refuses.
+fn pin_where<T, E>(
+    key: &Key,
+    hash: u64,
+    now: Moment,
+    change: impl FnOnce(&mut Cell) -> Result<T, E>,
+) -> Option<Result<(Place, T), E>> {
     shmem::with_set(hash, |set, cells: &mut [Cell]| {
         let way = cells.iter().position(|cell| cell.is(key))?;
-        cells[way].pins += 1;
-        cells[way].used_at = now;
-        Some(shmem::place(set, way))
+        Some(change(&mut cells[way]).map(|changed| {
+            cells[way].pins += 1;
+            cells[way].used_at = now;
+            (shmem::place(set, way), changed)
+        }))
     })?
+}
+
+/// The same, for who can go without: nothing is done where prepared transactions have charged the cell, which may have ended
+/// since. `change` must neither raise nor allocate.
+pub fn pin_after<T, E>(
+    key: &Key,
+    now: Moment,
+    change: impl FnOnce(&mut Cell) -> Result<T, E>,
+) -> Option<Result<(Place, T), E>> {
+    let may_be_prepared = pg::xact::may_be_prepared();
+    let pinned = pin_where(key, hash(key), now, |cell| {
+        if may_be_prepared && cell.prepared.iter().any(|entry| entry.transaction != 0) {
+            return Err(None);
+        }
+        change(cell).map_err(Some)
+    })?;
+    match pinned {
+        Ok(pinned) => Some(Ok(pinned)),
+        Err(refused) => refused.map(Err),
+    }
 }
 
 fn place_new(key: &Key, hash: u64, now: Moment, amounts: [Amount; 4], pins: u32) -> Option<Place> {

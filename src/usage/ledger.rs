@@ -24,7 +24,7 @@ pub struct Entry {
 pub fn write(ledger: &Table, entries: &[Entry]) {
     // Connections that charge the same key insert into the index at places of their own.
     let lane = i64::from(pg::process()) & Key::LANES;
-    let actor = crate::guc::user_id();
+    let actor = crate::context::user_id();
     let actor = actor.as_ref().map_or(Value::Null, |actor| Value::Text(actor.as_bytes()));
     ledger.insert(entries.iter().map(|entry| {
         [

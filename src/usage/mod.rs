@@ -30,7 +30,7 @@ use crate::pg::{
 use crate::resource::Resource;
 use crate::tenant::TenantId;
 pub use cells::Amount;
-use transaction::{Ask, Counter, Detail, Hold, Pending, State, TOP, Transaction};
+use transaction::{Ask, Counter, Detail, Hold, Pending, Transaction, reserve};
 
 /// Who uses what, and in which ledger that is written.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -266,6 +266,11 @@ struct Taken {
 fn take_all(key: &Key, ask: &Ask, maximums: &Maximums) -> Result<Taken, Refused> {
     let mut others = Vec::new();
     let mut at = xact::statement_began();
+    if maximums.others.is_empty()
+        && let Some(taken) = take_first(key, ask, &maximums.standard, at)
+    {
+        return taken;
+    }
     for (n, (interval, maximum)) in maximums.others.iter().enumerate() {
         let taken = take_over(key, *interval, ask, *maximum, at).map_err(|refused| refused.over(n))?;
         at = at.max(taken.1);
@@ -288,6 +293,33 @@ fn take_all(key: &Key, ask: &Ask, maximums: &Maximums) -> Result<Taken, Refused>
     let since = others.iter().fold(began, |since, (_, began)| since.max(*began));
     let others = others.into_iter().map(|(level, _)| level).collect();
     Ok(Taken { charged: Charged { standard, others }, place, at, since })
+}
+
+/// The same where the key has not been charged in this transaction and its cell is in memory, as usually: pinned and charged in one
+/// turn of the cell's lock. None where that is not so.
+fn take_first(
+    key: &Key,
+    ask: &Ask,
+    maximums: &[Option<i64>; 4],
+    at: Moment,
+) -> Option<Result<Taken, Refused>> {
+    let is_first =
+        TRANSACTION.with_borrow(|transaction| !transaction.is_written && transaction.find(key).is_none());
+    if !is_first || !cells::are_there() {
+        return None;
+    }
+    let (starts, nothing) = (key.starts(at), [Hold::default(); 4]);
+    let taken = cells::pin_after(key, at, |cell| reserve(key, &nothing, cell, ask, maximums, &starts))?;
+    Some(taken.map(|(cell, (holds, standard))| {
+        let place = TRANSACTION.with_borrow_mut(|transaction| {
+            let place = transaction.enter(key, Counter::Cell(cell));
+            transaction.save(place);
+            transaction.pending[place].state.holds = holds;
+            place
+        });
+        let since = holds[Period::Hour as usize].since;
+        Taken { charged: Charged { standard, others: Vec::new() }, place, at: at.max(since), since }
+    }))
 }
 
 /// Takes what is asked for over an interval; returns the level, and when the period began. What the transaction has charged
@@ -444,19 +476,7 @@ fn pending(key: &Key, now: Moment) -> usize {
             transaction.pending[place].counted_at = xact::level();
             return place;
         }
-        let place = transaction.pending.len();
-        transaction.pending.push(Pending {
-            key: *key,
-            counter,
-            counted_at: xact::level(),
-            state: State::default(),
-            details: Vec::new(),
-            saved_at: TOP,
-            has_warned: false,
-            prepared_as: None,
-        });
-        transaction.note_last();
-        place
+        transaction.enter(key, counter)
     });
     end_prepared(place)
 }

@@ -150,7 +150,45 @@ fn refusal(current: &[i64; 4], extra: &[i64; 4], maximums: &[Option<i64>; 4]) ->
     })
 }
 
+/// Reserves what is asked for at a cell, or refuses it; returns the holds after it, and the levels.
+pub fn reserve(
+    key: &Key,
+    holds: &[Hold; 4],
+    cell: &mut cells::Cell,
+    ask: &Ask,
+    maximums: &[Option<i64>; 4],
+    starts: &[Moment; 4],
+) -> Result<([Hold; 4], Levels), Refused> {
+    cell.advance(starts);
+    let before = cell.amounts.map(|amount| amount.total());
+    let (after, extra) = advanced(key, holds, &cell.amounts, ask);
+    if let Some(refused) = refusal(&before, &extra, maximums) {
+        return Err(refused);
+    }
+    for (amount, extra) in cell.amounts.iter_mut().zip(extra) {
+        amount.reserved = amount.reserved.saturating_add(extra);
+    }
+    Ok((after, levels(before, cell.amounts.map(|amount| amount.total()))))
+}
+
+fn levels(before: [i64; 4], after: [i64; 4]) -> Levels {
+    from_fn(|n| Level { before: before[n], after: after[n] })
+}
+
 impl Pending {
+    pub fn new(key: &Key, counter: Counter) -> Pending {
+        Pending {
+            key: *key,
+            counter,
+            counted_at: xact::level(),
+            state: State::default(),
+            details: Vec::new(),
+            saved_at: TOP,
+            has_warned: false,
+            prepared_as: None,
+        }
+    }
+
     /// Reserves what is asked for, or refuses it.
     pub fn take(
         &mut self,
@@ -160,22 +198,11 @@ impl Pending {
         now: Moment,
     ) -> Result<Levels, Refused> {
         let (key, holds) = (&self.key, self.state.holds);
-        let levels =
-            |before: [i64; 4], after: [i64; 4]| from_fn(|n| Level { before: before[n], after: after[n] });
-        let starts = key.starts(now);
         let (after, levels) = match self.counter {
-            Counter::Cell(place) => cells::with(place, |cell| {
-                cell.advance(&starts);
-                let before = cell.amounts.map(|amount| amount.total());
-                let (after, extra) = advanced(key, &holds, &cell.amounts, ask);
-                if let Some(refused) = refusal(&before, &extra, maximums) {
-                    return Err(refused);
-                }
-                for (amount, extra) in cell.amounts.iter_mut().zip(extra) {
-                    amount.reserved = amount.reserved.saturating_add(extra);
-                }
-                Ok((after, levels(before, cell.amounts.map(|amount| amount.total()))))
-            })?,
+            Counter::Cell(place) => {
+                let starts = key.starts(now);
+                cells::with(place, |cell| reserve(key, &holds, cell, ask, maximums, &starts))?
+            }
             Counter::Row(_) | Counter::Lost => {
                 let (after, extra) = advanced(key, &holds, base, ask);
                 let total: [i64; 4] = from_fn(|n| base[n].used.saturating_add(after[n].held));
@@ -279,8 +306,15 @@ impl Transaction {
         candidates.iter_mut().filter(|pending| matches!(pending.counter, Counter::Row(_)))
     }
 
+    /// Enters a key; returns its place. Nothing here raises.
+    pub fn enter(&mut self, key: &Key, counter: Counter) -> usize {
+        self.pending.push(Pending::new(key, counter));
+        self.note_last();
+        self.pending.len() - 1
+    }
+
     /// Enters the last key, and all before it when they have become many.
-    pub fn note_last(&mut self) {
+    fn note_last(&mut self) {
         let count = self.pending.len();
         if count > FEW {
             let first = if self.index.is_empty() { 0 } else { count - 1 };
