@@ -12,6 +12,7 @@ GRANT EXECUTE ON FUNCTION
     -- The caller's own context; setting it asks for SET ON PARAMETER.
     tenancy.set_tenant(text, boolean), tenancy.clear_tenant(), tenancy.context(), tenancy.seal(),
     tenancy.resolve_tenant(jsonb, jsonb, text), tenancy.pre_request(),
+    tenancy.authenticate(jsonb, boolean), _tenancy.use_token(text, boolean),
     tenancy.normalize_tenant_id(text), tenancy.error_codes(),
     -- The current tenant's own usage.
     tenancy.check_quota(text, bigint), tenancy.enforce_quota(text, bigint), tenancy.track_usage(text, bigint, jsonb, text),

@@ -5,7 +5,7 @@
 //! its first use in a transaction and after every change of parameter or registry.
 //! Does not decide who may set it: PostgreSQL does (`GRANT SET ON PARAMETER`).
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::ffi::CStr;
 
 use pgrx::{AllocatedByPostgres, prelude::*};
@@ -22,9 +22,11 @@ use crate::pg::{
     setter::Request,
     statement::Statement,
     text::{Json, Text},
+    token::Given,
 };
 use crate::registry::{self, Status};
 use crate::tenant::TenantId;
+use crate::token;
 
 /// The policy by which a protected table is known.
 const OURS: &CStr = c"tenancy_isolation";
@@ -45,8 +47,10 @@ thread_local! {
     static UNSEALABLE: Cell<bool> = const { Cell::new(false) };
     /// A start-up option that the role may not give has taken the place of what the role or the database sets.
     static OVERRIDDEN: Cell<bool> = const { Cell::new(false) };
-    /// While the library is loaded late: what `SET` left in the parameter is from an earlier transaction.
-    static LEFT_OVER: Cell<bool> = const { Cell::new(false) };
+    /// While the library is loaded late: what `SET` left in `tenancy.tenant_id`, and in `tenancy.token`, is from an earlier transaction.
+    static LEFT_OVER: Cell<(bool, bool)> = const { Cell::new((false, false)) };
+    /// The token that was used up, while it is being set for that.
+    static USING: RefCell<Option<Box<[u8]>>> = const { RefCell::new(None) };
 }
 
 /// The parameters that the connection's start-up packet names, as they were before the library was loaded.
@@ -57,9 +61,11 @@ pub fn init() -> Named {
     pg::guc::init(check, assign);
     pg::accessor::init(resolve);
     pg::setter::init(requested);
+    pg::token::init(check_token);
     pg::xact::listen(|event| {
         if event.is_end() {
             FIRST.set(None);
+            USING.set(None);
             SEALED.set(false);
             UNSEALABLE.set(false);
             pg::accessor::forget();
@@ -76,14 +82,15 @@ pub fn init() -> Named {
         },
         policy: OURS,
     });
-    LEFT_OVER.set(pg::guc::is_left_over(c"tenancy.tenant_id"));
+    let is_left_over = pg::guc::is_left_over;
+    LEFT_OVER.set((is_left_over(c"tenancy.tenant_id"), is_left_over(c"tenancy.token")));
     UNSEALABLE.set(pg::xact::in_transaction());
     Named(guc::PRIVILEGED.map(pg::guc::is_from_client))
 }
 
 /// To be called when the parameters are defined, and what a session had set before has been judged.
 pub fn ready(named: Named) {
-    LEFT_OVER.set(false);
+    LEFT_OVER.set((false, false));
     let refused = |(name, given): (&CStr, bool)| given && !pg::guc::is_from_client(name);
     OVERRIDDEN.set(guc::PRIVILEGED.into_iter().zip(named.0).any(refused));
 }
@@ -102,24 +109,57 @@ fn refusal(error: Error) -> Refusal {
 /// a transaction.
 fn check(value: &[u8], source: Source, takes_effect: bool) -> Result<Assigned, Refusal> {
     let id = TenantId::parse(value).map_err(|malformed| refusal(Error::IdInvalid(malformed)))?;
-    let is_another = || pg::guc::assigned().map(|assigned| assigned.id) != Some(id);
-    if takes_effect && pg::in_parallel_worker() {
-        // What its leader has handed over comes before that.
+    if takes_effect {
+        judge_change(id, source).map_err(refusal)?;
+    }
+    let transaction = if LEFT_OVER.get().0 { EARLIER } else { pg::xact::number() };
+    Ok(Assigned { id, source, transaction })
+}
+
+/// Judges a value of `tenancy.token`, which is verified where that can be done: see `pg::token`.
+fn check_token(text: &[u8], source: Source, takes_effect: bool) -> Result<Given, Refusal> {
+    if !takes_effect {
+        return Err(refusal(Error::TokenKept));
+    }
+    let is_another = || !pg::token::is_given() || !pg::token::with_text(|given| given == text);
+    let mut tenant = None;
+    if pg::in_parallel_worker() {
         if pg::is_in_parallel_mode() && is_another() {
             return Err(refusal(Error::ChangedInStatement));
         }
-    } else if takes_effect && source == Source::Session {
+    } else if pg::xact::in_transaction() {
+        let identity = token::verified(text).map_err(refusal)?;
+        judge_change(identity.tenant, source).map_err(refusal)?;
+        tenant = Some(identity.tenant);
+    }
+    let transaction = if LEFT_OVER.get().1 { EARLIER } else { pg::xact::number() };
+    Ok(Given {
+        tenant,
+        source,
+        transaction,
+        is_used: USING.with_borrow(|using| using.as_deref() == Some(text)),
+    })
+}
+
+/// Judges a change of the tenant.
+fn judge_change(id: TenantId, source: Source) -> Result<(), Error<'static>> {
+    let is_another = || pg::guc::assigned().map(|assigned| assigned.id) != Some(id);
+    if pg::in_parallel_worker() {
+        // What its leader has handed over comes before that.
+        if pg::is_in_parallel_mode() && is_another() {
+            return Err(Error::ChangedInStatement);
+        }
+    } else if source == Source::Session {
         match FIRST.get() {
-            Some(first) if first != id && is_sealed() => return Err(refusal(Error::Sealed(first))),
+            Some(first) if first != id && is_sealed() => return Err(Error::Sealed(first)),
             _ => {}
         }
         if is_another() && (pg::is_in_parallel_mode() || running::refuses(Some(id))) {
-            return Err(refusal(Error::ChangedInStatement));
+            return Err(Error::ChangedInStatement);
         }
         CHECKED.set(Some(id));
     }
-    let transaction = if LEFT_OVER.get() { EARLIER } else { pg::xact::number() };
-    Ok(Assigned { id, source, transaction })
+    Ok(())
 }
 
 /// Notes the first tenant that a transaction sets. What rollback or commit restores is not of this transaction; but inside a
@@ -134,10 +174,56 @@ fn assign(value: Option<&Assigned>) {
     if let Some(value) = value
         && value.source == Source::Session
         && value.transaction == pg::xact::number()
+        && value.id != TenantId::NONE
         && FIRST.get().is_none()
     {
         FIRST.set(Some(value.id));
     }
+}
+
+/// Sees to it that a token that is given is good now, and not for another tenant than `tenancy.tenant_id`.
+fn confirm_token() -> Result<(), Error<'static>> {
+    let Some(given) = pg::token::given() else { return Ok(()) };
+    let identity = pg::token::with_text(token::verified)?;
+    // A worker is not told, and its leader has asked.
+    if identity.is_single_use && !given.is_used && !pg::in_parallel_worker() {
+        return Err(Error::TokenInvalid("it is good for one use only, by tenancy.authenticate()"));
+    }
+    match given.tenant {
+        Some(tenant) if tenant != identity.tenant => {
+            return Err(Error::TokenInvalid("its issuer now names another tenant"));
+        }
+        Some(_) => {}
+        None => pg::token::note_tenant(identity.tenant),
+    }
+    match pg::guc::by_id() {
+        Some(other) if other.id != identity.tenant => Err(Error::TokenOfAnother),
+        _ => Ok(()),
+    }
+}
+
+/// Until dropped, by an error as well.
+struct Using;
+
+impl Drop for Using {
+    fn drop(&mut self) {
+        USING.set(None);
+    }
+}
+
+/// Sets `tenancy.token`. `is_used`: it is good for one use, and was used up for this.
+pub fn set_token(text: &[u8], is_local: bool, is_used: bool) {
+    let _using = Using;
+    USING.set(is_used.then(|| text.into()));
+    pg::setter::set_token(text, is_local);
+}
+
+/// The user on whose behalf the session runs its statements: that of the token, or of `tenancy.user_id`.
+pub fn user_id() -> Option<Text> {
+    if !pg::token::is_given() {
+        return guc::user_id();
+    }
+    pg::token::with_text(token::identity).ok().and_then(|identity| identity.user.clone())
 }
 
 /// The tenant that the parameters name, confirmed by nobody.
@@ -164,6 +250,7 @@ fn confirm() -> Result<Option<TenantId>, Error<'static>> {
     if OVERRIDDEN.get() {
         return Err(Error::Overridden);
     }
+    confirm_token()?;
     if running::is_changed() {
         return Err(Error::ChangedInStatement);
     }
@@ -206,6 +293,8 @@ fn touch(tenant: Option<TenantId>) {
 /// Returns whether parallel workers may run the statement: they know neither the seal of their leader's transaction
 /// nor in which one the tenant was set, so the leader runs alone what it would refuse.
 fn judge(statement: &Statement) -> bool {
+    // Before anything asks for the tenant, which may not be known yet.
+    let confirmed = confirm();
     let began = statement.began();
     // What a cursor has evaluated was evaluated for the tenant of its first FETCH.
     if let Some(tenant) = began
@@ -220,7 +309,7 @@ fn judge(statement: &Statement) -> bool {
     if statement.is_kept() && set_by_parameter().is_some() && (began.is_some() || statement.touches(OURS)) {
         Error::KeptCursor.raise()
     }
-    match confirm() {
+    match confirmed {
         Ok(Some(_)) => true,
         Ok(None) => {
             let refused = match guc::missing_tenant() {
@@ -236,6 +325,8 @@ fn judge(statement: &Statement) -> bool {
             if statement.touches(OURS) {
                 error.raise()
             }
+            // A token may have expired since it was asked for.
+            pg::accessor::forget();
             false
         }
     }
@@ -298,24 +389,25 @@ pub fn seal() {
 /// Stable. PUBLIC may call it.
 #[pg_extern(schema = "tenancy", stable, parallel_restricted)]
 pub fn context() -> Json {
-    let named = named().ok().flatten();
-    let source = match pg::guc::assigned().map(|assigned| assigned.source) {
-        None if named.is_some() => "default_tenant",
-        None => "none",
-        Some(Source::Default | Source::Server) => "server",
-        Some(Source::Role) => "role",
-        Some(Source::Client) => "client",
-        Some(Source::Session) => "session",
-    };
     let error = match confirm() {
         Err(error) => Some(error.code()),
         Ok(None) => Some(Error::ContextMissing.code()),
         Ok(Some(_)) => None,
     };
+    let named = named().ok().flatten().filter(|id| *id != TenantId::NONE);
+    let source = match pg::guc::assigned().map(|assigned| assigned.source) {
+        None if named.is_some() => "default_tenant",
+        None => "none",
+        Some(_) if pg::token::is_given() => "token",
+        Some(Source::Default | Source::Server) => "server",
+        Some(Source::Role) => "role",
+        Some(Source::Client) => "client",
+        Some(Source::Session) => "session",
+    };
     Json::from(&json!({
         "tenant_id": named.map(|id| id.as_str().to_owned()),
         "status": named.and_then(|id| registry::status(&id).ok()).map(Status::as_str),
-        "user_id": guc::user_id().map(|user| user.to_utf8().into_owned()),
+        "user_id": user_id().map(|user| user.to_utf8().into_owned()),
         "source": source,
         "mode": if guc::mode() == Mode::Single { "single" } else { "multi" },
         "sealed": is_sealed() && FIRST.get().is_some(),

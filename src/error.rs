@@ -89,6 +89,15 @@ pub enum Error<'a> {
     MeteredTenant(Malformed),
     /// An index of the ledger that is no B-tree on columns, or is unique or partial.
     LedgerIndex(&'a str),
+    /// A token that is not accepted, and why: nothing that it says itself.
+    TokenInvalid(&'static str),
+    TokenExpired,
+    /// The token and `tenancy.tenant_id` name two tenants.
+    TokenOfAnother,
+    /// A token that is to be kept with a role, a database or a function.
+    TokenKept,
+    /// A key, and what is wrong with it: the name of the argument, and what it has.
+    KeyInvalid(&'static str, &'static str),
     /// A failure that is a defect of the extension.
     Internal(&'a str),
     /// An argument that must not be null.
@@ -348,6 +357,36 @@ impl Error<'_> {
                 json!({"index": name}),
                 "Drop it: the open part of the ledger takes B-tree indexes on columns, neither unique nor partial.",
             ),
+            Error::TokenInvalid(reason) => (
+                "TOKEN_INVALID",
+                "token is not accepted".to_owned(),
+                json!({"reason": reason}),
+                "Ask its issuer for another one.",
+            ),
+            Error::TokenExpired => (
+                "TOKEN_EXPIRED",
+                "token has expired".to_owned(),
+                json!({}),
+                "Ask its issuer for another one.",
+            ),
+            Error::TokenOfAnother => (
+                "TENANT_ACCESS_DENIED",
+                "token is for another tenant than tenancy.tenant_id".to_owned(),
+                json!({}),
+                "Use one of both: RESET tenancy.tenant_id; or RESET tenancy.token;",
+            ),
+            Error::TokenKept => (
+                "PARAMETER_INVALID",
+                "token cannot be kept with a role, a database or a function".to_owned(),
+                json!({"argument": "tenancy.token"}),
+                "Set it where it is used: SELECT tenancy.authenticate($1);",
+            ),
+            Error::KeyInvalid(argument, reason) => (
+                "KEY_INVALID",
+                format!("{argument} {reason}"),
+                json!({"argument": argument}),
+                "Keys are JSON Web Keys: RSA, EC P-256, OKP Ed25519 or oct; a set of them is an object with the array keys.",
+            ),
             Error::Internal(message) => (
                 "INTERNAL_ERROR",
                 format!("internal error: {message}"),
@@ -532,6 +571,11 @@ mod tests {
             Error::MeteredColumn("tenant_id"),
             Error::MeteredTenant(Malformed::Character),
             Error::LedgerIndex("by_name"),
+            Error::TokenInvalid("it is malformed"),
+            Error::TokenExpired,
+            Error::TokenOfAnother,
+            Error::TokenKept,
+            Error::KeyInvalid("jwks", "has no key"),
             Error::Internal("none"),
             Error::NotInstalled,
         ];

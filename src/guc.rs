@@ -69,10 +69,13 @@ static SESSION_CONTEXT: GucSetting<SessionContext> = GucSetting::<SessionContext
 /// 16,384 counters, in about 10 MB: as many tenants and resources as are likely to be in use at a time.
 static USAGE_COUNTERS: GucSetting<i32> = GucSetting::<i32>::new(16_384);
 static TENANT_ID: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+static TOKEN: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+/// Half a minute: clocks that are kept by NTP are off by less.
+static TOKEN_CLOCK_SKEW: GucSetting<i32> = GucSetting::<i32>::new(30);
 static USER_ID: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 
 /// Every parameter that asks for a privilege.
-pub const PRIVILEGED: [&CStr; 8] = [
+pub const PRIVILEGED: [&CStr; 9] = [
     c"tenancy.bypass_guard",
     c"tenancy.default_tenant",
     c"tenancy.mode",
@@ -80,6 +83,7 @@ pub const PRIVILEGED: [&CStr; 8] = [
     c"tenancy.seal",
     c"tenancy.session_context",
     c"tenancy.tenant_id",
+    c"tenancy.token_clock_skew",
     c"tenancy.user_id",
 ];
 
@@ -143,6 +147,22 @@ pub fn init() {
         GucFlags::REPORT,
         true,
     );
+    pg::token::define(
+        c"tenancy.token",
+        c"Signed token that says for which tenant and user the session runs its statements.",
+        c"A JSON Web Token of an issuer that tenancy.set_issuer() has made known. Its value is not shown.",
+        &TOKEN,
+    );
+    GucRegistry::define_int_guc(
+        c"tenancy.token_clock_skew",
+        c"How far the clocks of those who issue tokens may be off.",
+        c"A token is good for so much longer than it says, and before.",
+        &TOKEN_CLOCK_SKEW,
+        0,
+        600,
+        GucContext::Suset,
+        GucFlags::UNIT_S,
+    );
     if pg::shmem::can_be_had() {
         GucRegistry::define_int_guc(
             c"tenancy.usage_counters",
@@ -196,6 +216,11 @@ pub fn seal() -> Seal {
 
 pub fn session_context() -> SessionContext {
     SESSION_CONTEXT.get()
+}
+
+/// In seconds.
+pub fn token_clock_skew() -> i64 {
+    TOKEN_CLOCK_SKEW.get().into()
 }
 
 pub fn usage_counters() -> usize {

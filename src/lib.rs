@@ -34,6 +34,7 @@ mod resource;
 mod tenant;
 #[cfg(any(test, feature = "pg_test"))]
 mod tests;
+mod token;
 mod usage;
 
 pgrx::pg_module_magic!(name, version);
@@ -47,7 +48,8 @@ mod tenancy {}
 
 extension_sql_file!("../sql/schema/10_schemas.sql", name = "schemas", bootstrap);
 extension_sql_file!("../sql/schema/20_tenants.sql", name = "tenants_table", requires = ["schemas"]);
-extension_sql_file!("../sql/schema/30_protected.sql", name = "protected_table", requires = ["tenants_table"]);
+extension_sql_file!("../sql/schema/25_issuers.sql", name = "issuers_table", requires = ["tenants_table"]);
+extension_sql_file!("../sql/schema/30_protected.sql", name = "protected_table", requires = ["issuers_table"]);
 extension_sql_file!(
     "../sql/schema/35_protected_schemas.sql",
     name = "protected_schemas_table",
@@ -75,7 +77,12 @@ extension_sql_file!(
     ]
 );
 extension_sql_file!("../sql/api/registry.sql", name = "registry", requires = ["context"]);
-extension_sql_file!("../sql/api/resolve.sql", name = "resolve", requires = ["registry"]);
+extension_sql_file!(
+    "../sql/api/token.sql",
+    name = "token",
+    requires = ["registry", token::api::check_keys, token::api::sign, token::api::use_token]
+);
+extension_sql_file!("../sql/api/resolve.sql", name = "resolve", requires = ["token"]);
 extension_sql_file!(
     "../sql/api/protect_parts.sql",
     name = "protect_parts",
@@ -148,6 +155,7 @@ extension_sql_file!("../sql/grants.sql", name = "grants", finalize);
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
     registry::init();
+    token::init();
     guard::init();
     let named = context::init();
     guc::init();

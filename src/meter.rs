@@ -331,5 +331,5 @@ fn refuse_unmetered(relation: pg::Oid, resource: Resource) {
 }
 
 fn meters() -> pg::Oid {
-    pg::scan::relation(c"_tenancy", c"meters").unwrap_or_else(|| Error::NotInstalled.raise())
+    pg::scan::table(c"meters").unwrap_or_else(|| Error::NotInstalled.raise())
 }

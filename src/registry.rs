@@ -94,8 +94,8 @@ pub fn trim() {
 
 fn relations() -> Option<Relations> {
     RELATIONS.get().or_else(|| {
-        let table = pg::scan::relation(c"_tenancy", c"tenants")?;
-        let key = pg::scan::relation(c"_tenancy", c"tenants_pkey")?;
+        let table = pg::scan::table(c"tenants")?;
+        let key = pg::scan::index(c"tenants_pkey", table)?;
         let found = Relations { table, key };
         RELATIONS.set(Some(found));
         Some(found)

@@ -34,7 +34,7 @@ COMMENT ON FUNCTION tenancy.seal() IS
 Volatile. PUBLIC may call it.';
 
 COMMENT ON FUNCTION tenancy.context() IS
-'Describes the context as one jsonb object: tenant_id, status, user_id, source (session, client, role, server,
+'Describes the context as one jsonb object: tenant_id, status, user_id, source (token, session, client, role, server,
 default_tenant or none), mode, sealed, and error: the code that a protected table would raise, or null. Raises nothing
 itself. Stable. PUBLIC may call it.';
 

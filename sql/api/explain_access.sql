@@ -60,7 +60,7 @@ COMMENT ON FUNCTION _tenancy.count_visible(regclass, name, text) IS
 CREATE FUNCTION tenancy.explain_access(relation regclass, role name DEFAULT current_user, count_rows boolean DEFAULT true)
     RETURNS TABLE (item text, value text)
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
-    SET search_path = pg_catalog, pg_temp
+    SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 DECLARE
     class record;

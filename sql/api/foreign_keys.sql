@@ -9,7 +9,7 @@ CREATE FUNCTION _tenancy.foreign_keys(relation regclass)
     RETURNS TABLE (relation regclass, name name, parent regclass, is_scoped boolean, obstacle text, is_owned boolean, bytes bigint,
                    statements text[])
     LANGUAGE sql STABLE
-    SET search_path = pg_catalog, pg_temp
+    SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
     WITH keys AS (
         SELECT k.*, c.tenant_column AS child_column, p.tenant_column AS parent_column, c.kind AS child_kind, p.kind AS parent_kind,

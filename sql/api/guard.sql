@@ -196,7 +196,7 @@ COMMENT ON FUNCTION _tenancy.protect_new(regclass) IS
 -- The event trigger at the end of a command.
 CREATE FUNCTION _tenancy.guard_ddl() RETURNS event_trigger
     LANGUAGE plpgsql VOLATILE
-    SET search_path = pg_catalog, pg_temp
+    SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 DECLARE
     item record;
@@ -306,7 +306,7 @@ ALTER EVENT TRIGGER tenancy_guard_ddl ENABLE ALWAYS;
 -- The event trigger on what is dropped while its table stays.
 CREATE FUNCTION _tenancy.guard_drop() RETURNS event_trigger
     LANGUAGE plpgsql VOLATILE
-    SET search_path = pg_catalog, pg_temp
+    SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 DECLARE
     item record;

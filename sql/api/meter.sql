@@ -140,7 +140,7 @@ COMMENT ON FUNCTION _tenancy.take_meter(regclass, text) IS 'forgets a meter and 
 CREATE FUNCTION tenancy.meter(relation regclass, resource text, measure text DEFAULT 'rows', count_existing boolean DEFAULT true)
     RETURNS void
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
-    SET search_path = pg_catalog, pg_temp
+    SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 DECLARE
     summed text;
@@ -210,7 +210,7 @@ tenancy.meter. Granted to nobody; refused in the context of a tenant.';
 
 CREATE FUNCTION tenancy.unmeter(relation regclass, resource text) RETURNS void
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
-    SET search_path = pg_catalog, pg_temp
+    SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 BEGIN
     PERFORM _tenancy.refuse_in_context('unmeter');
@@ -231,7 +231,7 @@ the context of a tenant.';
 CREATE FUNCTION tenancy.reconcile(relation regclass, mend boolean DEFAULT false)
     RETURNS TABLE (resource text, tenant_id text, recorded bigint, counted bigint, difference bigint)
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
-    SET search_path = pg_catalog, pg_temp
+    SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 BEGIN
     PERFORM _tenancy.refuse_in_context('reconcile');
@@ -271,7 +271,7 @@ statements that name them are not counted; empty normally. PUBLIC may read it.';
 -- A table that is dropped takes its protection and its meters with it, and what it held no longer counts.
 CREATE FUNCTION _tenancy.forget_dropped() RETURNS event_trigger
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER
-    SET search_path = pg_catalog, pg_temp
+    SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 DECLARE
     gone oid[] := ARRAY(SELECT d.objid FROM pg_event_trigger_dropped_objects() d

@@ -262,7 +262,7 @@ CREATE FUNCTION tenancy.protect(
     foreign_keys text DEFAULT 'auto')
     RETURNS void
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
-    SET search_path = pg_catalog, pg_temp
+    SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 DECLARE
     the_column name := CASE WHEN protect.kind <> 'system' THEN protect.tenant_column END;
@@ -405,7 +405,7 @@ COMMENT ON FUNCTION _tenancy.end_change(oid) IS 'ends what begin_change began';
 
 CREATE FUNCTION tenancy.unprotect(relation regclass) RETURNS void
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
-    SET search_path = pg_catalog, pg_temp
+    SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 DECLARE
     was_not_null regclass[];

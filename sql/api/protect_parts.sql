@@ -193,7 +193,7 @@ COMMENT ON FUNCTION _tenancy.unregistered(text[]) IS 'which of these tenant ids 
 -- How a table differs from what protect made of it; empty where it does not.
 CREATE FUNCTION _tenancy.drift(relation regclass, kind text, tenant_column name, options jsonb, undo jsonb) RETURNS text[]
     LANGUAGE plpgsql STABLE PARALLEL SAFE
-    SET search_path = pg_catalog, pg_temp
+    SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 DECLARE
     differences text[] := '{}';

@@ -10,7 +10,7 @@ COMMENT ON FUNCTION _tenancy.schema_column(regnamespace) IS 'the tenant column o
 
 CREATE FUNCTION tenancy.protect_schema(schema regnamespace, tenant_column name DEFAULT 'tenant_id') RETURNS integer
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
-    SET search_path = pg_catalog, pg_temp
+    SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 DECLARE
     item regclass;
@@ -54,7 +54,7 @@ of protect, PARAMETER_INVALID 22023. Volatile. Granted to nobody; refused in the
 
 CREATE FUNCTION tenancy.unprotect_schema(schema regnamespace) RETURNS void
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
-    SET search_path = pg_catalog, pg_temp
+    SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 BEGIN
     PERFORM _tenancy.refuse_in_context('unprotect_schema');

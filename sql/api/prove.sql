@@ -245,7 +245,7 @@ COMMENT ON FUNCTION _tenancy.prove_control(jsonb, text) IS 'the deliberately bro
 CREATE FUNCTION tenancy.prove(role name, target regclass DEFAULT NULL)
     RETURNS TABLE (relation regclass, check_name text, result text, detail text)
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
-    SET search_path = pg_catalog, pg_temp
+    SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -349,7 +349,7 @@ COMMENT ON FUNCTION _tenancy.enter() IS 'the parameters of a subtransaction of t
 
 CREATE FUNCTION tenancy.prove_tap(role name, target regclass DEFAULT NULL) RETURNS SETOF text
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
-    SET search_path = pg_catalog, pg_temp
+    SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 DECLARE
     found record;

@@ -31,6 +31,14 @@ pub const CATALOGUE: &[Code] = &[
         400,
         "the tenant id is malformed, or has no form of the type asked for",
     ),
+    (
+        "TOKEN_INVALID",
+        S::ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION,
+        401,
+        "the token is malformed, not signed by a trusted key, not good yet, or used before",
+    ),
+    ("TOKEN_EXPIRED", S::ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION, 401, "the token has expired"),
+    ("KEY_INVALID", S::ERRCODE_INVALID_PARAMETER_VALUE, 400, "a key or a set of keys is not good for tokens"),
     ("TENANT_ALREADY_EXISTS", S::ERRCODE_DUPLICATE_OBJECT, 409, "a tenant of that id exists"),
     (
         "SUBDOMAIN_UNAVAILABLE",

@@ -52,7 +52,7 @@ pub struct Refusal {
 /// Judges a value that is not empty. The second argument is false where the value is only tried
 /// (`ALTER ROLE … SET`, `CREATE FUNCTION … SET`).
 pub type Check = fn(&[u8], Source, bool) -> Result<Assigned, Refusal>;
-/// Is told of each new value.
+/// Is told of the tenant that the parameters name, whenever one of them is given a value.
 pub type Assign = fn(Option<&Assigned>);
 
 fn no_assign(_: Option<&Assigned>) {}
@@ -61,7 +61,7 @@ static mut CHECK: Option<Check> = None;
 static mut ASSIGN: Assign = no_assign;
 static mut ASSIGNED: Option<Assigned> = None;
 
-/// Registers the judges of `tenancy.tenant_id`. Called before it is defined.
+/// Registers the judges of the context. Called before it is defined.
 pub fn init(check: Check, assign: Assign) {
     // SAFETY: a backend is single-threaded; this runs once, when the library is loaded.
     unsafe {
@@ -70,8 +70,13 @@ pub fn init(check: Check, assign: Assign) {
     }
 }
 
-/// The value of `tenancy.tenant_id`, or none where it is empty.
+/// The tenant that the parameters name: by `tenancy.token`, or by `tenancy.tenant_id`. None where both are empty.
 pub fn assigned() -> Option<Assigned> {
+    super::token::assigned().or_else(by_id)
+}
+
+/// The value of `tenancy.tenant_id`, or none where it is empty.
+pub fn by_id() -> Option<Assigned> {
     // SAFETY: a copy of backend-local plain data.
     unsafe { *addr_of_mut!(ASSIGNED) }
 }
@@ -179,7 +184,7 @@ unsafe extern "C-unwind" fn show_user_id() -> *const c_char {
 ///
 /// What is reported is for a pooler, which restores it on another connection; what lasts until the transaction ends is
 /// not to be restored. So that is not reported, and a transaction with SET LOCAL costs no two messages.
-unsafe fn show(parameter: Option<*mut pg_sys::config_generic>) -> *const c_char {
+pub(super) unsafe fn show(parameter: Option<*mut pg_sys::config_generic>) -> *const c_char {
     // SAFETY: the entry lives as long as the backend, and is a string parameter. Its values and its stack are
     // PostgreSQL's own, read in the process that writes them.
     unsafe {
@@ -191,7 +196,7 @@ unsafe fn show(parameter: Option<*mut pg_sys::config_generic>) -> *const c_char 
 }
 
 /// Whether no command of the client runs, so that whoever asks for a value is the one that reports it.
-unsafe fn between_commands() -> bool {
+pub(super) unsafe fn between_commands() -> bool {
     // SAFETY: reads backend-local state.
     unsafe {
         pg_sys::whereToSendOutput == pg_sys::CommandDest::DestRemote
@@ -219,11 +224,17 @@ unsafe fn after_commit(entry: &pg_sys::config_generic, current: *mut c_char) -> 
     value
 }
 
-/// Whether the value of `tenancy.tenant_id` will be another when the transaction has committed.
+/// Whether the tenant that the parameters name may be another when the transaction has committed.
 pub fn ends_with_transaction() -> bool {
+    // SAFETY: written once, at load.
+    unsafe { is_restored(TENANT_ID) || super::token::ends_with_transaction() }
+}
+
+/// Whether a parameter gets an earlier value back when the transaction commits.
+pub(super) unsafe fn is_restored(parameter: Option<*mut pg_sys::config_generic>) -> bool {
     // SAFETY: as in `show`; both values are C strings or null, and the same one where nothing is restored.
     unsafe {
-        TENANT_ID.is_some_and(|entry| {
+        parameter.is_some_and(|entry| {
             let current = *(*entry.cast::<pg_sys::config_string>()).variable;
             after_commit(&*entry, current) != current
         })
@@ -234,7 +245,7 @@ pub fn ends_with_transaction() -> bool {
 ///
 /// Where a reported parameter has changed, PostgreSQL 15 looks through all parameters there are, and would twice for
 /// each transaction with SET LOCAL; later ones keep a list. The mark stays where a report is due, which `show` then words.
-unsafe fn mark_reported(parameter: Option<*mut pg_sys::config_generic>) {
+pub(super) unsafe fn mark_reported(parameter: Option<*mut pg_sys::config_generic>) {
     // SAFETY: PostgreSQL's own entry, changed in the process that it belongs to, between two reads of the mark.
     unsafe {
         let Some(entry) = parameter.and_then(|entry| entry.as_mut()) else { return };
@@ -284,7 +295,7 @@ pub fn is_from_client(name: &CStr) -> bool {
 }
 
 #[cfg(feature = "pg15")]
-unsafe fn find(name: &CStr) -> Option<*mut pg_sys::config_generic> {
+pub(super) unsafe fn find(name: &CStr) -> Option<*mut pg_sys::config_generic> {
     // SAFETY: the table has as many entries as PostgreSQL says, each with a name.
     unsafe {
         let variables = pg_sys::get_guc_variables();
@@ -294,13 +305,13 @@ unsafe fn find(name: &CStr) -> Option<*mut pg_sys::config_generic> {
 }
 
 #[cfg(not(feature = "pg15"))]
-unsafe fn find(name: &CStr) -> Option<*mut pg_sys::config_generic> {
+pub(super) unsafe fn find(name: &CStr) -> Option<*mut pg_sys::config_generic> {
     // SAFETY: a lookup that neither creates nor raises, level below ERROR.
     let found = unsafe { pg_sys::find_option(name.as_ptr(), false, true, pg_sys::DEBUG1 as c_int) };
     (!found.is_null()).then_some(found)
 }
 
-fn source_of(source: pg_sys::GucSource::Type) -> Source {
+pub(super) fn source_of(source: pg_sys::GucSource::Type) -> Source {
     use pg_sys::GucSource::*;
     match source {
         PGC_S_DEFAULT | PGC_S_DYNAMIC_DEFAULT => Source::Default,
@@ -327,7 +338,7 @@ unsafe fn allocate(size: usize) -> *mut c_void {
     unsafe { pg_sys::guc_malloc(pg_sys::LOG as c_int, size) }
 }
 
-unsafe fn refuse(refusal: &Refusal) -> bool {
+pub(super) unsafe fn refuse(refusal: &Refusal) -> bool {
     let text = |text: &str| {
         let text = CString::new(text).unwrap_or_default();
         // SAFETY: PostgreSQL's own place for these texts (`GUC_check_errmsg`), reset when the error is out.
@@ -341,6 +352,20 @@ unsafe fn refuse(refusal: &Refusal) -> bool {
         pg_sys::GUC_check_errhint_string = text(refusal.hint);
     }
     false
+}
+
+/// Keeps what a check hook has found out for the assign hook; false where there is no memory for it.
+pub(super) unsafe fn keep<T: Copy>(extra: *mut *mut c_void, found: T) -> bool {
+    // SAFETY: PostgreSQL's place for it, and memory of that size.
+    unsafe {
+        let memory = allocate(size_of::<T>());
+        if memory.is_null() {
+            return false;
+        }
+        memory.cast::<T>().write(found);
+        *extra = memory;
+    }
+    true
 }
 
 /// Judges a value; keeps the judgement in `extra`, if that is wanted.
@@ -360,15 +385,7 @@ unsafe fn check(
         let takes_effect = is_context && source != pg_sys::GucSource::PGC_S_TEST;
         match check(text, source_of(source), takes_effect) {
             Err(refusal) => refuse(&refusal),
-            Ok(assigned) if is_context => {
-                let memory = allocate(size_of::<Assigned>());
-                if memory.is_null() {
-                    return false;
-                }
-                memory.cast::<Assigned>().write(assigned);
-                *extra = memory;
-                true
-            }
+            Ok(assigned) if is_context => keep(extra, assigned),
             Ok(_) => true,
         }
     }
@@ -401,9 +418,15 @@ unsafe extern "C-unwind" fn assign_context(_value: *const c_char, extra: *mut c_
         let value = extra.cast::<Assigned>().as_ref().copied();
         *addr_of_mut!(ASSIGNED) = value;
         mark_reported(TENANT_ID);
-        super::accessor::forget();
-        ASSIGN(value.as_ref());
+        tell_assigned();
     }
+}
+
+/// Tells who is told of each value.
+pub(super) fn tell_assigned() {
+    super::accessor::forget();
+    // SAFETY: written once, at load.
+    unsafe { ASSIGN(assigned().as_ref()) }
 }
 
 #[pg_guard]

@@ -116,7 +116,8 @@ unsafe fn before_run(query: *mut pg_sys::QueryDesc, count: u64) {
         let is_scrollable = portal::active().is_some_and(portal::is_scrollable);
         let in_parts = count != 0 || (*query).already_executed || is_scrollable;
         let has_part = in_parts || Part::of((*(*query).estate).es_query_cxt).is_some();
-        if has_part || running::is_kept() || !super::accessor::is_resolved() {
+        // A token may have expired since it was asked for.
+        if has_part || running::is_kept() || !super::accessor::is_resolved() || super::token::is_given() {
             ask(query, in_parts);
         }
         if is_guarding() || running::is_inside_check() {

@@ -34,6 +34,7 @@ pub mod setter;
 pub mod shmem;
 pub mod statement;
 pub mod text;
+pub mod token;
 pub mod transition;
 pub mod user;
 pub mod xact;

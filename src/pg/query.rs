@@ -213,6 +213,18 @@ pub fn run(table: pg_sys::Oid, command: &str, arguments: &[DatumWithOid]) -> Res
     Spi::run_with_args(command, arguments)
 }
 
+/// Runs a query that writes, likewise; calls `each` on each row.
+pub fn write(
+    table: pg_sys::Oid,
+    query: &str,
+    arguments: &[DatumWithOid],
+    mut each: impl FnMut(Row) -> Result<(), spi::Error>,
+) -> Result<(), spi::Error> {
+    let _owner = AsOwner::of(table);
+    let _pinned = Pinned::new(&[PATH]);
+    Spi::connect_mut(|client| client.update(query, None, arguments)?.try_for_each(&mut each))
+}
+
 /// The same for a command that is run often.
 pub fn run_planned(
     table: pg_sys::Oid,

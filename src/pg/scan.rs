@@ -7,19 +7,37 @@ use std::ffi::CStr;
 
 use pgrx::{FromDatum, IntoDatum, pg_sys};
 
-use super::text::Text;
+use super::text::{Json, Text};
 
-/// The relation of that name, if it exists.
-pub fn relation(schema: &CStr, name: &CStr) -> Option<pg_sys::Oid> {
+fn relation(name: &CStr) -> Option<pg_sys::Oid> {
     // SAFETY: called inside a transaction; both lookups return InvalidOid where there is nothing.
     let oid = unsafe {
-        let schema = pg_sys::get_namespace_oid(schema.as_ptr(), true);
+        let schema = pg_sys::get_namespace_oid(c"_tenancy".as_ptr(), true);
         if schema == pg_sys::InvalidOid {
             return None;
         }
         pg_sys::get_relname_relid(name.as_ptr(), schema)
     };
     (oid != pg_sys::InvalidOid).then_some(oid)
+}
+
+/// The extension's table of that name, if the extension is installed.
+///
+/// Where it is not, whoever may make a schema could make a table of that name, with columns of other types than they are read as.
+pub fn table(name: &CStr) -> Option<pg_sys::Oid> {
+    let found = relation(name)?;
+    // SAFETY: called inside a transaction; both return InvalidOid where there is nothing.
+    unsafe {
+        let extension = pg_sys::get_extension_oid(c"tenancy".as_ptr(), true);
+        let owner = pg_sys::getExtensionOfObject(pg_sys::RelationRelationId, found);
+        (extension != pg_sys::InvalidOid && owner == extension).then_some(found)
+    }
+}
+
+/// The index of that name of a table of the extension.
+pub fn index(name: &CStr, table: pg_sys::Oid) -> Option<pg_sys::Oid> {
+    // SAFETY: called inside a transaction; returns InvalidOid where it is no index.
+    relation(name).filter(|found| unsafe { pg_sys::IndexGetRelation(*found, true) } == table)
 }
 
 /// A row that a scan has found.
@@ -41,6 +59,14 @@ impl Row {
 
     pub fn text(&self, column: i32) -> Option<Text> {
         self.value(column)
+    }
+
+    pub fn boolean(&self, column: i32) -> Option<bool> {
+        self.value(column)
+    }
+
+    pub fn json(&self, column: i32) -> Option<serde_json::Value> {
+        self.value::<Json>(column)?.value()
     }
 
     pub fn bigint(&self, column: i32) -> Option<i64> {

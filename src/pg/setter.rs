@@ -3,7 +3,7 @@
 //!
 //! The frames around the raw call own only plain values, so an error that passes through them skips nothing.
 
-use std::ffi::{c_char, c_int};
+use std::ffi::{CStr, CString, c_char, c_int};
 
 use pgrx::{FromDatum, pg_sys, prelude::*};
 
@@ -25,6 +25,8 @@ mod raw {
         ) -> c_int;
     }
 }
+
+const TENANT_ID: &CStr = c"tenancy.tenant_id";
 
 /// A value for the parameter, as a C string.
 pub struct Request {
@@ -56,22 +58,29 @@ unsafe extern "C-unwind" fn judge(fcinfo: pg_sys::FunctionCallInfo, request: *mu
     }
 }
 
-/// `SET` or `SET LOCAL tenancy.tenant_id`, with the rights of the current role.
-unsafe fn set(request: &Request) {
+/// `SET` or `SET LOCAL`, with the rights of the current role.
+unsafe fn set(name: &CStr, value: *const c_char, is_local: bool) {
     use pg_sys::{GucAction::*, GucContext::*, GucSource::PGC_S_SESSION};
     // SAFETY: C strings that live through the call; PostgreSQL copies the value.
     unsafe {
         raw::set_config_option(
-            c"tenancy.tenant_id".as_ptr(),
-            request.value.as_ptr().cast(),
+            name.as_ptr(),
+            value,
             if raw::superuser() { PGC_SUSET } else { PGC_USERSET },
             PGC_S_SESSION,
-            if request.is_local { GUC_ACTION_LOCAL } else { GUC_ACTION_SET },
+            if is_local { GUC_ACTION_LOCAL } else { GUC_ACTION_SET },
             true,
             0,
             false,
         );
     }
+}
+
+/// Sets `tenancy.token` to what has been judged before. Called inside a guard.
+pub fn set_token(text: &[u8], is_local: bool) {
+    let text = CString::new(text).unwrap_or_default();
+    // SAFETY: a C string, which PostgreSQL copies.
+    unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| set(c"tenancy.token", text.as_ptr(), is_local)) }
 }
 
 // SAFETY (of the names): no other library exports symbols with the prefix `tenancy_`.
@@ -82,7 +91,7 @@ pub unsafe extern "C-unwind" fn tenancy_set_tenant(fcinfo: pg_sys::FunctionCallI
     // SAFETY: PostgreSQL's call frame, passed on; `request` is plain data of this frame.
     unsafe {
         judge(fcinfo, &mut request);
-        set(&request);
+        set(TENANT_ID, request.value.as_ptr().cast(), request.is_local);
         super::accessor::tenancy_current_tenant(fcinfo)
     }
 }
@@ -90,8 +99,8 @@ pub unsafe extern "C-unwind" fn tenancy_set_tenant(fcinfo: pg_sys::FunctionCallI
 /// Called by PostgreSQL with a valid call frame.
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn tenancy_clear_tenant(_fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
-    // SAFETY: a request of this frame.
-    unsafe { set(&Request { value: [0; MAX_LEN + 1], is_local: false }) };
+    // SAFETY: C strings that live for good.
+    unsafe { set(TENANT_ID, c"".as_ptr(), false) };
     pg_sys::Datum::from(0)
 }
 

@@ -75,6 +75,11 @@ impl Text {
         Text(converted(text.as_bytes(), UTF8, unsafe { pg_sys::GetDatabaseEncoding() }))
     }
 
+    /// The same; none where the server's encoding has no place for some of it.
+    pub fn exactly(text: &str) -> Option<Text> {
+        Some(Text::from_utf8(text)).filter(|converted| converted.to_utf8() == text)
+    }
+
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }

@@ -117,12 +117,12 @@ pub fn generation() -> u64 {
 
 fn relations() -> Relations {
     let find = || {
-        let relation = |name| pg::scan::relation(c"_tenancy", name);
+        let (quotas, periods) = (pg::scan::table(c"quotas")?, pg::scan::table(c"quota_periods")?);
         Some(Relations {
-            quotas: relation(c"quotas")?,
-            quotas_key: relation(c"quotas_pkey")?,
-            periods: relation(c"quota_periods")?,
-            periods_key: relation(c"quota_periods_pkey")?,
+            quotas,
+            quotas_key: pg::scan::index(c"quotas_pkey", quotas)?,
+            periods,
+            periods_key: pg::scan::index(c"quota_periods_pkey", periods)?,
         })
     };
     RELATIONS.get().unwrap_or_else(|| {

@@ -169,7 +169,7 @@ fn is_used() -> bool {
 
 fn ledger() -> Option<pg::Oid> {
     LEDGER.get().or_else(|| {
-        let found = pg::scan::relation(c"_tenancy", c"usage_open");
+        let found = pg::scan::table(c"usage_open");
         LEDGER.set(found);
         found
     })

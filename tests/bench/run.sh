@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# `make bench`: what protection and metering cost, against what one would write instead. Ratios of one run on one server.
+# `make bench`: what protection, metering and tokens cost, against what one would write instead. Ratios of one run on one server.
 # BENCH_QUICK=1 takes some two minutes and is good for finding mistakes, not for figures.
-# Usage: run.sh [protection|quota …]
+# Usage: run.sh [protection|quota|token …]
 # shellcheck source=tests/tools/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../tools/lib.sh"
 
@@ -9,7 +9,8 @@ MAJOR=${MAJOR:-15}
 NAME=bench$MAJOR
 trap '"$TOOLS/server.sh" stop "$NAME"' EXIT
 # Everything in memory and nothing in the background, so that what is measured is CPU.
-settings=(shared_buffers=2GB autovacuum=off jit=off max_wal_size=8GB checkpoint_timeout=1h max_parallel_workers_per_gather=0)
+settings=(shared_buffers=2GB autovacuum=off jit=off max_wal_size=8GB checkpoint_timeout=1h max_parallel_workers_per_gather=0
+  max_prepared_transactions=0) # the default of PostgreSQL, and not of our tests
 
 # measure SCRIPT OPTION…
 measure() {
@@ -21,7 +22,7 @@ measure() {
   PATH=$TENANCY_PG_BIN:$PATH python3 "$REPO/tests/bench/$script"
 }
 
-for part in "${@:-protection quota}"; do
+for part in "${@:-protection quota token}"; do
   # shellcheck disable=SC2086
   for name in $part; do
     case $name in
@@ -30,6 +31,7 @@ for part in "${@:-protection quota}"; do
         TENANCY_BENCH_SERVER=preloaded measure quota.py --preload --durable
         TENANCY_BENCH_SERVER=plain measure quota.py --no-preload --durable
         ;;
+      token) measure tokens.py --preload ;;
       *) die "unknown part: $name" ;;
     esac
   done

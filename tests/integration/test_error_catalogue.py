@@ -11,6 +11,9 @@ from support import APP, GUEST, OWNER, SQLSTATE, Database, column, detail_of, re
 NOT_PROVOKED = {"INTERNAL_ERROR", "TOO_MANY_PREPARED", "LEDGER_BUSY", "PROTECTION_CHANGED"}
 VICTIM = "globex"
 SUSPENDED = "suspended-tenant"
+KEY = json.dumps({"kty": "oct", "k": "A" * 43})
+EXPIRED = """SELECT set_config('tenancy.token_clock_skew', '0', true),
+    set_config('tenancy.token', tenancy.sign_token('here', 'acme', expires_in => '1 microsecond'), true)"""
 
 
 @pytest.fixture(scope="module")
@@ -19,6 +22,7 @@ def db(db):
         f"SELECT tenancy.create_tenant('{SUSPENDED}', subdomain => 'taken')",
         f"SELECT tenancy.suspend_tenant('{SUSPENDED}')",
         "CREATE TABLE foreign_owner (tenant_id text)",
+        f"""SELECT tenancy.set_issuer('here', '{{"keys": [{KEY}]}}'), tenancy.set_signing_key('here', '{KEY}')""",
     )
     db.run(
         "CREATE VIEW a_view AS SELECT 1 AS tenant_id",
@@ -76,6 +80,10 @@ CASES = [
     ("TENANT_ID_INVALID", APP, "acme", "SELECT * FROM by_uuid", True),
     ("TENANT_ID_INVALID", APP, "acme", "INSERT INTO by_number (n) VALUES (1)", True),
     ("TENANT_ID_INVALID", APP, None, "ALTER ROLE CURRENT_USER SET tenancy.tenant_id = 'a b'", True),
+    ("TOKEN_INVALID", GUEST, None, "SET tenancy.token = 'x'", True),
+    ("TOKEN_INVALID", APP, "acme", """SELECT tenancy.authenticate('{"token": "a.b.c"}')""", True),
+    ("TOKEN_EXPIRED", "postgres", None, EXPIRED, True),
+    ("KEY_INVALID", "postgres", None, "SELECT tenancy.set_issuer('other', '{}')", True),
     ("TENANT_ALREADY_EXISTS", "postgres", None, "SELECT tenancy.create_tenant('acme')", False),
     ("SUBDOMAIN_UNAVAILABLE", "postgres", None, "SELECT tenancy.create_tenant('n', subdomain => 'www')", False),
     ("SUBDOMAIN_UNAVAILABLE", "postgres", None, "SELECT tenancy.create_tenant('n', subdomain => 'Taken')", False),

@@ -41,7 +41,7 @@ const fn of(name: &'static str, input: Input, by_admin: bool, call: &'static str
     Target { name, input, by_admin, call }
 }
 
-const TARGETS: [Target; 19] = [
+const TARGETS: [Target; 24] = [
     of("set_config", Input::Text, false, "PERFORM set_config('tenancy.tenant_id', t, true)"),
     of("SET LOCAL", Input::Text, false, "EXECUTE format('SET LOCAL tenancy.tenant_id = %L', t)"),
     of("SET, then used", Input::Text, false, "PERFORM set_config('tenancy.tenant_id', t, true), tenancy.current_tenant()"),
@@ -65,6 +65,16 @@ const TARGETS: [Target; 19] = [
     of("track_usage metadata", Input::Json, false, "PERFORM tenancy.track_usage('calls', 1, j)"),
     of("create_tenant", Input::Text, true, "PERFORM tenancy.create_tenant(t, t, t, t)"),
     of("create_tenant settings", Input::Json, true, "PERFORM tenancy.create_tenant('new', settings => j)"),
+    of("token", Input::Text, false, "PERFORM set_config('tenancy.token', t, true)"),
+    of(
+        "authenticate",
+        Input::Json,
+        false,
+        "PERFORM tenancy.authenticate(CASE WHEN length(t) % 2 = 0 THEN j ELSE jsonb_build_object('token', t) END)",
+    ),
+    of("set_issuer", Input::Json, true, "PERFORM tenancy.set_issuer('other', j)"),
+    of("set_signing_key", Input::Json, true, "PERFORM tenancy.set_signing_key('other', j)"),
+    of("sign_token", Input::Json, true, "PERFORM tenancy.sign_token('here', 'acme', claims => j)"),
     of("raise code", Input::Text, false, "PERFORM _tenancy.raise(t, t, '{}', t)"),
     of("raise detail", Input::Json, false, "PERFORM _tenancy.raise('TENANT_NOT_FOUND', 'not found', j)"),
 ];
@@ -177,7 +187,8 @@ fn run(database: &Database, seed: u64, cases: usize) -> Vec<String> {
     admin
         .batch_execute(&format!(
             "SELECT tenancy.create_tenant('acme', subdomain => 'acme'), tenancy.create_tenant('7'),
-                    tenancy.set_default_quota('calls', 1000000000);
+                    tenancy.set_default_quota('calls', 1000000000),
+                    tenancy.set_signing_key('here', jsonb_build_object('kty', 'oct', 'k', repeat('A', 43)));
              GRANT SET ON PARAMETER tenancy.user_id TO {}",
             database.role()
         ))
