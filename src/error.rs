@@ -449,12 +449,12 @@ fn detail_text(code: &str, detail: &Value) -> String {
         // Whatever the fields say; it keeps its place.
         object.insert("code".to_owned(), json!(code));
     }
-    reportable(Value::Object(object).to_string())
+    Value::Object(object).to_string()
 }
 
 fn report(code: &str, message: String, detail: &Value, hint: Option<String>) -> ! {
     let mut error = ErrorReport::new(sqlstate(code), reportable(message), "tenancy")
-        .set_detail(detail_text(code, detail));
+        .set_detail(reportable(detail_text(code, detail)));
     if let Some(hint) = hint {
         error = error.set_hint(reportable(hint));
     }
@@ -467,7 +467,7 @@ pub fn log_bypass(table: &str) {
     let detail = detail_text("ISOLATION_BYPASSED", &json!({"relation": table}));
     let message = format!("isolation of table \"{table}\" is bypassed");
     ErrorReport::new(S::ERRCODE_SUCCESSFUL_COMPLETION, reportable(message), "tenancy")
-        .set_detail(detail)
+        .set_detail(reportable(detail))
         .report(PgLogLevel::LOG);
 }
 
@@ -477,7 +477,7 @@ pub fn warn_of_quota(quota: &Quota) {
     let whose = quota.tenant.map(|tenant| format!(" of tenant \"{}\"", tenant.as_str())).unwrap_or_default();
     let message = format!("soft limit{whose} for \"{}\" passed", quota.resource);
     ErrorReport::new(S::ERRCODE_SUCCESSFUL_COMPLETION, reportable(message), "tenancy")
-        .set_detail(detail)
+        .set_detail(reportable(detail))
         .report(PgLogLevel::NOTICE);
 }
 

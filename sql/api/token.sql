@@ -8,7 +8,7 @@ COMMENT ON FUNCTION _tenancy.use_token(text, boolean) IS
 'Sets tenancy.token, and uses it up where it is good for one use only; returns whom it speaks for. Errors: 28000 TOKEN_INVALID,
 TOKEN_EXPIRED, those of current_tenant(). Volatile. For tenancy.authenticate, with the rights of its caller.';
 
-CREATE VIEW tenancy.issuers AS
+CREATE VIEW tenancy.issuers WITH (security_barrier) AS
     SELECT i.issuer, nullif(i.tenant_id, '') AS tenant_id,
            CASE WHEN i.audience IS NOT NULL THEN ARRAY(SELECT jsonb_array_elements_text(i.audience)) END AS audience, i.tenant_claim, i.user_claim, i.single_use,
            ARRAY(SELECT coalesce(k ->> 'kid', '') FROM jsonb_array_elements(i.jwks -> 'keys') AS k) AS key_ids,

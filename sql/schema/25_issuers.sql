@@ -36,11 +36,11 @@ CREATE TABLE _tenancy.used_tokens (
 COMMENT ON TABLE _tenancy.used_tokens IS 'tokens that were good for one use, and have been used';
 CREATE INDEX used_tokens_expires_at ON _tenancy.used_tokens (expires_at);
 
--- Without a policy, for the owner and for superusers only: roles such as pg_read_all_data could sign for every tenant, or pg_write_all_data
+-- Without a policy, for superusers only, as the owner of the extension is one: roles such as pg_read_all_data could sign for every tenant, or pg_write_all_data
 -- make a key of its own good.
-ALTER TABLE _tenancy.issuers ENABLE ROW LEVEL SECURITY;
-ALTER TABLE _tenancy.signing_keys ENABLE ROW LEVEL SECURITY;
-ALTER TABLE _tenancy.used_tokens ENABLE ROW LEVEL SECURITY;
+ALTER TABLE _tenancy.issuers ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+ALTER TABLE _tenancy.signing_keys ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+ALTER TABLE _tenancy.used_tokens ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
 
 SELECT pg_catalog.pg_extension_config_dump('_tenancy.issuers', '');
 SELECT pg_catalog.pg_extension_config_dump('_tenancy.signing_keys', '');

@@ -82,7 +82,14 @@ def verified(tokens):
 
 def main():
     psql("postgres", text="CREATE ROLE bench_app LOGIN; CREATE DATABASE token;")
-    psql("token", text="CREATE EXTENSION tenancy; SELECT tenancy.create_tenant('acme');")
+    psql("token", text="""
+        CREATE EXTENSION tenancy; SELECT tenancy.create_tenant('acme');
+        CREATE TABLE letters (id bigint PRIMARY KEY, tenant_id text NOT NULL, body text);
+        INSERT INTO letters SELECT n, 'acme', 'letter ' || n FROM generate_series(1, 10000) AS n;
+        SELECT tenancy.protect('letters');
+        GRANT SELECT ON letters TO bench_app;
+        GRANT SET ON PARAMETER tenancy.tenant_id TO bench_app;
+        VACUUM ANALYZE letters;""")
     tokens = {}
     for name, key in KEYS.items():
         set_issuer(name, key)
@@ -90,12 +97,19 @@ def main():
     tokens["RS256"] = signed_by_openssl()
     heading("Setting a token that is verified: transactions of BEGIN; SET LOCAL …; COMMIT, one connection")
     one = tokens["EdDSA"][0]
-    bench.SET["simple"] = "SET LOCAL {parameter} = " + sql(one) + ";"
+    bench.SET["simple"] = "SET LOCAL {parameter};"
+    token, plain, tenant = f"tenancy.token = {sql(one)}", f"app.token = {sql(one)}", "tenancy.tenant_id = 'acme'"
+    read = "SELECT body FROM letters WHERE id = :id + 1;"
     say("setting a token …")
     with awake():
-        taken = throughputs("token", "token", {"token": ("tenancy.token", ""), "plain": ("app.token", "")}, "simple", 1)
+        taken = throughputs("token", "set", {"token": (token, ""), "plain": (plain, "")}, "simple", 1)
     result("time of a transaction: token : plain parameter", ratio(taken["plain"], taken["token"]), 1.10, at_most=True,
            figures=per_second(taken, "token", "plain"))
+    say("reading by a token …")
+    with awake():
+        taken = throughputs("token", "read", {"token": (token, read), "tenant": (tenant, read)}, "simple", 1, 10_000)
+    result("the same with a point read: token : tenancy.tenant_id", ratio(taken["tenant"], taken["token"]),
+           figures=per_second(taken, "token", "tenant"))
     heading("Tokens verified in a second by one connection")
     for name, some in tokens.items():
         say(f"{name} …")

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 import pytest
 
 import support
+from token_support import Issuer
 
 
 @pytest.fixture(scope="session")
@@ -46,6 +47,24 @@ def app(connect):
 @pytest.fixture
 def dba(connect):
     return connect("postgres")
+
+
+@pytest.fixture
+def guest(connect):
+    """A connection of a role that may not set a tenant."""
+    return connect(support.GUEST)
+
+
+@pytest.fixture
+def issuer(db):
+    """An issuer of tokens that the database trusts."""
+    return Issuer(db).trust()
+
+
+@pytest.fixture
+def once(db):
+    """One whose tokens are good for one use."""
+    return Issuer(db).trust(single_use=True)
 
 
 @pytest.fixture

@@ -62,6 +62,15 @@ EXCUSES = {
         BEHIND_THE_WALL,
     ),
     "SEC020": ("As SEC003: the restrictive policies check what is written.", BEHIND_THE_WALL),
+    "SEC009": (
+        "The keys of tokens are nobody's to read but superusers', as the extension's owner is one, whatever else was granted.",
+        f"""SELECT %(at)s IN ('_tenancy.issuers', '_tenancy.signing_keys', '_tenancy.used_tokens') AND c.relforcerowsecurity
+                AND (SELECT r.rolsuper FROM pg_roles r WHERE r.oid = c.relowner) {TABLE}""",
+    ),
+    "VIEW001": (
+        "It shows administrators the issuers without their keys, with the rights of its owner, and is granted to nobody.",
+        f"SELECT %(at)s = 'tenancy.issuers' AND c.relacl::text NOT LIKE '%%,%%' {TABLE}",
+    ),
     "SEC013": (
         "Triggers of ours run with the rights of the caller, and are functions of the library: they refuse, or count.",
         f"SELECT bool_and(NOT p.prosecdef AND p.prolang = (SELECT l.oid FROM pg_language l WHERE l.lanname = 'c')"

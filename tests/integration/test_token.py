@@ -16,22 +16,6 @@ def db(db):
     return db
 
 
-@pytest.fixture
-def issuer(db):
-    return Issuer(db).trust()
-
-
-@pytest.fixture
-def once(db):
-    """An issuer whose tokens are good for one use."""
-    return Issuer(db).trust(single_use=True)
-
-
-@pytest.fixture
-def guest(connect):
-    return connect(GUEST)
-
-
 def opened(connect, token):
     """Sessions that use the token in each way that there is: each one's name, and a statement that the token is good for."""
     levels = ("READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE")

@@ -21,22 +21,6 @@ def db(db):
     return db
 
 
-@pytest.fixture
-def issuer(db):
-    return Issuer(db).trust()
-
-
-@pytest.fixture
-def once(db):
-    """An issuer whose tokens are good for one use."""
-    return Issuer(db).trust(single_use=True)
-
-
-@pytest.fixture
-def guest(connect):
-    return connect(GUEST)
-
-
 def secrets(token):
     """What must be seen nowhere: the claims and the signature."""
     return [token, *token.split(".")[1:]]

@@ -5,7 +5,7 @@ import os
 import psycopg
 import pytest
 from support import GUEST, MAJOR, items, refused, server_of, server_tool
-from token_support import ROWS, Issuer, bad_tokens, gives_nothing, got, reaches, tenants_in
+from token_support import ROWS, bad_tokens, gives_nothing, got, reaches, tenants_in
 
 NAME = f"it-token-late-{os.getpid()}"
 
@@ -19,17 +19,6 @@ def server():
         yield server
     finally:
         server_tool("stop", NAME)
-
-
-@pytest.fixture
-def issuer(db):
-    return Issuer(db).trust()
-
-
-@pytest.fixture
-def once(db):
-    """An issuer whose tokens are good for one use."""
-    return Issuer(db).trust(single_use=True)
 
 
 def test_set_before_the_load(connect, issuer):

@@ -7,7 +7,7 @@ import pytest
 from support import GUEST, MAJOR, Database, items, refused, server_of, server_tool, sqlstate
 from test_pgbouncer import backend_of, many_clients, pgbouncer
 from test_standby import wait_for_replay
-from token_support import ROWS, Issuer, authenticate, bad_tokens, reaches, use
+from token_support import ROWS, authenticate, bad_tokens, reaches, use
 
 REPLICA = f"it-token-replica-{os.getpid()}"
 
@@ -16,17 +16,6 @@ REPLICA = f"it-token-replica-{os.getpid()}"
 def db(db):
     db.run(f"ALTER DATABASE {db.name} SET tenancy.token_clock_skew = 0")
     return db
-
-
-@pytest.fixture
-def issuer(db):
-    return Issuer(db).trust()
-
-
-@pytest.fixture
-def once(db):
-    """An issuer whose tokens are good for one use."""
-    return Issuer(db).trust(single_use=True)
 
 
 @pytest.fixture(scope="module")

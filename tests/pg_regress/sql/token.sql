@@ -17,6 +17,9 @@ SELECT tenancy.sign_token('https://id.example', 'acme', 'ann') AS acme, tenancy.
        tenancy.sign_token('https://id.example', 'gone') AS gone, tenancy.sign_token('https://id.example', 'nobody') AS nobody,
        tenancy.sign_token('https://id.example', 'acme', claims => '{"aud": "another"}') AS audience \gset
 
+-- The library reads these columns by number.
+SELECT attnum, attname, atttypid::regtype FROM pg_attribute WHERE attrelid = '_tenancy.issuers'::regclass AND attnum BETWEEN 1 AND 7 ORDER BY 1;
+
 -- A role without the privilege, by a token.
 SET ROLE regress_outsider;
 SET tenancy.tenant_id = 'acme';                                -- SHOULD FAIL
