@@ -28,7 +28,7 @@ COMMENT ON FUNCTION _tenancy.lint_all() IS 'all findings, accepted ones too';
 CREATE FUNCTION tenancy.lint(min_severity text DEFAULT 'warning')
     RETURNS TABLE (rule text, severity text, object text, problem text, remedy text, key text)
     LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SECURITY DEFINER
-    SET search_path = pg_catalog, pg_temp SET jit = off
+    SET search_path = pg_catalog, pg_temp
     -- Compilation costs more than it gains in queries of this form.
     SET jit = off
 AS $$
@@ -120,7 +120,7 @@ members of pg_monitor may read it.';
 -- The examination itself: how much of each was looked at, and what cannot be.
 CREATE FUNCTION tenancy.lint_coverage() RETURNS TABLE (subject text, examined bigint, not_examined bigint, note text)
     LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SECURITY DEFINER
-    SET search_path = pg_catalog, pg_temp SET jit = off
+    SET search_path = pg_catalog, pg_temp
     SET jit = off
 AS $$
 BEGIN

@@ -354,6 +354,12 @@ pub(super) unsafe fn refuse(refusal: &Refusal) -> bool {
     false
 }
 
+/// The bytes of a parameter's value; none where it is null. The caller sees to it that the value lives.
+pub(super) unsafe fn bytes_of<'a>(value: *const c_char) -> &'a [u8] {
+    // SAFETY: null or a C string, by the caller.
+    if value.is_null() { b"" } else { unsafe { CStr::from_ptr(value) }.to_bytes() }
+}
+
 /// Keeps what a check hook has found out for the assign hook; false where there is no memory for it.
 pub(super) unsafe fn keep<T: Copy>(extra: *mut *mut c_void, found: T) -> bool {
     // SAFETY: PostgreSQL's place for it, and memory of that size.
@@ -377,7 +383,7 @@ unsafe fn check(
 ) -> bool {
     // SAFETY: PostgreSQL passes valid pointers; the value is null or a C string.
     unsafe {
-        let text = if (*value).is_null() { c"" } else { CStr::from_ptr(*value) }.to_bytes();
+        let text = bytes_of(*value);
         let Some(check) = CHECK else { return false };
         if text.is_empty() {
             return true;

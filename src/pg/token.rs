@@ -80,7 +80,7 @@ pub fn with_text<T>(with: impl FnOnce(&[u8]) -> T) -> T {
     unsafe {
         let value =
             TEXT.map_or(std::ptr::null_mut(), |entry| *(*entry.cast::<pg_sys::config_string>()).variable);
-        with(if value.is_null() { b"" } else { CStr::from_ptr(value).to_bytes() })
+        with(guc::bytes_of(value))
     }
 }
 
@@ -123,7 +123,7 @@ unsafe extern "C-unwind" fn check(
 ) -> bool {
     // SAFETY: PostgreSQL passes valid pointers; the value is null or a C string.
     unsafe {
-        let text = if (*value).is_null() { c"" } else { CStr::from_ptr(*value) }.to_bytes();
+        let text = guc::bytes_of(*value);
         let Some(check) = CHECK else { return false };
         if text.is_empty() {
             return true;
