@@ -31,7 +31,7 @@ GRANT EXECUTE ON FUNCTION
     _tenancy.foreign_keys(regclass), _tenancy.scope_foreign_keys(regclass, text),
     _tenancy.save_protection(regclass, text, text, jsonb, jsonb), _tenancy.forget_protection(regclass),
     _tenancy.meters_of(regclass), _tenancy.is_counted(regclass), _tenancy.meter_triggers(),
-    _tenancy.own_triggers(regclass, text), _tenancy.present_triggers(regclass, text), _tenancy.family_problems(regclass), _tenancy.refuse_old_snapshot(),
+    _tenancy.own_triggers(regclass, text), _tenancy.present_triggers(regclass, text), _tenancy.family_problems(regclass), _tenancy.refuse_old_snapshot(oid[], oid),
     -- What event triggers call, with the rights of whoever changes a table.
     _tenancy.is_restoring(), _tenancy.is_changing(oid), _tenancy.begin_change(regclass), _tenancy.end_change(oid),
     _tenancy.altered(pg_ddl_command), _tenancy.weakness(regclass, text, name, jsonb, text[]), _tenancy.refuse_weakness(regclass, text[]),

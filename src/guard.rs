@@ -72,8 +72,8 @@ pub fn begin_change(relation: PgRelation) {
     {
         Error::InContext(assigned.id, "protect").raise()
     }
-    registry::refuse_old_snapshot();
     let relation = relation.oid();
+    registry::refuse_old_snapshot(vec![relation], None);
     let was_weak = is_changing(relation) || registry::weakness(relation).is_some();
     let change = Change { relation, was_weak, begun: xact::level(), ended: None };
     CHANGING.with_borrow_mut(|changing| changing.push(change));
@@ -118,12 +118,12 @@ pub fn is_restoring() -> bool {
     crate::guc::restoring() || pg::user::says_all_rows()
 }
 
-/// Raises 40001 (`PROTECTION_CHANGED`) where the transaction's snapshot is older than a change of what is protected. Volatile. For the
-/// event triggers and the extension's own functions.
+/// Raises 40001 (`PROTECTION_CHANGED`) where the transaction's snapshot is older than a change of what concerns the protection of tables
+/// (or composite types), or of a schema (NULL: of none). Volatile. For the event triggers and the extension's own functions.
 #[pg_extern(schema = "_tenancy", volatile)]
 #[search_path(pg_catalog, pg_temp)]
-pub fn refuse_old_snapshot() {
-    registry::refuse_old_snapshot();
+pub fn refuse_old_snapshot(relations: Vec<pg::Oid>, schema: Option<pg::Oid>) {
+    registry::refuse_old_snapshot(relations, schema);
 }
 
 /// Waits until nobody is making anything in a schema, and keeps it so until the transaction ends. Volatile. For the extension's own

@@ -273,20 +273,39 @@ pub fn is_protected(relation: pg::Oid) -> bool {
     found
 }
 
-/// Raises an error where the transaction reads an older state than that of now of what is protected, and of which table is whose
-/// parent: nothing that depends on it could be told then.
-pub fn refuse_old_snapshot() {
+/// Raises an error where the transaction reads an older state than that of now of what concerns the protection of `relations`, tables or
+/// composite types: of them and all their ancestors and descendants, what is protected and metered, and which table is whose parent; of
+/// their schemas, and of `schema`, whether new tables are protected; and which tables are in `schema`. Nothing that depends on it could
+/// be told then. What others change elsewhere is no reason to refuse.
+pub fn refuse_old_snapshot(relations: Vec<pg::Oid>, schema: Option<pg::Oid>) {
     if !pg::xact::keeps_snapshot() {
         return;
     }
-    let Some(relations) = relations() else { Error::NotInstalled.raise() };
-    let query = "SELECT concat((SELECT sum(hashtextextended(p::text, 0)) FROM _tenancy.protected p), ' ',
-                               (SELECT sum(hashtextextended(s::text, 0)) FROM _tenancy.protected_schemas s), ' ',
-                               (SELECT sum(hashtextextended(m::text, 0)) FROM _tenancy.meters m), ' ',
-                               (SELECT sum(hashtextextended(concat(i.inhrelid, ' ', i.inhparent), 0)) FROM pg_inherits i))";
+    let Some(registry) = self::relations() else { Error::NotInstalled.raise() };
+    let query = "
+        WITH RECURSIVE family(relation) AS (
+            SELECT unnest($1)
+            UNION
+            SELECT c.oid FROM pg_class y JOIN pg_class c ON c.reloftype = y.reltype WHERE y.oid = ANY ($1) AND y.relkind = 'c'
+            UNION
+            SELECT k.relation FROM family f, LATERAL (
+                SELECT i.inhparent FROM pg_inherits i WHERE i.inhrelid = f.relation
+                UNION ALL
+                SELECT i.inhrelid FROM pg_inherits i WHERE i.inhparent = f.relation) AS k(relation)
+        ), schemas(schema) AS (
+            SELECT $2 UNION SELECT c.relnamespace FROM family f JOIN pg_class c ON c.oid = f.relation
+        )
+        SELECT concat(
+            (SELECT sum(hashtextextended(p::text, 0)) FROM _tenancy.protected p JOIN family f USING (relation)), ' ',
+            (SELECT sum(hashtextextended(m::text, 0)) FROM _tenancy.meters m JOIN family f USING (relation)), ' ',
+            (SELECT sum(hashtextextended(concat(i.inhrelid, ' ', i.inhparent), 0))
+             FROM pg_inherits i JOIN family f ON f.relation = i.inhrelid), ' ',
+            (SELECT sum(hashtextextended(s::text, 0)) FROM _tenancy.protected_schemas s JOIN schemas h ON h.schema = s.schema), ' ',
+            (SELECT sum(hashtextextended(c.oid::text, 0)) FROM pg_class c WHERE c.relnamespace = $2 AND c.relkind IN ('r', 'p')))";
+    let arguments = [relations.into(), schema.into()];
     let read = || {
         let mut state = None;
-        pg::query::select(relations.table, query, &[], |row| {
+        pg::query::select(registry.table, query, &arguments, |row| {
             state = row.get::<String>(1)?;
             Ok(())
         })

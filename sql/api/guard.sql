@@ -7,8 +7,8 @@ CREATE FUNCTION _tenancy.altered(command pg_ddl_command) RETURNS text[]
     AS 'MODULE_PATHNAME', 'tenancy_altered';
 COMMENT ON FUNCTION _tenancy.altered(pg_ddl_command) IS 'what an ALTER TABLE has done that touches protection';
 COMMENT ON FUNCTION _tenancy.is_changing(oid) IS 'whether the extension itself changes a table''s protection';
-COMMENT ON FUNCTION _tenancy.refuse_old_snapshot() IS
-'raises PROTECTION_CHANGED where the transaction''s snapshot is older than a change of what is protected';
+COMMENT ON FUNCTION _tenancy.refuse_old_snapshot(oid[], oid) IS
+'raises PROTECTION_CHANGED where the transaction''s snapshot is older than a change of what concerns the protection of these tables, or of that schema';
 COMMENT ON FUNCTION _tenancy.is_restoring() IS 'whether tenancy.restoring is on, or a superuser has row_security off, as pg_restore has';
 
 -- The triggers of a protected table as protect and meter make them, and whether it must have each.
@@ -209,7 +209,12 @@ BEGIN
     IF _tenancy.is_restoring() THEN
         RETURN;
     END IF;
-    PERFORM _tenancy.refuse_old_snapshot();
+    PERFORM _tenancy.refuse_old_snapshot(array_agg(coalesce(p.polrelid, t.tgrelid, c.objid)), NULL)
+    FROM pg_event_trigger_ddl_commands() c
+    LEFT JOIN pg_policy p ON c.classid = 'pg_policy'::regclass AND p.oid = c.objid
+    LEFT JOIN pg_trigger t ON c.classid = 'pg_trigger'::regclass AND t.oid = c.objid
+    WHERE c.classid IN ('pg_class'::regclass, 'pg_policy'::regclass, 'pg_trigger'::regclass)
+    HAVING count(*) > 0;
     FOR item IN
         SELECT c.classid, c.objid, c.objsubid, c.command_tag, c.object_type, c.in_extension, _tenancy.altered(c.command) AS changes
         FROM pg_event_trigger_ddl_commands() c
@@ -314,13 +319,15 @@ BEGIN
     IF _tenancy.is_restoring() THEN
         RETURN;
     END IF;
-    PERFORM _tenancy.refuse_old_snapshot();
     FOR item IN
-        SELECT DISTINCT c.oid::regclass AS relation, CASE d.object_type WHEN 'policy' THEN 'POLICY' ELSE 'TRIGGERS' END AS change
+        -- By today's name: a transaction that keeps its snapshot would find none where the table has been renamed since.
+        SELECT DISTINCT to_regclass(format('%I.%I', d.address_names[1], d.address_names[2])) AS relation,
+               CASE d.object_type WHEN 'policy' THEN 'POLICY' ELSE 'TRIGGERS' END AS change
         FROM pg_event_trigger_dropped_objects() d
-        JOIN pg_namespace n ON n.nspname = d.address_names[1] JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = d.address_names[2]
         WHERE d.object_type IN ('policy', 'trigger') AND d.address_names[3] ~ '^tenancy_'
+          AND to_regclass(format('%I.%I', d.address_names[1], d.address_names[2])) IS NOT NULL
     LOOP
+        PERFORM _tenancy.refuse_old_snapshot(ARRAY[item.relation], NULL);
         PERFORM _tenancy.refuse_weakness(item.relation, ARRAY[item.change]);
     END LOOP;
 END

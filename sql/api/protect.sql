@@ -295,7 +295,7 @@ BEGIN
     END IF;
     PERFORM _tenancy.check_relation(protect.relation);
     EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', protect.relation);
-    PERFORM _tenancy.refuse_old_snapshot();
+    PERFORM _tenancy.refuse_old_snapshot(ARRAY[protect.relation], NULL);
     -- Again under the lock: the tree may have grown while we waited.
     PERFORM _tenancy.check_relation(protect.relation);
     IF protect.kind = 'system' THEN
@@ -429,7 +429,7 @@ BEGIN
             format('Take its meters away first: SELECT tenancy.unmeter(%L, ''<resource>'');', unprotect.relation));
     END IF;
     EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', unprotect.relation);
-    PERFORM _tenancy.refuse_old_snapshot();
+    PERFORM _tenancy.refuse_old_snapshot(ARRAY[unprotect.relation], NULL);
     SELECT t.relation, i.inhparent::regclass AS parent INTO item
     FROM _tenancy.tree(unprotect.relation) t JOIN pg_inherits i ON i.inhrelid = t.relation
     WHERE i.inhparent NOT IN (SELECT u.relation FROM _tenancy.tree(unprotect.relation) u) AND _tenancy.is_protected(i.inhparent::regclass) LIMIT 1;

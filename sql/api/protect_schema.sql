@@ -26,6 +26,7 @@ BEGIN
     END IF;
     -- A table that another transaction is making would be seen by neither. Whoever is still to make one will find the schema listed.
     PERFORM _tenancy.lock_schema(protect_schema.schema);
+    PERFORM _tenancy.refuse_old_snapshot('{}', protect_schema.schema);
     INSERT INTO _tenancy.protected_schemas (schema, tenant_column) VALUES (protect_schema.schema, protect_schema.tenant_column)
         ON CONFLICT ON CONSTRAINT protected_schemas_pkey DO UPDATE SET tenant_column = excluded.tenant_column;
     FOR item IN
@@ -50,7 +51,8 @@ COMMENT ON FUNCTION tenancy.protect_schema(regnamespace, name) IS
 created there or given that column, as it is created: CREATE TABLE (AS), SELECT INTO, ALTER TABLE ... ADD COLUMN, SET SCHEMA, ALTER TYPE
 of a typed table. Its foreign keys are extended as by protect. Waits for transactions that are making tables in the schema. Returns how
 many it has protected now. Does nothing for new tables while tenancy.restoring is on, nor for those of other extensions. Errors: those
-of protect, PARAMETER_INVALID 22023. Volatile. Granted to nobody; refused in the context of a tenant.';
+of protect, PARAMETER_INVALID 22023, PROTECTION_CHANGED 40001 where tables have come since the transaction''s snapshot. Volatile. Granted
+to nobody; refused in the context of a tenant.';
 
 CREATE FUNCTION tenancy.unprotect_schema(schema regnamespace) RETURNS void
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
