@@ -4,7 +4,7 @@ REVOKE ALL ON ALL ROUTINES IN SCHEMA tenancy, _tenancy FROM PUBLIC;
 
 -- The views show a tenant its own figures, and all to those who may monitor; the ledger is under a policy.
 GRANT SELECT ON tenancy.protected_tables, tenancy.protected_schemas, tenancy.foreign_keys, tenancy.meters, tenancy.usage_records, tenancy.usage_hourly, tenancy.usage_daily, tenancy.quota_status,
-    _tenancy.usage TO PUBLIC;
+    tenancy.members, _tenancy.usage TO PUBLIC;
 GRANT EXECUTE ON FUNCTION
     -- What policies, defaults and triggers call runs with the rights of whoever queries the table.
     tenancy.current_tenant(), tenancy.current_tenant_uuid(), tenancy.current_tenant_bigint(),
@@ -14,6 +14,8 @@ GRANT EXECUTE ON FUNCTION
     tenancy.resolve_tenant(jsonb, jsonb, text), tenancy.pre_request(),
     tenancy.authenticate(jsonb, boolean), _tenancy.use_token(text, boolean),
     tenancy.normalize_tenant_id(text), tenancy.error_codes(),
+    -- The current user, and who is a member of the current tenant; of another one, whoever may set it.
+    tenancy.current_user_id(), tenancy.has_role(text[]), tenancy.is_member(text, text),
     -- The current tenant's own usage.
     tenancy.check_quota(text, bigint), tenancy.enforce_quota(text, bigint), tenancy.track_usage(text, bigint, jsonb, text),
     _tenancy.sees_all_tenants(), _tenancy.usage_of(text, text), _tenancy.to_bigint(numeric),

@@ -13,6 +13,7 @@ use serde_json::json;
 
 use crate::error::Error;
 use crate::guc::{self, BypassGuard, MissingTenant, Mode, Seal, SessionContext};
+use crate::member;
 use crate::pg::{
     self,
     accessor::{Form, Resolved},
@@ -269,6 +270,12 @@ fn confirm() -> Result<Option<TenantId>, Error<'static>> {
         Status::Active => {}
         other => return Err(Error::NotActive(id, other.as_str())),
     }
+    if guc::require_membership()
+        && let Some(user) = user_id()
+        && member::role(&id, &user)?.is_none()
+    {
+        return Err(Error::NotMember(id));
+    }
     Ok(Some(id))
 }
 
@@ -333,19 +340,31 @@ fn judge(statement: &Statement) -> bool {
 }
 
 fn resolve(form: Form) -> Resolved {
+    let Some(id) = current() else { return Resolved::None };
+    match form {
+        Form::Uuid if id.uuid().is_none() => Error::NoForm(id, "uuid").raise(),
+        Form::Bigint if id.bigint().is_none() => Error::NoForm(id, "bigint").raise(),
+        _ => {}
+    }
+    registry::resolved(&id)
+}
+
+/// The current tenant; raises where there is none, unless `tenancy.missing_tenant` is `empty`.
+pub fn current() -> Option<TenantId> {
     match confirmed() {
         Err(error) => error.raise(),
-        Ok(None) if guc::missing_tenant() == MissingTenant::Empty => Resolved::None,
+        Ok(None) if guc::missing_tenant() == MissingTenant::Empty => None,
         Ok(None) => Error::ContextMissing.raise(),
-        Ok(Some(id)) => {
-            match form {
-                Form::Uuid if id.uuid().is_none() => Error::NoForm(id, "uuid").raise(),
-                Form::Bigint if id.bigint().is_none() => Error::NoForm(id, "bigint").raise(),
-                _ => {}
-            }
-            registry::resolved(&id)
-        }
+        Ok(Some(id)) => Some(id),
     }
+}
+
+/// The user of the context; raises where the context is refused.
+pub fn confirmed_user() -> Option<Text> {
+    if let Err(error) = confirmed() {
+        error.raise()
+    }
+    user_id()
 }
 
 /// The current tenant; raises where there is none.

@@ -14,6 +14,8 @@ use crate::resource::Resource;
 use crate::tenant::{Malformed, TenantId};
 
 mod catalogue;
+#[cfg(test)]
+mod tests;
 pub use catalogue::CATALOGUE;
 
 fn sqlstate(code: &str) -> S {
@@ -77,8 +79,10 @@ pub enum Error<'a> {
     NotPermanent,
     /// A table that is to be metered is not protected.
     NotProtected,
-    /// The usage of another tenant than the context's was asked for.
-    OfAnotherTenant,
+    /// Something of another tenant than the context's was asked for.
+    OfAnotherTenant(&'static str),
+    /// The context's user is no active member of the tenant.
+    NotMember(TenantId),
     /// More prepared transactions than a counter keeps.
     TooManyPrepared(Resource),
     /// An argument that has no good value: what it must be, and its name.
@@ -321,11 +325,17 @@ impl Error<'_> {
                 json!({}),
                 "Only rows that have a tenant can be counted for it: SELECT tenancy.protect('<table>');",
             ),
-            Error::OfAnotherTenant => (
+            Error::OfAnotherTenant(what) => (
                 "TENANT_ACCESS_DENIED",
-                "usage of another tenant cannot be seen".to_owned(),
+                format!("{what} of another tenant cannot be seen"),
                 json!({}),
-                "Members of pg_monitor see the usage of all tenants where no tenant is set.",
+                "Members of pg_monitor see those of all tenants where no tenant is set.",
+            ),
+            Error::NotMember(id) => (
+                "TENANT_ACCESS_DENIED",
+                format!("user is not an active member of tenant \"{}\"", id.as_str()),
+                json!({"tenant_id": id.as_str()}),
+                "An administrator adds it with: SELECT tenancy.add_member('<tenant>', '<user>', '<role>');",
             ),
             Error::TooManyPrepared(resource) => (
                 "TOO_MANY_PREPARED",
@@ -521,70 +531,4 @@ pub fn error_codes() -> TableIterator<
             .iter()
             .map(|&(code, state, http, meaning)| (code, crate::pg::sqlstate_text(state), http, meaning)),
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_error_is_whole() {
-        let id = TenantId::parse(b"acme").expect("well-formed");
-        let all = [
-            Error::ContextMissing,
-            Error::ContextStale,
-            Error::Sealed(id),
-            Error::Unsealable(id),
-            Error::Overridden,
-            Error::CursorOfAnother,
-            Error::ChangedInStatement,
-            Error::KeptCursor,
-            Error::Bypassed("orders"),
-            Error::TruncatedFor(id, "orders"),
-            Error::WriteAcrossTenants(id),
-            Error::NotFound(id),
-            Error::NotActive(id, "suspended"),
-            Error::IdInvalid(Malformed::Character),
-            Error::NoForm(id, "uuid"),
-            Error::InContext(id, "protect"),
-            Error::SystemTable(id, "airports"),
-            Error::AuditTable("journal"),
-            Error::NullArgument("tenant_id"),
-            Error::NullArgument("is_local"),
-            Error::QuotaExceeded(&Quota {
-                tenant: Some(id),
-                resource: "orders",
-                period: Some("day"),
-                current: 10,
-                limit: 10,
-                requested: 1,
-            }),
-            Error::NotMetered(Resource::parse(b"orders").expect("well-formed")),
-            Error::AlreadyMetered(Resource::parse(b"orders").expect("well-formed")),
-            Error::Tracked(Resource::parse(b"orders").expect("well-formed")),
-            Error::NotOwned,
-            Error::NotPermanent,
-            Error::NotProtected,
-            Error::OfAnotherTenant,
-            Error::TooManyPrepared(Resource::parse(b"orders").expect("well-formed")),
-            Error::Argument("amount", "must not be negative"),
-            Error::MeteredColumn("tenant_id"),
-            Error::MeteredTenant(Malformed::Character),
-            Error::LedgerIndex("by_name"),
-            Error::TokenInvalid("it is malformed"),
-            Error::TokenExpired,
-            Error::TokenOfAnother,
-            Error::TokenKept,
-            Error::KeyInvalid("jwks", "has no key"),
-            Error::Internal("none"),
-            Error::NotInstalled,
-        ];
-        for error in all {
-            let (message, detail, hint) = error.texts();
-            assert!(CATALOGUE.iter().any(|entry| entry.0 == error.code()), "{}", error.code());
-            assert!(detail.starts_with("{\"code\":\""), "{detail}");
-            assert!(!message.ends_with('.') && !message.starts_with(char::is_uppercase), "{message}");
-            assert!(hint.ends_with(['.', ';', '-']), "{hint}");
-        }
-    }
 }

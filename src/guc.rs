@@ -60,6 +60,8 @@ static DEFAULT_TENANT: GucSetting<Option<CString>> = GucSetting::<Option<CString
 static MISSING_TENANT: GucSetting<MissingTenant> = GucSetting::<MissingTenant>::new(MissingTenant::Error);
 /// `multi`: isolation is what the extension was installed for.
 static MODE: GucSetting<Mode> = GucSetting::<Mode>::new(Mode::Multi);
+/// `off`: who may act in a tenant is usually for the application to say, which knows its users.
+static REQUIRE_MEMBERSHIP: GucSetting<bool> = GucSetting::<bool>::new(false);
 /// `off`: what pg_restore and a superuser's repairs need is not what anybody else may do.
 static RESTORING: GucSetting<bool> = GucSetting::<bool>::new(false);
 /// `off`: a test or a console may visit several tenants in a transaction; an application's role should not.
@@ -75,10 +77,11 @@ static TOKEN_CLOCK_SKEW: GucSetting<i32> = GucSetting::<i32>::new(30);
 static USER_ID: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 
 /// Every parameter that asks for a privilege.
-pub const PRIVILEGED: [&CStr; 9] = [
+pub const PRIVILEGED: [&CStr; 10] = [
     c"tenancy.bypass_guard",
     c"tenancy.default_tenant",
     c"tenancy.mode",
+    c"tenancy.require_membership",
     c"tenancy.restoring",
     c"tenancy.seal",
     c"tenancy.session_context",
@@ -115,6 +118,13 @@ pub fn init() {
         c"Whether the database serves many tenants or a single one.",
         c"single uses tenancy.default_tenant where no tenant is set.",
         &MODE,
+        GucContext::Suset,
+    );
+    pg::guc::define_bool(
+        c"tenancy.require_membership",
+        c"Whether a user who is known must be an active member of the tenant.",
+        c"See tenancy.add_member(). Where no user is known, the tenant alone decides.",
+        &REQUIRE_MEMBERSHIP,
         GucContext::Suset,
     );
     GucRegistry::define_bool_guc(
@@ -204,6 +214,10 @@ pub fn missing_tenant() -> MissingTenant {
 
 pub fn mode() -> Mode {
     MODE.get()
+}
+
+pub fn require_membership() -> bool {
+    REQUIRE_MEMBERSHIP.get()
 }
 
 pub fn restoring() -> bool {

@@ -12,6 +12,8 @@
 //! | [`guc`] | which parameters exist, who may set them, and why? |
 //! | [`guard`] | may the protection of a table be changed now? |
 //! | [`registry`] | does this tenant exist, and is it active? |
+//! | [`token`] | whose token is this, and is it good now? |
+//! | [`member`] | is this user a member of that tenant? |
 //! | [`context`] | for which tenant does the current statement run? |
 //! | [`usage`] | how much of a resource is used? |
 //! | [`quota`] | how much may be used, and is that respected? |
@@ -25,6 +27,7 @@ mod context;
 mod error;
 mod guard;
 mod guc;
+mod member;
 mod meter;
 mod period;
 mod pg;
@@ -49,7 +52,12 @@ mod tenancy {}
 extension_sql_file!("../sql/schema/10_schemas.sql", name = "schemas", bootstrap);
 extension_sql_file!("../sql/schema/20_tenants.sql", name = "tenants_table", requires = ["schemas"]);
 extension_sql_file!("../sql/schema/25_issuers.sql", name = "issuers_table", requires = ["tenants_table"]);
-extension_sql_file!("../sql/schema/30_protected.sql", name = "protected_table", requires = ["issuers_table"]);
+extension_sql_file!("../sql/schema/26_members.sql", name = "members_tables", requires = ["issuers_table"]);
+extension_sql_file!(
+    "../sql/schema/30_protected.sql",
+    name = "protected_table",
+    requires = ["members_tables"]
+);
 extension_sql_file!(
     "../sql/schema/35_protected_schemas.sql",
     name = "protected_schemas_table",
@@ -82,7 +90,12 @@ extension_sql_file!(
     name = "token",
     requires = ["registry", token::api::check_keys, token::api::sign, token::api::use_token]
 );
-extension_sql_file!("../sql/api/resolve.sql", name = "resolve", requires = ["token"]);
+extension_sql_file!(
+    "../sql/api/member.sql",
+    name = "member",
+    requires = ["token", member::api::is_member, quota::sees_all_tenants]
+);
+extension_sql_file!("../sql/api/resolve.sql", name = "resolve", requires = ["member"]);
 extension_sql_file!(
     "../sql/api/protect_parts.sql",
     name = "protect_parts",
@@ -156,6 +169,8 @@ extension_sql_file!("../sql/grants.sql", name = "grants", finalize);
 pub extern "C-unwind" fn _PG_init() {
     registry::init();
     token::init();
+    member::init();
+    member::api::init();
     guard::init();
     let named = context::init();
     guc::init();

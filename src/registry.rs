@@ -6,7 +6,7 @@
 //!
 //! Reads `_tenancy.tenants` directly (`pg::scan`), so columns 1, 2 and 5 are `id`, `status` and `plan`; a test checks it.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::HashMap;
 
 use pgrx::{PgRelation, prelude::*};
@@ -15,6 +15,7 @@ use crate::error::Error;
 use crate::pg::{
     self,
     accessor::{Forms, Resolved},
+    scan::{Cached, Relations},
     text::{Json, Text},
 };
 use crate::tenant::TenantId;
@@ -57,27 +58,16 @@ struct Entry {
     checked: Option<(u64, Status)>,
 }
 
-#[derive(Clone, Copy)]
-struct Relations {
-    table: pg::Oid,
-    key: pg::Oid,
-}
-
 thread_local! {
     static TENANTS: RefCell<HashMap<Box<str>, Entry>> = RefCell::new(HashMap::new());
     /// Holds a tenant that found the cache full, until the next one.
     static OVERFLOW: RefCell<Option<(TenantId, Entry)>> = const { RefCell::new(None) };
-    static RELATIONS: Cell<Option<Relations>> = const { Cell::new(None) };
-    /// Entries checked under an older generation are read again.
-    static GENERATION: Cell<u64> = const { Cell::new(1) };
+    static TABLE: Cached = const { Cached::new(c"tenants", c"tenants_pkey") };
 }
 
 pub fn init() {
     pg::inval::listen(|changed| {
-        let ours = RELATIONS.get().is_none_or(|known| changed.is_none_or(|oid| oid == known.table));
-        if ours {
-            GENERATION.set(GENERATION.get() + 1);
-            RELATIONS.set(None);
+        if TABLE.with(|table| table.note(changed)) {
             pg::accessor::forget();
         }
     });
@@ -93,18 +83,12 @@ pub fn trim() {
 }
 
 fn relations() -> Option<Relations> {
-    RELATIONS.get().or_else(|| {
-        let table = pg::scan::table(c"tenants")?;
-        let key = pg::scan::index(c"tenants_pkey", table)?;
-        let found = Relations { table, key };
-        RELATIONS.set(Some(found));
-        Some(found)
-    })
+    TABLE.with(Cached::relations)
 }
 
 fn read_status(id: &TenantId) -> Result<Status, Error<'static>> {
     let relations = relations().ok_or(Error::NotInstalled)?;
-    pg::scan::rows(relations.table, relations.key, &[id.as_bytes()], |row| row.text(STATUS_COLUMN))
+    pg::scan::rows(relations, &[id.as_bytes()], |row| row.text(STATUS_COLUMN))
         .pop()
         .flatten()
         .and_then(|status| Status::parse(status.as_bytes()))
@@ -114,14 +98,12 @@ fn read_status(id: &TenantId) -> Result<Status, Error<'static>> {
 /// Returns the plan that the tenant is on, if it is registered and on one.
 pub fn plan(id: &TenantId) -> Option<Text> {
     let relations = relations()?;
-    pg::scan::rows(relations.table, relations.key, &[id.as_bytes()], |row| row.text(PLAN_COLUMN))
-        .pop()
-        .flatten()
+    pg::scan::rows(relations, &[id.as_bytes()], |row| row.text(PLAN_COLUMN)).pop().flatten()
 }
 
 /// Changes whenever any registered tenant may have.
 pub fn generation() -> u64 {
-    GENERATION.get()
+    TABLE.with(Cached::generation)
 }
 
 /// Calls `with` on the tenant's place in the cache, if it has one.
@@ -138,12 +120,11 @@ fn cached<T>(id: &TenantId, with: impl FnOnce(&mut Entry) -> T) -> Option<(T, bo
 /// Returns the tenant's status, from the cache where it is current.
 pub fn status(id: &TenantId) -> Result<Status, Error<'static>> {
     if let Some((Some((generation, status)), _)) = cached(id, |entry| entry.checked)
-        && generation == GENERATION.get()
+        && generation == self::generation()
     {
         return Ok(status);
     }
-    // Before the read: what arrives during it makes this answer outdated at once.
-    let generation = GENERATION.get();
+    let generation = generation();
     let status = read_status(id)?;
     let checked = Some((generation, status));
     if cached(id, |entry| entry.checked = checked).is_none() {

@@ -39,6 +39,16 @@ pub const CATALOGUE: &[Code] = &[
     ),
     ("TOKEN_EXPIRED", S::ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION, 401, "the token has expired"),
     ("KEY_INVALID", S::ERRCODE_INVALID_PARAMETER_VALUE, 400, "a key or a set of keys is not good for tokens"),
+    ("USER_NOT_FOUND", S::ERRCODE_UNDEFINED_OBJECT, 404, "no such user"),
+    ("USER_ALREADY_EXISTS", S::ERRCODE_DUPLICATE_OBJECT, 409, "a user of that id or email exists"),
+    ("MEMBER_NOT_FOUND", S::ERRCODE_UNDEFINED_OBJECT, 404, "the user is not a member of the tenant"),
+    ("MEMBER_ALREADY_EXISTS", S::ERRCODE_DUPLICATE_OBJECT, 409, "the user is a member of the tenant already"),
+    (
+        "INVITATION_INVALID",
+        S::ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION,
+        403,
+        "the invitation was accepted or withdrawn, has expired, or is for another user",
+    ),
     ("TENANT_ALREADY_EXISTS", S::ERRCODE_DUPLICATE_OBJECT, 409, "a tenant of that id exists"),
     (
         "SUBDOMAIN_UNAVAILABLE",

@@ -158,6 +158,30 @@ pub fn define_enum<T: GucEnum>(
     }
 }
 
+/// Defines a boolean parameter on which the current tenant depends.
+pub fn define_bool(
+    name: &'static CStr,
+    short: &'static CStr,
+    long: &'static CStr,
+    setting: &'static GucSetting<bool>,
+    context: GucContext,
+) {
+    // SAFETY: the hook has the signature PostgreSQL asks for and raises no error.
+    unsafe {
+        GucRegistry::define_bool_guc_with_hooks(
+            name,
+            short,
+            long,
+            setting,
+            context,
+            GucFlags::default(),
+            None,
+            Some(assign_bool),
+            None,
+        );
+    }
+}
+
 /// Makes `SET tenancy.<unknown>` an error.
 pub fn reserve_prefix(prefix: &'static CStr) {
     // SAFETY: a static C string; called after every parameter is defined.
@@ -437,6 +461,7 @@ pub(super) fn tell_assigned() {
 
 #[pg_guard]
 unsafe extern "C-unwind" fn assign_user_id(_value: *const c_char, _extra: *mut c_void) {
+    super::accessor::forget();
     // SAFETY: written once, at load.
     unsafe { mark_reported(USER_ID) }
 }
@@ -448,5 +473,10 @@ unsafe extern "C-unwind" fn assign_text(_value: *const c_char, _extra: *mut c_vo
 
 #[pg_guard]
 unsafe extern "C-unwind" fn assign_enum(_value: c_int, _extra: *mut c_void) {
+    super::accessor::forget();
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn assign_bool(_value: bool, _extra: *mut c_void) {
     super::accessor::forget();
 }

@@ -23,6 +23,7 @@ pub mod hook;
 pub mod insert;
 pub mod inval;
 pub mod lock;
+pub mod member;
 pub mod notify;
 pub mod part;
 pub mod planner;

@@ -3,6 +3,7 @@
 //! So it takes no transaction id, needs no privilege of the caller, works in parallel workers and on a hot
 //! standby, and sees a suspension that is newer than the snapshot of a REPEATABLE READ transaction.
 
+use std::cell::Cell;
 use std::ffi::CStr;
 
 use pgrx::{FromDatum, IntoDatum, pg_sys};
@@ -40,6 +41,54 @@ pub fn index(name: &CStr, table: pg_sys::Oid) -> Option<pg_sys::Oid> {
     relation(name).filter(|found| unsafe { pg_sys::IndexGetRelation(*found, true) } == table)
 }
 
+/// A table of the extension and the index by which it is read.
+#[derive(Clone, Copy)]
+pub struct Relations {
+    pub table: pg_sys::Oid,
+    pub key: pg_sys::Oid,
+}
+
+/// A table of the extension of which backends keep what they have read. A change of it sends an invalidation to every backend.
+pub struct Cached {
+    table: &'static CStr,
+    key: &'static CStr,
+    found: Cell<Option<Relations>>,
+    /// What was read in an earlier generation may be outdated.
+    generation: Cell<u64>,
+}
+
+impl Cached {
+    pub const fn new(table: &'static CStr, key: &'static CStr) -> Cached {
+        Cached { table, key, found: Cell::new(None), generation: Cell::new(1) }
+    }
+
+    /// Takes note that a relation has changed, or any may have; returns whether it is this one. To be called by a listener of `inval`.
+    pub fn note(&self, changed: Option<pg_sys::Oid>) -> bool {
+        let is_ours = self.found.get().is_none_or(|known| changed.is_none_or(|oid| oid == known.table));
+        if is_ours {
+            self.generation.set(self.generation.get() + 1);
+            self.found.set(None);
+        }
+        is_ours
+    }
+
+    /// Changes whenever any row of the table may have. To be asked before a read: what arrives during it makes what was read outdated
+    /// at once.
+    pub fn generation(&self) -> u64 {
+        self.generation.get()
+    }
+
+    /// Where the table is; none where the extension is not installed.
+    pub fn relations(&self) -> Option<Relations> {
+        self.found.get().or_else(|| {
+            let table = table(self.table)?;
+            let found = Relations { table, key: index(self.key, table)? };
+            self.found.set(Some(found));
+            Some(found)
+        })
+    }
+}
+
 /// A row that a scan has found.
 pub struct Row {
     tuple: pg_sys::HeapTuple,
@@ -74,19 +123,14 @@ impl Row {
     }
 }
 
-/// What `read` makes of each row whose first columns, each a `text COLLATE "C"` that leads `index`, equal `keys`.
-pub fn rows<T>(
-    relation: pg_sys::Oid,
-    index: pg_sys::Oid,
-    keys: &[&[u8]],
-    mut read: impl FnMut(&Row) -> T,
-) -> Vec<T> {
+/// What `read` makes of each row whose first columns, each a `text COLLATE "C"` that leads the index, equal `keys`.
+pub fn rows<T>(relations: Relations, keys: &[&[u8]], mut read: impl FnMut(&Row) -> T) -> Vec<T> {
     let mut scan_keys = vec![pg_sys::ScanKeyData::default(); keys.len()];
     let mut found = Vec::new();
     // SAFETY: called inside a transaction. The relation stays open, and so a tuple valid, until what is wanted of it is
     // copied out; an error between releases both with the transaction's resources.
     unsafe {
-        let table = pg_sys::table_open(relation, pg_sys::AccessShareLock as i32);
+        let table = pg_sys::table_open(relations.table, pg_sys::AccessShareLock as i32);
         for (number, (scan_key, key)) in scan_keys.iter_mut().zip(keys).enumerate() {
             pg_sys::ScanKeyInit(
                 scan_key,
@@ -98,7 +142,7 @@ pub fn rows<T>(
         }
         let scan = pg_sys::systable_beginscan(
             table,
-            index,
+            relations.key,
             true,
             std::ptr::null_mut(),
             keys.len() as i32,

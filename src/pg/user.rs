@@ -1,6 +1,6 @@
 //! Whose rights are in force.
 
-use std::ffi::c_int;
+use std::ffi::{CStr, c_int};
 
 use pgrx::pg_sys;
 
@@ -62,6 +62,16 @@ pub fn may_monitor() -> bool {
     unsafe {
         let monitor = pg_sys::Oid::from(pg_sys::ROLE_PG_MONITOR);
         bypasses() || pg_sys::has_privs_of_role(pg_sys::GetUserId(), monitor)
+    }
+}
+
+/// Whether the current role may set a parameter that asks for a privilege.
+pub fn may_set(parameter: &CStr) -> bool {
+    // SAFETY: called inside a transaction, with a C string; looks up a role that exists.
+    unsafe {
+        let result =
+            pg_sys::pg_parameter_aclcheck(parameter.as_ptr(), pg_sys::GetUserId(), pg_sys::ACL_SET.into());
+        result == pg_sys::AclResult::ACLCHECK_OK
     }
 }
 

@@ -4,14 +4,18 @@
 //! `_tenancy.quotas` or `_tenancy.quota_periods` sends one to every backend.
 //! Reads both directly (`pg::scan`), so their columns have fixed places; a test checks it.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
 use std::rc::Rc;
+use std::thread::LocalKey;
 
 use crate::error::Error;
 use crate::period::{PERIODS, Period, Span};
-use crate::pg;
+use crate::pg::{
+    self,
+    scan::{Cached, Relations},
+};
 use crate::registry;
 use crate::resource::Resource;
 use crate::tenant::TenantId;
@@ -64,14 +68,6 @@ const INTERVAL_ID: i32 = 7;
 /// Limits kept per backend; past this it starts afresh.
 const CACHED: usize = 16_384;
 
-#[derive(Clone, Copy)]
-struct Relations {
-    quotas: pg::Oid,
-    quotas_key: pg::Oid,
-    periods: pg::Oid,
-    periods_key: pg::Oid,
-}
-
 /// Whose limits, and of what.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Name(TenantId, Resource);
@@ -95,47 +91,31 @@ thread_local! {
     /// The one that was asked for last.
     static LAST: RefCell<Option<(Name, Known<Rc<Limits>>)>> = const { RefCell::new(None) };
     static OTHERS: RefCell<HashMap<Resource, Known<Rc<[Other]>>>> = RefCell::new(HashMap::new());
-    static RELATIONS: Cell<Option<Relations>> = const { Cell::new(None) };
-    static GENERATION: Cell<u64> = const { Cell::new(1) };
+    static QUOTAS: Cached = const { Cached::new(c"quotas", c"quotas_pkey") };
+    static SPANS: Cached = const { Cached::new(c"quota_periods", c"quota_periods_pkey") };
 }
 
 pub fn init() {
     pg::inval::listen(|changed| {
-        let is_ours =
-            |known: Relations| changed.is_none_or(|oid| oid == known.quotas || oid == known.periods);
-        if RELATIONS.get().is_none_or(is_ours) {
-            GENERATION.set(GENERATION.get() + 1);
-            RELATIONS.set(None);
-        }
+        QUOTAS.with(|table| table.note(changed));
+        SPANS.with(|table| table.note(changed));
     });
 }
 
 /// Changes whenever any limit or period may have.
 pub fn generation() -> u64 {
-    GENERATION.get()
+    // Neither ever falls.
+    QUOTAS.with(Cached::generation) + SPANS.with(Cached::generation)
 }
 
-fn relations() -> Relations {
-    let find = || {
-        let (quotas, periods) = (pg::scan::table(c"quotas")?, pg::scan::table(c"quota_periods")?);
-        Some(Relations {
-            quotas,
-            quotas_key: pg::scan::index(c"quotas_pkey", quotas)?,
-            periods,
-            periods_key: pg::scan::index(c"quota_periods_pkey", periods)?,
-        })
-    };
-    RELATIONS.get().unwrap_or_else(|| {
-        let found = find();
-        RELATIONS.set(found);
-        found.unwrap_or_else(|| Error::NotInstalled.raise())
-    })
+fn relations(of: &'static LocalKey<Cached>) -> Relations {
+    of.with(Cached::relations).unwrap_or_else(|| Error::NotInstalled.raise())
 }
 
 /// The limits that apply to a tenant.
 pub fn of(tenant: &TenantId, resource: &Resource) -> Rc<Limits> {
     let name = Name(*tenant, *resource);
-    let generations = (GENERATION.get(), registry::generation());
+    let generations = (generation(), registry::generation());
     let is_current = |known: &Known<Rc<Limits>>| known.generations == generations;
     let last = LAST.with_borrow(|last| match last {
         Some((last, known)) if is_current(known) && *last == name => Some(known.value.clone()),
@@ -161,13 +141,13 @@ pub fn of(tenant: &TenantId, resource: &Resource) -> Rc<Limits> {
 }
 
 fn read(tenant: &TenantId, resource: &Resource, generation: u64) -> Limits {
-    let relations = relations();
+    let quotas = relations(&QUOTAS);
     // Quotas before periods: each quota comes and goes with its period, so a period that is not there is of a quota that has
     // been removed meanwhile, which is news that makes this answer outdated.
     let mut standard: [Option<Limit>; 4] = [None; 4];
     let mut over: Vec<(i64, Limit)> = Vec::new();
     let mut add = |scope: &[u8], name: &[u8]| {
-        pg::scan::rows(relations.quotas, relations.quotas_key, &[scope, name, resource.as_bytes()], |row| {
+        pg::scan::rows(quotas, &[scope, name, resource.as_bytes()], |row| {
             let limit = Limit { maximum: row.bigint(MAX_AMOUNT), soft: row.bigint(SOFT_LIMIT) };
             let period = row.text(PERIOD).and_then(|period| Period::parse(&period.to_utf8()));
             match (period, row.bigint(INTERVAL_ID)) {
@@ -208,13 +188,12 @@ fn read(tenant: &TenantId, resource: &Resource, generation: u64) -> Limits {
 
 /// The periods other than `PERIODS` over which a resource is counted, for every tenant.
 pub fn others(resource: &Resource) -> Rc<[Other]> {
-    let generations = (GENERATION.get(), 0);
+    let generations = (generation(), 0);
     let known = OTHERS.with_borrow(|others| {
         others.get(resource).filter(|known| known.generations == generations).map(|known| known.value.clone())
     });
     known.unwrap_or_else(|| {
-        let relations = relations();
-        let read = pg::scan::rows(relations.periods, relations.periods_key, &[resource.as_bytes()], |row| {
+        let read = pg::scan::rows(relations(&SPANS), &[resource.as_bytes()], |row| {
             let span = row.bigint(3).and_then(Span::new);
             let (Some(period), Some(span), Some(id)) = (row.text(2), span, row.bigint(4)) else {
                 Error::Internal("period without a length").raise()

@@ -173,7 +173,7 @@ pub fn usage_of(
     let tenant = TenantId::parse(tenant_id.as_bytes()).unwrap_or_else(|why| Error::IdInvalid(why).raise());
     // The views that call it run with the rights of their callers, who could call it themselves.
     if !sees_all_tenants() && tenant != context::required() {
-        Error::OfAnotherTenant.raise()
+        Error::OfAnotherTenant("usage").raise()
     }
     let resource = self::resource(&resource);
     let key = usage::key(&tenant, &resource);

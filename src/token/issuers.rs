@@ -4,13 +4,13 @@
 //! sends one to every backend.
 //! Reads the table directly (`pg::scan`), so its columns have fixed places; a test checks it.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::jwt::Keys;
 use crate::error::Error;
-use crate::pg::{self, text::Text};
+use crate::pg::{self, scan::Cached, text::Text};
 use crate::tenant::TenantId;
 
 // The columns of _tenancy.issuers.
@@ -32,12 +32,6 @@ pub struct Issuer {
     pub is_single_use: bool,
 }
 
-#[derive(Clone, Copy)]
-struct Relations {
-    table: pg::Oid,
-    key: pg::Oid,
-}
-
 type Entries = Rc<[Issuer]>;
 /// What was read, and in which generation.
 type Read = (u64, Entries);
@@ -47,15 +41,12 @@ const CACHED: usize = 1024;
 
 thread_local! {
     static ISSUERS: RefCell<HashMap<Box<[u8]>, Read>> = RefCell::new(HashMap::new());
-    static RELATIONS: Cell<Option<Relations>> = const { Cell::new(None) };
-    static GENERATION: Cell<u64> = const { Cell::new(1) };
+    static TABLE: Cached = const { Cached::new(c"issuers", c"issuers_pkey") };
 }
 
 pub fn init() {
     pg::inval::listen(|changed| {
-        if RELATIONS.get().is_none_or(|known| changed.is_none_or(|oid| oid == known.table)) {
-            GENERATION.set(GENERATION.get() + 1);
-            RELATIONS.set(None);
+        if TABLE.with(|table| table.note(changed)) {
             pg::accessor::forget();
         }
     });
@@ -63,29 +54,21 @@ pub fn init() {
 
 /// Changes whenever any issuer may have.
 pub fn generation() -> u64 {
-    GENERATION.get()
-}
-
-fn relations() -> Result<Relations, Error<'static>> {
-    let find = || {
-        let table = pg::scan::table(c"issuers")?;
-        Some(Relations { table, key: pg::scan::index(c"issuers_pkey", table)? })
-    };
-    RELATIONS.get().or_else(find).inspect(|found| RELATIONS.set(Some(*found))).ok_or(Error::NotInstalled)
+    TABLE.with(Cached::generation)
 }
 
 /// What is known of the issuer of that name.
 pub fn of(name: &Text) -> Result<Entries, Error<'static>> {
-    let generation = GENERATION.get();
+    let generation = generation();
     let is_current = |(of, _): &&Read| *of == generation;
     let known = ISSUERS
         .with_borrow(|all| all.get(name.as_bytes()).filter(is_current).map(|(_, entries)| entries.clone()));
     if let Some(entries) = known {
         return Ok(entries);
     }
-    let relations = relations()?;
-    let generation = GENERATION.get();
-    let rows = pg::scan::rows(relations.table, relations.key, &[name.as_bytes()], read);
+    let relations = TABLE.with(Cached::relations).ok_or(Error::NotInstalled)?;
+    let generation = self::generation();
+    let rows = pg::scan::rows(relations, &[name.as_bytes()], read);
     let entries: Entries = rows.into_iter().collect::<Result<Vec<_>, _>>()?.into();
     ISSUERS.with_borrow_mut(|all| {
         if all.len() >= CACHED {
