@@ -12,7 +12,7 @@ GRANT EXECUTE ON FUNCTION
     -- The caller's own context; setting it asks for SET ON PARAMETER.
     tenancy.set_tenant(text, boolean), tenancy.clear_tenant(), tenancy.context(), tenancy.seal(),
     tenancy.resolve_tenant(jsonb, jsonb, text), tenancy.pre_request(),
-    tenancy.authenticate(jsonb, boolean), _tenancy.use_token(text, boolean),
+    tenancy.authenticate(jsonb, boolean), _tenancy.use_token(text, boolean), _tenancy.sign_in(jsonb),
     tenancy.normalize_tenant_id(text), tenancy.error_codes(),
     -- The current user, and who is a member of the current tenant; of another one, whoever may set it.
     tenancy.current_user_id(), tenancy.has_role(text[]), tenancy.is_member(text, text),

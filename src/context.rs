@@ -7,6 +7,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::ffi::CStr;
+use std::rc::Rc;
 
 use pgrx::{AllocatedByPostgres, prelude::*};
 use serde_json::json;
@@ -27,7 +28,7 @@ use crate::pg::{
 };
 use crate::registry::{self, Status};
 use crate::tenant::TenantId;
-use crate::token;
+use crate::token::{self, Identity};
 
 /// The policy by which a protected table is known.
 const OURS: &CStr = c"tenancy_isolation";
@@ -182,9 +183,9 @@ fn assign(value: Option<&Assigned>) {
     }
 }
 
-/// Sees to it that a token that is given is good now, and not for another tenant than `tenancy.tenant_id`.
-fn confirm_token() -> Result<(), Error<'static>> {
-    let Some(given) = pg::token::given() else { return Ok(()) };
+/// Sees to it that a token that is given is good now, and not for another tenant than `tenancy.tenant_id`; whom it speaks for.
+fn confirm_token() -> Result<Option<Rc<Identity>>, Error<'static>> {
+    let Some(given) = pg::token::given() else { return Ok(None) };
     let identity = pg::token::with_text(token::verified)?;
     // A worker is not told, and its leader has asked.
     if identity.is_single_use && !given.is_used && !pg::in_parallel_worker() {
@@ -199,7 +200,7 @@ fn confirm_token() -> Result<(), Error<'static>> {
     }
     match pg::guc::by_id() {
         Some(other) if other.id != identity.tenant => Err(Error::TokenOfAnother),
-        _ => Ok(()),
+        _ => Ok(Some(identity)),
     }
 }
 
@@ -251,7 +252,7 @@ fn confirm() -> Result<Option<TenantId>, Error<'static>> {
     if OVERRIDDEN.get() {
         return Err(Error::Overridden);
     }
-    confirm_token()?;
+    let identity = confirm_token()?;
     if running::is_changed() {
         return Err(Error::ChangedInStatement);
     }
@@ -266,11 +267,15 @@ fn confirm() -> Result<Option<TenantId>, Error<'static>> {
         Some(first) if first != id && is_sealed() => return Err(Error::Sealed(first)),
         _ => {}
     }
-    match registry::status(&id)? {
-        Status::Active => {}
-        other => return Err(Error::NotActive(id, other.as_str())),
+    let standing = registry::standing(&id)?;
+    if standing.status != Status::Active {
+        return Err(Error::NotActive(id, standing.status.as_str()));
     }
-    if guc::require_membership()
+    let by = |what: fn(&Identity) -> bool| identity.as_deref().is_some_and(what);
+    if standing.sso_required && by(|identity| !identity.is_of_own_issuer) {
+        return Err(Error::TokenInvalid("its tenant takes those of its own issuers only"));
+    }
+    if (guc::require_membership() || by(Identity::is_for_password))
         && let Some(user) = user_id()
         && member::role(&id, &user)?.is_none()
     {
@@ -425,7 +430,7 @@ pub fn context() -> Json {
     };
     Json::from(&json!({
         "tenant_id": named.map(|id| id.as_str().to_owned()),
-        "status": named.and_then(|id| registry::status(&id).ok()).map(Status::as_str),
+        "status": named.and_then(|id| registry::standing(&id).ok()).map(|standing| standing.status.as_str()),
         "user_id": user_id().map(|user| user.to_utf8().into_owned()),
         "source": source,
         "mode": if guc::mode() == Mode::Single { "single" } else { "multi" },

@@ -102,6 +102,10 @@ pub enum Error<'a> {
     TokenKept,
     /// A key, and what is wrong with it: the name of the argument, and what it has.
     KeyInvalid(&'static str, &'static str),
+    /// Whatever is wrong with a tenant, user and password.
+    CredentialsInvalid,
+    /// Too many of such failures lately.
+    TooManyFailures,
     /// A failure that is a defect of the extension.
     Internal(&'a str),
     /// An argument that must not be null.
@@ -396,6 +400,18 @@ impl Error<'_> {
                 format!("{argument} {reason}"),
                 json!({"argument": argument}),
                 "Keys are JSON Web Keys: RSA, EC P-256, OKP Ed25519 or oct; a set of them is an object with the array keys.",
+            ),
+            Error::CredentialsInvalid => (
+                "CREDENTIALS_INVALID",
+                "credentials are not accepted".to_owned(),
+                json!({}),
+                "Tenant, user or password may be wrong, or the tenant may ask for its own identity provider.",
+            ),
+            Error::TooManyFailures => (
+                "TOO_MANY_FAILURES",
+                "too many failed attempts to sign in".to_owned(),
+                json!({}),
+                "Try it again in a quarter of an hour.",
             ),
             Error::Internal(message) => (
                 "INTERNAL_ERROR",

@@ -56,10 +56,14 @@ pub enum SessionContext {
 static BYPASS_GUARD: GucSetting<BypassGuard> = GucSetting::<BypassGuard>::new(BypassGuard::Off);
 /// The tenant of a single-tenant deployment; `default`, as the same schema's first tenant is usually called.
 static DEFAULT_TENANT: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"default"));
+/// Ten: more than anybody needs who knows the password, and no more than about a thousand guesses a day.
+static MAX_FAILED_SIGN_INS: GucSetting<i32> = GucSetting::<i32>::new(10);
 /// `error`: an application that forgot its tenant should find out, not see an empty page.
 static MISSING_TENANT: GucSetting<MissingTenant> = GucSetting::<MissingTenant>::new(MissingTenant::Error);
 /// `multi`: isolation is what the extension was installed for.
 static MODE: GucSetting<Mode> = GucSetting::<Mode>::new(Mode::Multi);
+/// An hour: the password is asked for again so often, unless the application renews what it got.
+static PASSWORD_TOKEN_LIFETIME: GucSetting<i32> = GucSetting::<i32>::new(3600);
 /// `off`: who may act in a tenant is usually for the application to say, which knows its users.
 static REQUIRE_MEMBERSHIP: GucSetting<bool> = GucSetting::<bool>::new(false);
 /// `off`: what pg_restore and a superuser's repairs need is not what anybody else may do.
@@ -77,10 +81,12 @@ static TOKEN_CLOCK_SKEW: GucSetting<i32> = GucSetting::<i32>::new(30);
 static USER_ID: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 
 /// Every parameter that asks for a privilege.
-pub const PRIVILEGED: [&CStr; 10] = [
+pub const PRIVILEGED: [&CStr; 12] = [
     c"tenancy.bypass_guard",
     c"tenancy.default_tenant",
+    c"tenancy.max_failed_sign_ins",
     c"tenancy.mode",
+    c"tenancy.password_token_lifetime",
     c"tenancy.require_membership",
     c"tenancy.restoring",
     c"tenancy.seal",
@@ -106,6 +112,16 @@ pub fn init() {
         GucFlags::default(),
         false,
     );
+    GucRegistry::define_int_guc(
+        c"tenancy.max_failed_sign_ins",
+        c"How often a user may give a wrong password for a tenant in a quarter of an hour.",
+        c"After that even the right one is refused, until fewer failures are so young.",
+        &MAX_FAILED_SIGN_INS,
+        1,
+        1_000_000,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
     pg::guc::define_enum(
         c"tenancy.missing_tenant",
         c"What a query on a protected table does where no tenant is set.",
@@ -119,6 +135,16 @@ pub fn init() {
         c"single uses tenancy.default_tenant where no tenant is set.",
         &MODE,
         GucContext::Suset,
+    );
+    GucRegistry::define_int_guc(
+        c"tenancy.password_token_lifetime",
+        c"How long the token is good that signing in with a password gives.",
+        c"As long as the user is an active member of the tenant.",
+        &PASSWORD_TOKEN_LIFETIME,
+        1,
+        31_536_000,
+        GucContext::Suset,
+        GucFlags::UNIT_S,
     );
     pg::guc::define_bool(
         c"tenancy.require_membership",
@@ -208,12 +234,21 @@ pub fn default_tenant() -> Option<Text> {
     text(&DEFAULT_TENANT)
 }
 
+pub fn max_failed_sign_ins() -> i32 {
+    MAX_FAILED_SIGN_INS.get()
+}
+
 pub fn missing_tenant() -> MissingTenant {
     MISSING_TENANT.get()
 }
 
 pub fn mode() -> Mode {
     MODE.get()
+}
+
+/// In seconds.
+pub fn password_token_lifetime() -> i64 {
+    PASSWORD_TOKEN_LIFETIME.get().into()
 }
 
 pub fn require_membership() -> bool {

@@ -15,6 +15,7 @@
 //! | [`token`] | whose token is this, and is it good now? |
 //! | [`member`] | is this user a member of that tenant? |
 //! | [`context`] | for which tenant does the current statement run? |
+//! | [`sign_in`] | may this user sign in to that tenant with that password? |
 //! | [`usage`] | how much of a resource is used? |
 //! | [`quota`] | how much may be used, and is that respected? |
 //! | [`meter`] | how much does a table hold? |
@@ -34,6 +35,7 @@ mod pg;
 mod quota;
 mod registry;
 mod resource;
+mod sign_in;
 mod tenant;
 #[cfg(any(test, feature = "pg_test"))]
 mod tests;
@@ -53,10 +55,11 @@ extension_sql_file!("../sql/schema/10_schemas.sql", name = "schemas", bootstrap)
 extension_sql_file!("../sql/schema/20_tenants.sql", name = "tenants_table", requires = ["schemas"]);
 extension_sql_file!("../sql/schema/25_issuers.sql", name = "issuers_table", requires = ["tenants_table"]);
 extension_sql_file!("../sql/schema/26_members.sql", name = "members_tables", requires = ["issuers_table"]);
+extension_sql_file!("../sql/schema/27_sign_in.sql", name = "sign_in_tables", requires = ["members_tables"]);
 extension_sql_file!(
     "../sql/schema/30_protected.sql",
     name = "protected_table",
-    requires = ["members_tables"]
+    requires = ["sign_in_tables"]
 );
 extension_sql_file!(
     "../sql/schema/35_protected_schemas.sql",
@@ -95,7 +98,12 @@ extension_sql_file!(
     name = "member",
     requires = ["token", member::api::is_member, quota::sees_all_tenants]
 );
-extension_sql_file!("../sql/api/resolve.sql", name = "resolve", requires = ["member"]);
+extension_sql_file!(
+    "../sql/api/sign_in.sql",
+    name = "sign_in",
+    requires = ["member", sign_in::sign_in, sign_in::hash_password]
+);
+extension_sql_file!("../sql/api/resolve.sql", name = "resolve", requires = ["sign_in"]);
 extension_sql_file!(
     "../sql/api/protect_parts.sql",
     name = "protect_parts",

@@ -4,7 +4,7 @@
 //! to `_tenancy.tenants` sends one to every backend. A tenant that was not found is not remembered.
 //! Costs one index lookup per tenant and backend, whatever the number of tenants.
 //!
-//! Reads `_tenancy.tenants` directly (`pg::scan`), so columns 1, 2 and 5 are `id`, `status` and `plan`; a test checks it.
+//! Reads `_tenancy.tenants` directly (`pg::scan`), so its columns have fixed places; a test checks it.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -25,6 +25,7 @@ use crate::tenant::TenantId;
 const CACHED: usize = 16_384;
 const STATUS_COLUMN: i32 = 2;
 const PLAN_COLUMN: i32 = 5;
+const SSO_REQUIRED_COLUMN: i32 = 12;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Status {
@@ -52,10 +53,18 @@ impl Status {
     }
 }
 
-/// A tenant's forms, boxed so that they stay where they are, and its status if that is known to be current.
+/// How a tenant may be entered.
+#[derive(Clone, Copy)]
+pub struct Standing {
+    pub status: Status,
+    /// It takes tokens of its own issuers only.
+    pub sso_required: bool,
+}
+
+/// A tenant's forms, boxed so that they stay where they are, and its standing if that is known to be current.
 struct Entry {
     forms: Box<Forms>,
-    checked: Option<(u64, Status)>,
+    checked: Option<(u64, Standing)>,
 }
 
 thread_local! {
@@ -86,13 +95,13 @@ fn relations() -> Option<Relations> {
     TABLE.with(Cached::relations)
 }
 
-fn read_status(id: &TenantId) -> Result<Status, Error<'static>> {
+fn read_standing(id: &TenantId) -> Result<Standing, Error<'static>> {
     let relations = relations().ok_or(Error::NotInstalled)?;
-    pg::scan::rows(relations, &[id.as_bytes()], |row| row.text(STATUS_COLUMN))
-        .pop()
-        .flatten()
-        .and_then(|status| Status::parse(status.as_bytes()))
-        .ok_or(Error::NotFound(*id))
+    let read = |row: &pg::scan::Row| {
+        let status = Status::parse(row.text(STATUS_COLUMN)?.as_bytes())?;
+        Some(Standing { status, sso_required: row.boolean(SSO_REQUIRED_COLUMN)? })
+    };
+    pg::scan::rows(relations, &[id.as_bytes()], read).pop().flatten().ok_or(Error::NotFound(*id))
 }
 
 /// Returns the plan that the tenant is on, if it is registered and on one.
@@ -117,16 +126,16 @@ fn cached<T>(id: &TenantId, with: impl FnOnce(&mut Entry) -> T) -> Option<(T, bo
     })
 }
 
-/// Returns the tenant's status, from the cache where it is current.
-pub fn status(id: &TenantId) -> Result<Status, Error<'static>> {
-    if let Some((Some((generation, status)), _)) = cached(id, |entry| entry.checked)
+/// Returns the tenant's standing, from the cache where it is current.
+pub fn standing(id: &TenantId) -> Result<Standing, Error<'static>> {
+    if let Some((Some((generation, standing)), _)) = cached(id, |entry| entry.checked)
         && generation == self::generation()
     {
-        return Ok(status);
+        return Ok(standing);
     }
     let generation = generation();
-    let status = read_status(id)?;
-    let checked = Some((generation, status));
+    let standing = read_standing(id)?;
+    let checked = Some((generation, standing));
     if cached(id, |entry| entry.checked = checked).is_none() {
         let forms = Box::new(Forms::new(id.as_str(), id.uuid(), id.bigint()));
         let entry = Entry { forms, checked };
@@ -138,15 +147,15 @@ pub fn status(id: &TenantId) -> Result<Status, Error<'static>> {
             }
         });
     }
-    Ok(status)
+    Ok(standing)
 }
 
-/// Returns the forms of a tenant whose status was asked for before.
+/// Returns the forms of a tenant whose standing was asked for before.
 pub fn resolved(id: &TenantId) -> Resolved {
     match cached(id, |entry| std::ptr::from_ref(entry.forms.as_ref())) {
         Some((forms, true)) => Resolved::Kept(forms),
         Some((forms, false)) => Resolved::Passing(forms),
-        // `status` has just put it there; NULL shows no row.
+        // `standing` has just put it there; NULL shows no row.
         None => Resolved::None,
     }
 }

@@ -90,10 +90,11 @@ BEGIN
         PERFORM _tenancy.raise_no_user(remove_user.user_id);
     END IF;
     DELETE FROM _tenancy.members m WHERE m.user_id = remove_user.user_id;
+    DELETE FROM _tenancy.passwords p WHERE p.user_id = remove_user.user_id;
 END
 $$;
 COMMENT ON FUNCTION tenancy.remove_user(text) IS
-'Removes a user and its memberships; what it has done stays. Error: 42704 USER_NOT_FOUND. Volatile. Granted to nobody; refused in the
+'Removes a user with its memberships and password; what it has done stays. Error: 42704 USER_NOT_FOUND. Volatile. Granted to nobody; refused in the
 context of a tenant.';
 
 CREATE FUNCTION _tenancy.raise_no_user(user_id text) RETURNS void

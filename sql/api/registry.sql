@@ -3,10 +3,11 @@
 -- role that provisions tenants.
 
 CREATE VIEW tenancy.tenants AS
-    SELECT id, name, subdomain, plan, status, status_reason, settings, created_at, status_changed_at
+    SELECT id, name, subdomain, plan, status, status_reason, settings, created_at, status_changed_at, sso_required
     FROM _tenancy.tenants;
 COMMENT ON VIEW tenancy.tenants IS
-'The registered tenants. status is active, suspended or archived. Granted to nobody.';
+'The registered tenants. status is active, suspended or archived. sso_required: it takes tokens of its own
+issuers only. Granted to nobody.';
 
 CREATE FUNCTION _tenancy.announce_change() RETURNS trigger
     LANGUAGE c VOLATILE

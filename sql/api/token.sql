@@ -17,6 +17,19 @@ CREATE VIEW tenancy.issuers WITH (security_barrier) AS
 COMMENT ON VIEW tenancy.issuers IS
 'The issuers whose tokens are trusted, without their keys. tenant_id: the only tenant that it is trusted for. Granted to nobody.';
 
+CREATE FUNCTION _tenancy.refuse_reserved_issuer(issuer text) RETURNS void
+    LANGUAGE plpgsql IMMUTABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF starts_with(issuer, 'tenancy:') THEN
+        PERFORM _tenancy.raise('PARAMETER_INVALID', 'issuers whose names begin with tenancy: are the extension''s own', '{"argument": "issuer"}',
+            'To make the tokens of passwords void: SELECT tenancy.renew_password_key();');
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION _tenancy.refuse_reserved_issuer(text) IS 'raises an error for the name of an issuer of the extension itself';
+
 CREATE FUNCTION tenancy.set_issuer(
     issuer text, jwks jsonb, audience text[] DEFAULT NULL, tenant_id text DEFAULT NULL, tenant_claim text DEFAULT 'tenant_id',
     user_claim text DEFAULT 'sub', single_use boolean DEFAULT false) RETURNS void
@@ -33,6 +46,7 @@ BEGIN
     IF argument IS NOT NULL THEN
         PERFORM _tenancy.raise('PARAMETER_INVALID', format('%s must not be null or empty', argument), jsonb_build_object('argument', argument));
     END IF;
+    PERFORM _tenancy.refuse_reserved_issuer(set_issuer.issuer);
     IF array_position(set_issuer.audience, NULL) IS NOT NULL OR set_issuer.audience = '{}' THEN
         PERFORM _tenancy.raise('PARAMETER_INVALID', 'audience must have one text at least, and no null', '{"argument": "audience"}',
             'Null stands for tokens that are meant for nobody in particular.');
@@ -89,6 +103,7 @@ BEGIN
     IF coalesce(set_signing_key.issuer, '') = '' THEN
         PERFORM _tenancy.raise('PARAMETER_INVALID', 'issuer must not be null or empty', '{"argument": "issuer"}');
     END IF;
+    PERFORM _tenancy.refuse_reserved_issuer(set_signing_key.issuer);
     IF set_signing_key.key IS NULL THEN
         DELETE FROM _tenancy.signing_keys k WHERE k.issuer = set_signing_key.issuer;
         RETURN;
@@ -117,6 +132,7 @@ DECLARE
     all_claims jsonb := sign_token.claims;
 BEGIN
     PERFORM _tenancy.refuse_in_context('sign_token');
+    PERFORM _tenancy.refuse_reserved_issuer(sign_token.issuer);
     IF sign_token.tenant_id IS NULL OR sign_token.claims IS NULL OR jsonb_typeof(sign_token.claims) <> 'object'
        OR sign_token.expires_in IS NULL OR sign_token.expires_in <= '0' THEN
         PERFORM _tenancy.raise('PARAMETER_INVALID', 'sign_token needs a tenant, a time to expire in, and claims that are a JSON object');
@@ -167,23 +183,3 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION _tenancy.note_use(text, text, text, bigint) IS 'notes that a token which is good for one use was used; false where it was before';
-
-CREATE FUNCTION tenancy.authenticate(credentials jsonb, is_local boolean DEFAULT true) RETURNS jsonb
-    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    who jsonb;
-BEGIN
-    IF coalesce(jsonb_typeof(credentials -> 'token') <> 'string', true) OR is_local IS NULL THEN
-        PERFORM _tenancy.raise('PARAMETER_INVALID', 'credentials must be a JSON object with a token', '{"argument": "credentials"}',
-            'SELECT tenancy.authenticate(jsonb_build_object(''token'', $1));');
-    END IF;
-    who := _tenancy.use_token(credentials ->> 'token', is_local);
-    RETURN who || jsonb_build_object('expires_at', to_timestamp(least((who ->> 'expires_at')::bigint, 32503680000)));
-END
-$$;
-COMMENT ON FUNCTION tenancy.authenticate(jsonb, boolean) IS
-'Signs in with a token, {"token": "<JSON Web Token>"}: verifies it and sets the context that it names, for the transaction (is_local, the
-default) or for the session. Returns tenant_id, user_id, issuer and expires_at. Errors: 28000 TOKEN_INVALID, TOKEN_EXPIRED, 22023
-PARAMETER_INVALID, those of current_tenant(). Volatile. PUBLIC may call it.';

@@ -1,7 +1,7 @@
 -- Runs once. The registry of tenants.
 -- UPGRADE-SCRIPT-NEEDED: what changes here must also be in sql/tenancy--A--B.sql.
 
--- The library reads columns 1 (id), 2 (status) and 5 (plan), and the index tenants_pkey, directly (src/registry.rs).
+-- The library reads columns 1 (id), 2 (status), 5 (plan) and 12 (sso_required), and the index tenants_pkey, directly (src/registry.rs).
 -- The two generated columns are what a foreign key of a uuid, bigint or integer column refers to; they hold
 -- the forms of src/tenant.rs.
 CREATE TABLE _tenancy.tenants (
@@ -24,6 +24,8 @@ CREATE TABLE _tenancy.tenants (
         CASE WHEN id ~ '^(0|-?[1-9][0-9]{0,18})$'
              THEN CASE WHEN id::numeric BETWEEN (-9223372036854775808)::numeric AND 9223372036854775807::numeric
                        THEN id::bigint END END) STORED,
+    -- It takes tokens of its own issuers only.
+    sso_required boolean NOT NULL DEFAULT false,
     CONSTRAINT tenants_pkey PRIMARY KEY (id),
     CONSTRAINT tenants_subdomain_key UNIQUE (subdomain),
     CONSTRAINT tenants_id_uuid_key UNIQUE (id_uuid),

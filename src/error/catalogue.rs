@@ -38,6 +38,18 @@ pub const CATALOGUE: &[Code] = &[
         "the token is malformed, not signed by a trusted key, not good yet, or used before",
     ),
     ("TOKEN_EXPIRED", S::ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION, 401, "the token has expired"),
+    (
+        "CREDENTIALS_INVALID",
+        S::ERRCODE_INVALID_PASSWORD,
+        401,
+        "tenant, user or password is wrong, or passwords are not taken",
+    ),
+    (
+        "TOO_MANY_FAILURES",
+        S::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+        429,
+        "too many failed attempts to sign in",
+    ),
     ("KEY_INVALID", S::ERRCODE_INVALID_PARAMETER_VALUE, 400, "a key or a set of keys is not good for tokens"),
     ("USER_NOT_FOUND", S::ERRCODE_UNDEFINED_OBJECT, 404, "no such user"),
     ("USER_ALREADY_EXISTS", S::ERRCODE_DUPLICATE_OBJECT, 409, "a user of that id or email exists"),

@@ -52,6 +52,8 @@ fn every_error_is_whole() {
         Error::TokenOfAnother,
         Error::TokenKept,
         Error::KeyInvalid("jwks", "has no key"),
+        Error::CredentialsInvalid,
+        Error::TooManyFailures,
         Error::Internal("none"),
         Error::NotInstalled,
     ];

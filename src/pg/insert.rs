@@ -28,7 +28,14 @@ mod raw {
         pub fn GetTransactionSnapshot() -> pg_sys::Snapshot;
         pub fn PushActiveSnapshot(snapshot: pg_sys::Snapshot);
         pub fn PopActiveSnapshot();
-        pub fn simple_heap_insert(relation: pg_sys::Relation, tuple: pg_sys::HeapTuple);
+        pub fn heap_insert(
+            relation: pg_sys::Relation,
+            tuple: pg_sys::HeapTuple,
+            command: pg_sys::CommandId,
+            options: c_int,
+            state: *mut pg_sys::BulkInsertStateData,
+        );
+        pub fn GetCurrentCommandId(is_used: bool) -> pg_sys::CommandId;
         pub fn RelationGetIndexList(relation: pg_sys::Relation) -> *mut pg_sys::List;
         pub fn RelationIdGetRelation(relation: pg_sys::Oid) -> pg_sys::Relation;
         pub fn RelationClose(relation: pg_sys::Relation);
@@ -50,6 +57,8 @@ mod raw {
 #[derive(Clone, Copy)]
 pub enum Value<'a> {
     Text(&'a [u8]),
+    /// For a column of type `bytea`.
+    Bytes(&'a [u8]),
     Bigint(i64),
     Boolean(bool),
     /// For a column of type `jsonb`: well-formed JSON.
@@ -65,8 +74,9 @@ impl Value<'_> {
         // SAFETY: texts that live through the call, which copies them.
         unsafe {
             Some(match self {
-                Value::Text(text) => {
-                    raw::cstring_to_text_with_len(text.as_ptr().cast(), text.len() as c_int).into()
+                // Both are a length and bytes.
+                Value::Text(bytes) | Value::Bytes(bytes) => {
+                    raw::cstring_to_text_with_len(bytes.as_ptr().cast(), bytes.len() as c_int).into()
                 }
                 Value::Bigint(number) => pg_sys::Datum::from(*number),
                 Value::Boolean(is) => pg_sys::Datum::from(*is),
@@ -183,6 +193,20 @@ impl Table {
     /// Inserts rows, with a value for each column, also into the table's indexes. Raises an error where it has an index that this
     /// cannot do.
     pub fn insert<'a, const COLUMNS: usize>(&self, rows: impl Iterator<Item = [Value<'a>; COLUMNS]>) {
+        self.insert_all(rows, 0);
+    }
+
+    /// Inserts a row that stays when the transaction is rolled back, and is visible to everybody at once: it is marked as COPY FREEZE
+    /// marks rows, as inserted by a transaction that committed long ago. It must be short: what is stored outside of it would not stay.
+    pub fn insert_to_stay<const COLUMNS: usize>(&self, row: [Value; COLUMNS]) {
+        self.insert_all(std::iter::once(row), pg_sys::HEAP_INSERT_FROZEN as c_int);
+    }
+
+    fn insert_all<'a, const COLUMNS: usize>(
+        &self,
+        rows: impl Iterator<Item = [Value<'a>; COLUMNS]>,
+        options: c_int,
+    ) {
         // SAFETY: the relation is open. Its indexes stay open until all is inserted, or the error that ends the transaction
         // releases them.
         unsafe {
@@ -194,7 +218,7 @@ impl Table {
                 };
                 let mut has_pushed = false;
                 for row in rows {
-                    self.insert_one(&row, &indexes, &mut has_pushed);
+                    self.insert_one(&row, &indexes, options, &mut has_pushed);
                 }
                 indexes.close();
                 if has_pushed {
@@ -213,6 +237,7 @@ impl Table {
         &self,
         row: &[Value; COLUMNS],
         indexes: &Indexes,
+        options: c_int,
         has_pushed: &mut bool,
     ) {
         let mut values = [pg_sys::Datum::from(0); COLUMNS];
@@ -230,7 +255,8 @@ impl Table {
                 raw::PushActiveSnapshot(raw::GetTransactionSnapshot());
                 *has_pushed = true;
             }
-            raw::simple_heap_insert(self.0, tuple);
+            // `simple_heap_insert`, with options.
+            raw::heap_insert(self.0, tuple, raw::GetCurrentCommandId(true), options, std::ptr::null_mut());
             for (index, info) in indexes.iter() {
                 self.insert_key(&values, &nulls, &mut (*tuple).t_self, *index, *info);
             }

@@ -86,6 +86,16 @@ pub fn process() -> i32 {
     unsafe { pg_sys::MyProcPid }
 }
 
+/// Random bytes, of which nobody can tell the next from those before.
+pub fn random<const LENGTH: usize>() -> [u8; LENGTH] {
+    let mut bytes = [0; LENGTH];
+    // SAFETY: as many bytes as it says.
+    if !unsafe { pg_sys::pg_strong_random(bytes.as_mut_ptr().cast(), LENGTH) } {
+        crate::error::Error::Internal("no random numbers to be had").raise()
+    }
+    bytes
+}
+
 /// Raises 25006 in a transaction that must not write, as the command of that name does.
 pub fn refuse_read_only(command: &'static std::ffi::CStr) {
     // SAFETY: C strings that live for good.

@@ -67,10 +67,12 @@ pub fn may_monitor() -> bool {
 
 /// Whether the current role may set a parameter that asks for a privilege.
 pub fn may_set(parameter: &CStr) -> bool {
+    // Wider since 16.
+    #[allow(clippy::useless_conversion)]
+    let set = pg_sys::AclMode::from(pg_sys::ACL_SET);
     // SAFETY: called inside a transaction, with a C string; looks up a role that exists.
     unsafe {
-        let result =
-            pg_sys::pg_parameter_aclcheck(parameter.as_ptr(), pg_sys::GetUserId(), pg_sys::ACL_SET.into());
+        let result = pg_sys::pg_parameter_aclcheck(parameter.as_ptr(), pg_sys::GetUserId(), set);
         result == pg_sys::AclResult::ACLCHECK_OK
     }
 }

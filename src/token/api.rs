@@ -58,9 +58,14 @@ pub fn use_token(token: Text, is_local: bool) -> Json {
     }
     crate::context::set_token(token.as_bytes(), is_local, identity.is_single_use);
     let tenant = crate::context::required();
+    let role = identity
+        .user
+        .as_ref()
+        .and_then(|user| crate::member::role(&tenant, user).unwrap_or_else(|error| error.raise()));
     Json::from(&json!({
         "tenant_id": tenant.as_str(),
         "user_id": identity.user.as_ref().map(|user| user.to_utf8()),
+        "role": role.as_ref().map(|role| role.to_utf8()),
         "issuer": identity.issuer.to_utf8(),
         "expires_at": identity.expires,
     }))

@@ -21,6 +21,11 @@ use crate::tenant::TenantId;
 use issuers::Issuer;
 use jwt::{Claims, Fault};
 
+pub use jwt::sign;
+
+/// In whose name this database signs tokens for those who sign in with a password.
+pub const PASSWORD_ISSUER: &str = "tenancy:password";
+
 /// Whom a token speaks for.
 #[derive(Clone)]
 pub struct Identity {
@@ -33,6 +38,15 @@ pub struct Identity {
     pub expires: i64,
     not_before: Option<i64>,
     pub is_single_use: bool,
+    /// Its issuer is trusted for this tenant only.
+    pub is_of_own_issuer: bool,
+}
+
+impl Identity {
+    /// Whether it was given for a password: then the user must be a member.
+    pub fn is_for_password(&self) -> bool {
+        self.issuer.as_bytes() == PASSWORD_ISSUER.as_bytes()
+    }
 }
 
 struct Known {
@@ -77,12 +91,17 @@ fn note_use() {
     HAS_USED.set(true);
 }
 
+/// Seconds since 1970, of a time of PostgreSQL's clock.
+pub fn seconds(time: i64) -> i64 {
+    EPOCH + time.div_euclid(1_000_000)
+}
+
 /// Whom a token speaks for, if it is good now.
 pub fn verified(text: &[u8]) -> Result<Rc<Identity>, Error<'static>> {
     let identity = identity(text)?;
     // A worker goes by its leader's statement. A procedure may run for long, and so may a statement of several commands.
     let now = if pg::in_parallel_worker() { pg::xact::statement_began() } else { pg::xact::now() };
-    let (now, skew) = (EPOCH + now.div_euclid(1_000_000), guc::token_clock_skew());
+    let (now, skew) = (seconds(now), guc::token_clock_skew());
     if now >= identity.expires.saturating_add(skew) {
         return Err(Error::TokenExpired);
     }
@@ -203,5 +222,6 @@ fn identify(claims: &Claims, issuer: &Issuer, name: &Text) -> Result<Identity, E
         expires: claims.expires(),
         not_before: claims.not_before(),
         is_single_use: issuer.is_single_use,
+        is_of_own_issuer: issuer.tenant.is_some(),
     })
 }

@@ -53,6 +53,15 @@ def db(db):
 
 
 # (code, role, tenant or None, statement, whether a hint is promised)
+GUESS_TWICE = """
+    SET LOCAL tenancy.max_failed_sign_ins = 1;
+    DO $$
+    DECLARE guess jsonb := '{"tenant_id": "acme", "user_id": "z", "password": "y"}';
+    BEGIN
+        PERFORM tenancy.authenticate(guess);
+    EXCEPTION WHEN invalid_password THEN
+        PERFORM tenancy.authenticate(guess);
+    END $$"""
 CASES = [
     ("TENANT_CONTEXT_MISSING", APP, None, "SELECT * FROM orders", True),
     ("TENANT_CONTEXT_MISSING", GUEST, None, "INSERT INTO orders (item) VALUES ('x')", True),
@@ -83,6 +92,9 @@ CASES = [
     ("TOKEN_INVALID", GUEST, None, "SET tenancy.token = 'x'", True),
     ("TOKEN_INVALID", APP, "acme", """SELECT tenancy.authenticate('{"token": "a.b.c"}')""", True),
     ("TOKEN_EXPIRED", "postgres", None, EXPIRED, True),
+    ("CREDENTIALS_INVALID", GUEST, None,
+     """SELECT tenancy.authenticate('{"tenant_id": "acme", "user_id": "x", "password": "y"}')""", True),
+    ("TOO_MANY_FAILURES", "postgres", None, GUESS_TWICE, True),
     ("KEY_INVALID", "postgres", None, "SELECT tenancy.set_issuer('other', '{}')", True),
     ("USER_NOT_FOUND", "postgres", None, "SELECT tenancy.add_member('acme', 'nobody')", True),
     ("USER_NOT_FOUND", "postgres", None, "SELECT tenancy.remove_user('nobody')", True),

@@ -1,0 +1,202 @@
+//! May this user sign in to that tenant with that password?
+//!
+//! Guarantees: whatever is wrong, the answer and about the time that it takes are the same: one lookup of a user, one of a membership
+//! and one hash. Failures are counted for each tenant and user, whether they exist or not, and stay when their transaction is rolled
+//! back; attempts for one of them take turns, so that no guess goes uncounted.
+//! Does not set the context: what is returned is a token, which `token` verifies like any other.
+
+use pgrx::prelude::*;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+mod password;
+
+use crate::error::{Error, internal};
+use crate::guc;
+use crate::pg::{
+    self,
+    insert::{Table, Value as Column},
+    lock::{self, Mode},
+    text::{Json, Text},
+};
+use crate::tenant::TenantId;
+use crate::token::{self, PASSWORD_ISSUER};
+use crate::{member, registry};
+
+/// How long a failure counts, in microseconds.
+const WINDOW: i64 = 15 * 60 * 1_000_000;
+
+/// Who wants to sign in, and how it is looked up.
+struct Credentials {
+    tenant: String,
+    user: String,
+    is_email: bool,
+    password: String,
+}
+
+impl Credentials {
+    fn parse(value: &Value) -> Option<Credentials> {
+        let text = |name| value.get(name).and_then(Value::as_str).map(str::to_owned);
+        let (user, is_email) = match (text("user_id"), text("email")) {
+            (Some(id), None) => (id, false),
+            (None, Some(email)) => (email, true),
+            _ => return None,
+        };
+        Some(Credentials { tenant: text("tenant_id")?, user, is_email, password: text("password")? })
+    }
+
+    /// The user's id and hash, as far as there are.
+    fn find(&self, passwords: pg::Oid) -> (Option<Text>, Option<String>) {
+        let query = if self.is_email {
+            "SELECT u.id, p.hash FROM _tenancy.users u LEFT JOIN _tenancy.passwords p ON p.user_id = u.id WHERE lower(u.email) = lower($1)"
+        } else {
+            "SELECT u.id, p.hash FROM _tenancy.users u LEFT JOIN _tenancy.passwords p ON p.user_id = u.id WHERE u.id = $1"
+        };
+        let mut found = (None, None);
+        // What the database's encoding has no letters for is nobody's.
+        let Some(user) = Text::exactly(&self.user) else { return found };
+        pg::query::latest_planned(passwords, query, &[user.argument()], |row| {
+            found = (row.get::<Text>(1)?, row.get::<String>(2)?);
+            Ok(())
+        })
+        .unwrap_or_else(|error| internal(error));
+        found
+    }
+}
+
+/// What failures are counted by.
+fn key(tenant: &str, user: &[u8]) -> [u8; 32] {
+    Sha256::new().chain_update(tenant).chain_update([0]).chain_update(user).finalize().into()
+}
+
+/// A lock that is held until it is dropped, or an error ends the transaction.
+struct Held(u64);
+
+impl Held {
+    fn take(key: &[u8; 32]) -> Held {
+        let mut number = [0; 8];
+        number.copy_from_slice(&key[..8]);
+        let number = u64::from_be_bytes(number);
+        lock::take(number, Mode::Exclusive);
+        Held(number)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            lock::release(self.0, Mode::Exclusive);
+        }
+    }
+}
+
+/// Returns a token for whoever the credentials are of. Raises 28P01 (`CREDENTIALS_INVALID`), 53400 (`TOO_MANY_FAILURES`), 22023
+/// (`PARAMETER_INVALID`), 25006 where nothing can be written. Volatile. For `tenancy.authenticate`.
+#[pg_extern(schema = "_tenancy", volatile, strict)]
+pub fn sign_in(credentials: Json) -> String {
+    pg::forget_error_context();
+    let Some(credentials) = credentials.value().as_ref().and_then(Credentials::parse) else {
+        Error::Argument("credentials", "must have tenant_id, user_id or email, and password, each a text")
+            .raise()
+    };
+    pg::refuse_read_only(c"authenticate");
+    let tables = || Some((pg::scan::table(c"passwords")?, pg::scan::table(c"failed_sign_ins")?));
+    let Some((passwords, failures)) = tables() else { Error::NotInstalled.raise() };
+    let (user, hash) = credentials.find(passwords);
+    let tenant = TenantId::parse(credentials.tenant.as_bytes()).ok();
+    let key = key(
+        tenant.as_ref().map_or(&credentials.tenant, |id| id.as_str()),
+        user.as_ref()
+            .map_or_else(|| credentials.user.to_lowercase().into_bytes(), |id| id.as_bytes().to_vec())
+            .as_slice(),
+    );
+    let turn = Held::take(&key);
+    let now = pg::xact::now();
+    if count(failures, &key, now) >= i64::from(guc::max_failed_sign_ins()) {
+        Error::TooManyFailures.raise()
+    }
+    let is_password = password::is_of(hash.as_deref(), credentials.password.as_bytes())
+        .unwrap_or_else(|error| Error::Internal(&error.to_string()).raise());
+    let member = match (&tenant, &user) {
+        (Some(tenant), Some(user)) => may_enter(tenant, user).then_some((tenant, user)),
+        _ => None,
+    };
+    let Some((tenant, user)) = member.filter(|_| is_password) else {
+        Table::open(failures).insert_to_stay([Column::Bytes(&key), Column::Timestamp(now)]);
+        Error::CredentialsInvalid.raise()
+    };
+    forgive(failures, &key, now);
+    drop(turn);
+    token(passwords, tenant, user)
+}
+
+/// Whether a user who knows its password may sign in to a tenant with it.
+fn may_enter(tenant: &TenantId, user: &Text) -> bool {
+    let is_member = member::role(tenant, user).unwrap_or_else(|error| error.raise()).is_some();
+    // One that is not there has no members either.
+    let accepts = registry::standing(tenant).is_ok_and(|standing| !standing.sso_required);
+    is_member && accepts
+}
+
+fn count(failures: pg::Oid, key: &[u8; 32], now: i64) -> i64 {
+    let mut count = 0;
+    let query = "SELECT count(*) FROM _tenancy.failed_sign_ins f WHERE f.key = $1 AND f.failed_at > $2";
+    let arguments = [key.as_slice().into(), pg::query::timestamp(now - WINDOW)];
+    pg::query::latest_planned(failures, query, &arguments, |row| {
+        count = row.get::<i64>(1)?.unwrap_or(0);
+        Ok(())
+    })
+    .unwrap_or_else(|error| internal(error));
+    count
+}
+
+/// Forgets the failures of whoever has signed in, and on the way some that count no more.
+fn forgive(failures: pg::Oid, key: &[u8; 32], now: i64) {
+    // In an older snapshot, what another session has removed could not be removed.
+    if pg::xact::keeps_snapshot() {
+        return;
+    }
+    let command = "DELETE FROM _tenancy.failed_sign_ins f WHERE f.ctid = ANY (ARRAY(
+                       SELECT o.ctid FROM _tenancy.failed_sign_ins o WHERE o.key = $1 FOR UPDATE SKIP LOCKED)
+                       || ARRAY(SELECT o.ctid FROM _tenancy.failed_sign_ins o WHERE o.failed_at < $2 ORDER BY o.failed_at LIMIT 100
+                                FOR UPDATE SKIP LOCKED))";
+    let arguments = [key.as_slice().into(), pg::query::timestamp(now - WINDOW)];
+    pg::query::run(failures, command, &arguments).unwrap_or_else(|error| internal(error));
+}
+
+/// A token of this database's own for a user of a tenant.
+fn token(passwords: pg::Oid, tenant: &TenantId, user: &Text) -> String {
+    let now = token::seconds(pg::xact::now());
+    let claims = json!({
+        "iss": PASSWORD_ISSUER,
+        "tenant_id": tenant.as_str(),
+        "sub": user.to_utf8(),
+        "iat": now,
+        "exp": now + guc::password_token_lifetime(),
+        // So that no two are the same.
+        "jti": pg::random::<16>().map(|byte| format!("{byte:02x}")).concat(),
+    });
+    let mut key = None;
+    let query = "SELECT k.key FROM _tenancy.signing_keys k WHERE k.issuer = $1";
+    let issuer = Text::of(PASSWORD_ISSUER.as_bytes());
+    pg::query::latest_planned(passwords, query, &[issuer.argument()], |row| {
+        key = row.get::<Json>(1)?.and_then(|key| key.value());
+        Ok(())
+    })
+    .unwrap_or_else(|error| internal(error));
+    let signed = key.ok_or("is missing").and_then(|key| token::sign(&claims, &key));
+    signed.unwrap_or_else(|reason| Error::KeyInvalid("key of tenancy:password", reason).raise())
+}
+
+/// Returns the hash of a password, as `_tenancy.passwords` keeps it. Raises 22023 (`PARAMETER_INVALID`). Volatile. For
+/// `tenancy.set_password`.
+#[pg_extern(schema = "_tenancy", volatile, strict)]
+pub fn hash_password(password: Text) -> String {
+    pg::forget_error_context();
+    let text = password.to_utf8();
+    if !(1..=password::LONGEST).contains(&text.len()) || Text::exactly(&text).as_ref() != Some(&password) {
+        Error::Argument("password", "must have 1 to 1024 bytes of text").raise()
+    }
+    password::hash(text.as_bytes(), &pg::random())
+        .unwrap_or_else(|error| Error::Internal(&error.to_string()).raise())
+}
