@@ -4,7 +4,7 @@ REVOKE ALL ON ALL ROUTINES IN SCHEMA tenancy, _tenancy FROM PUBLIC;
 
 -- The views show a tenant its own figures, and all to those who may monitor; the ledger is under a policy.
 GRANT SELECT ON tenancy.protected_tables, tenancy.protected_schemas, tenancy.foreign_keys, tenancy.meters, tenancy.usage_records, tenancy.usage_hourly, tenancy.usage_daily, tenancy.quota_status,
-    tenancy.members, _tenancy.usage TO PUBLIC;
+    tenancy.members, tenancy.audit_log, tenancy.audited_tables, _tenancy.usage, _tenancy.audit_entries TO PUBLIC;
 GRANT EXECUTE ON FUNCTION
     -- What policies, defaults and triggers call runs with the rights of whoever queries the table.
     tenancy.current_tenant(), tenancy.current_tenant_uuid(), tenancy.current_tenant_bigint(),
@@ -32,7 +32,7 @@ GRANT EXECUTE ON FUNCTION
     _tenancy.apply(regclass, text, name, jsonb, boolean, jsonb),
     _tenancy.foreign_keys(regclass), _tenancy.scope_foreign_keys(regclass, text),
     _tenancy.save_protection(regclass, text, text, jsonb, jsonb), _tenancy.forget_protection(regclass),
-    _tenancy.meters_of(regclass), _tenancy.is_counted(regclass), _tenancy.meter_triggers(),
+    _tenancy.meters_of(regclass), _tenancy.is_counted(regclass), _tenancy.meter_triggers(), _tenancy.is_audited(regclass), _tenancy.audit_triggers(),
     _tenancy.own_triggers(regclass, text), _tenancy.present_triggers(regclass, text), _tenancy.family_problems(regclass), _tenancy.refuse_old_snapshot(oid[], oid),
     -- What event triggers call, with the rights of whoever changes a table.
     _tenancy.is_restoring(), _tenancy.is_changing(oid), _tenancy.begin_change(regclass), _tenancy.end_change(oid),

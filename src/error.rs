@@ -5,6 +5,8 @@
 //! A message never shows an id or data of another tenant than the caller's own.
 //! PostgreSQL's own SQLSTATEs only: pgrx cannot carry others.
 
+use std::sync::OnceLock;
+
 use pgrx::{PgSqlErrorCode as S, prelude::*};
 use serde_json::{Map, Value, json};
 
@@ -20,6 +22,23 @@ pub use catalogue::CATALOGUE;
 
 fn sqlstate(code: &str) -> S {
     CATALOGUE.iter().find(|entry| entry.0 == code).map_or(S::ERRCODE_INTERNAL_ERROR, |entry| entry.1)
+}
+
+/// Is told of what is refused: the code, and the object of its DETAIL.
+type Witness = fn(&'static str, &str);
+
+static WITNESS: OnceLock<Witness> = OnceLock::new();
+
+/// Sets who is told of what is refused.
+pub fn init(witness: Witness) {
+    // Once, when the library is loaded.
+    WITNESS.get_or_init(|| witness);
+}
+
+fn tell(code: &'static str, detail: &Value) {
+    if let Some(witness) = WITNESS.get() {
+        witness(code, &detail_text(code, detail));
+    }
 }
 
 /// The errors that Rust raises; what PL/pgSQL raises is worded where it happens.
@@ -452,11 +471,13 @@ impl Error<'_> {
     /// Message, DETAIL and HINT as text, for the places that cannot raise (a parameter's check hook).
     pub fn texts(&self) -> (String, String, &'static str) {
         let w = self.wording();
+        tell(w.code, &w.detail);
         (w.message, detail_text(w.code, &w.detail), w.hint)
     }
 
     pub fn raise(self) -> ! {
         let w = self.wording();
+        tell(w.code, &w.detail);
         report(w.code, w.message, &w.detail, Some(w.hint.to_owned()))
     }
 }
@@ -490,7 +511,9 @@ fn report(code: &str, message: String, detail: &Value, hint: Option<String>) -> 
 
 /// Writes to the server's log that a statement goes round the isolation of a table.
 pub fn log_bypass(table: &str) {
-    let detail = detail_text("ISOLATION_BYPASSED", &json!({"relation": table}));
+    let detail = json!({"relation": table});
+    tell("ISOLATION_BYPASSED", &detail);
+    let detail = detail_text("ISOLATION_BYPASSED", &detail);
     let message = format!("isolation of table \"{table}\" is bypassed");
     ErrorReport::new(S::ERRCODE_SUCCESSFUL_COMPLETION, reportable(message), "tenancy")
         .set_detail(reportable(detail))

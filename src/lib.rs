@@ -16,6 +16,7 @@
 //! | [`member`] | is this user a member of that tenant? |
 //! | [`context`] | for which tenant does the current statement run? |
 //! | [`sign_in`] | may this user sign in to that tenant with that password? |
+//! | [`audit`] | what has been done, by whom, and is the record whole? |
 //! | [`usage`] | how much of a resource is used? |
 //! | [`quota`] | how much may be used, and is that respected? |
 //! | [`meter`] | how much does a table hold? |
@@ -24,6 +25,7 @@
 
 use pgrx::prelude::*;
 
+mod audit;
 mod context;
 mod error;
 mod guard;
@@ -146,7 +148,7 @@ extension_sql_file!(
 extension_sql_file!(
     "../sql/api/guard.sql",
     name = "guard",
-    requires = ["meter", guard::is_changing, guard::is_restoring, meter::fit_meters]
+    requires = ["meter", "audit_tables", guard::is_changing, guard::is_restoring, meter::fit_meters]
 );
 extension_sql_file!(
     "../sql/api/protect_schema.sql",
@@ -170,6 +172,12 @@ extension_sql_file!("../sql/api/lint_readers.sql", name = "lint_readers", requir
 extension_sql_file!("../sql/api/lint_roles.sql", name = "lint_roles", requires = ["lint_readers"]);
 extension_sql_file!("../sql/api/lint_database.sql", name = "lint_database", requires = ["lint_roles"]);
 extension_sql_file!("../sql/api/lint.sql", name = "lint", requires = ["lint_database"]);
+extension_sql_file!("../sql/schema/70_audit.sql", name = "audit_tables", requires = ["quotas_table"]);
+extension_sql_file!(
+    "../sql/api/audit.sql",
+    name = "audit",
+    requires = ["audit_tables", "guard", "lint", audit::api::audit_hash, audit::api::audit_start]
+);
 extension_sql_file!("../sql/grants.sql", name = "grants", finalize);
 
 /// Runs when the library is loaded: at server start when preloaded, else at the first use in a session.
@@ -182,6 +190,8 @@ pub extern "C-unwind" fn _PG_init() {
     guard::init();
     let named = context::init();
     guc::init();
+    audit::init();
+    audit::api::init();
     usage::init(guc::usage_counters, quota::INTERVALS);
     quota::init();
     meter::init();

@@ -11,7 +11,32 @@ COMMENT ON FUNCTION _tenancy.refuse_old_snapshot(oid[], oid) IS
 'raises PROTECTION_CHANGED where the transaction''s snapshot is older than a change of what concerns the protection of these tables, or of that schema';
 COMMENT ON FUNCTION _tenancy.is_restoring() IS 'whether tenancy.restoring is on, or a superuser has row_security off, as pg_restore has';
 
--- The triggers of a protected table as protect and meter make them, and whether it must have each.
+-- Whether the changes of a table are audited, or of what it is a partition or child of.
+CREATE FUNCTION _tenancy.is_audited(relation regclass) RETURNS boolean
+    LANGUAGE sql STABLE PARALLEL SAFE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH RECURSIVE up (relation) AS (
+        SELECT is_audited.relation::oid
+        UNION
+        SELECT i.inhparent FROM up JOIN pg_inherits i ON i.inhrelid = up.relation
+    )
+    SELECT EXISTS (SELECT FROM up u JOIN _tenancy.audited a ON a.relation = u.relation)
+$$;
+COMMENT ON FUNCTION _tenancy.is_audited(regclass) IS 'whether a table is audited, or one that it is a partition or child of';
+
+CREATE FUNCTION _tenancy.audit_triggers() RETURNS TABLE (name name, command text, level text, tgtype smallint)
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- After them: 1 is of rows, 4 is INSERT, 8 DELETE, 16 UPDATE, 32 TRUNCATE.
+    SELECT e.name::name, e.command, e.level, e.tgtype::smallint
+    FROM (VALUES ('tenancy_audit', 'INSERT OR UPDATE OR DELETE', 'ROW', 29),
+                 ('tenancy_audit_truncate', 'TRUNCATE', 'STATEMENT', 32)) AS e(name, command, level, tgtype)
+$$;
+COMMENT ON FUNCTION _tenancy.audit_triggers() IS 'the triggers of an audited table';
+
+-- The triggers of a protected table as protect, meter and audit make them, and whether it must have each.
 CREATE FUNCTION _tenancy.own_triggers(relation regclass, kind text)
     RETURNS TABLE (name name, function regproc, tgtype smallint, old_rows name, new_rows name, is_due boolean)
     LANGUAGE sql STABLE PARALLEL SAFE
@@ -21,6 +46,9 @@ AS $$
     UNION ALL
     SELECT m.name, '_tenancy.meter_rows'::regproc, m.tgtype, m.old_rows, m.new_rows, c.is_counted
     FROM _tenancy.meter_triggers() m, (SELECT _tenancy.is_counted(relation) AS is_counted) c
+    UNION ALL
+    SELECT a.name, '_tenancy.audit_row'::regproc, a.tgtype, NULL, NULL, c.is_audited
+    FROM _tenancy.audit_triggers() a, (SELECT _tenancy.is_audited(relation) AS is_audited) c
 $$;
 COMMENT ON FUNCTION _tenancy.own_triggers(regclass, text) IS 'the triggers that a protected table may have of ours, and which it must';
 

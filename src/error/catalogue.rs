@@ -125,6 +125,7 @@ pub const CATALOGUE: &[Code] = &[
         409,
         "the table is metered, which asks for its protection",
     ),
+    ("RELATION_NOT_AUDITED", S::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, 400, "the table is not audited"),
     (
         "TOO_MANY_PREPARED",
         S::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,

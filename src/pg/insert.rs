@@ -7,7 +7,7 @@
 use std::ffi::{CStr, c_char, c_int};
 use std::sync::OnceLock;
 
-use pgrx::pg_sys;
+use pgrx::{FromDatum, pg_sys};
 
 mod raw {
     use super::*;
@@ -34,6 +34,19 @@ mod raw {
             command: pg_sys::CommandId,
             options: c_int,
             state: *mut pg_sys::BulkInsertStateData,
+        );
+        #[cfg(feature = "pg15")]
+        pub fn simple_heap_update(
+            relation: pg_sys::Relation,
+            place: pg_sys::ItemPointer,
+            tuple: pg_sys::HeapTuple,
+        );
+        #[cfg(not(feature = "pg15"))]
+        pub fn simple_heap_update(
+            relation: pg_sys::Relation,
+            place: pg_sys::ItemPointer,
+            tuple: pg_sys::HeapTuple,
+            indexes: *mut pg_sys::TU_UpdateIndexes::Type,
         );
         pub fn GetCurrentCommandId(is_used: bool) -> pg_sys::CommandId;
         pub fn RelationGetIndexList(relation: pg_sys::Relation) -> *mut pg_sys::List;
@@ -180,6 +193,10 @@ unsafe fn is_plain(index: pg_sys::Relation, info: *const pg_sys::IndexInfo) -> b
     }
 }
 
+/// Where a row is, until it is updated or its table is rewritten, of which an invalidation tells.
+#[derive(Clone, Copy)]
+pub struct Place(pg_sys::ItemPointerData);
+
 /// A table that is open for insertions until the transaction ends.
 pub struct Table(pg_sys::Relation);
 
@@ -202,44 +219,93 @@ impl Table {
         self.insert_all(std::iter::once(row), pg_sys::HEAP_INSERT_FROZEN as c_int);
     }
 
+    /// Inserts a row; returns where it is.
+    pub fn insert_one<const COLUMNS: usize>(&self, row: [Value; COLUMNS]) -> Option<Place> {
+        self.insert_all(std::iter::once(row), 0)
+    }
+
+    /// Inserts all; returns where the last is.
     fn insert_all<'a, const COLUMNS: usize>(
         &self,
         rows: impl Iterator<Item = [Value<'a>; COLUMNS]>,
         options: c_int,
-    ) {
+    ) -> Option<Place> {
+        self.check_width(COLUMNS);
+        self.with_indexes(|indexes, has_pushed| {
+            let mut place = None;
+            for row in rows {
+                // SAFETY: inside the guard of `with_indexes`.
+                place = Some(unsafe { self.put(&row, None, indexes, options, has_pushed) });
+            }
+            place
+        })
+    }
+
+    /// Puts another row, short, in the place of one that only this backend changes, and which it knows by the number in a column. Raises an
+    /// error where that is not there: somebody else has changed the table.
+    pub fn update<const COLUMNS: usize>(&self, place: Place, is: (i32, i64), row: [Value; COLUMNS]) -> Place {
+        self.check_width(COLUMNS);
+        if self.number_at(place, is.0) != Some(is.1) {
+            crate::error::Error::Internal("a row of the extension was changed by somebody else").raise()
+        }
+        // SAFETY: inside the guard of `with_indexes`.
+        self.with_indexes(|indexes, has_pushed| unsafe {
+            self.put(&row, Some(place), indexes, 0, has_pushed)
+        })
+    }
+
+    /// The number in a column of the row that is there now, if one is.
+    fn number_at(&self, place: Place, column: i32) -> Option<i64> {
+        let mut tuple = pg_sys::HeapTupleData { t_self: place.0, ..Default::default() };
+        let mut buffer = 0;
+        // SAFETY: the relation is open; the row is read while its page is pinned.
+        unsafe {
+            let snapshot = std::ptr::addr_of_mut!(pg_sys::SnapshotSelfData);
+            if !pg_sys::heap_fetch(self.0, snapshot, &mut tuple, &mut buffer, false) {
+                return None;
+            }
+            let mut is_null = false;
+            let datum = pg_sys::heap_getattr(&mut tuple, column, (*self.0).rd_att, &mut is_null);
+            let number = i64::from_datum(datum, is_null);
+            pg_sys::ReleaseBuffer(buffer);
+            number
+        }
+    }
+
+    fn check_width(&self, columns: usize) {
+        // SAFETY: the relation is open.
+        let has = unsafe { (*(*self.0).rd_att).natts as usize };
+        assert_eq!(has, columns, "a row has a value for each column");
+    }
+
+    /// Calls `work` inside a guard, with the indexes of the table.
+    fn with_indexes<T>(&self, work: impl FnOnce(&Indexes, &mut bool) -> T) -> T {
         // SAFETY: the relation is open. Its indexes stay open until all is inserted, or the error that ends the transaction
         // releases them.
         unsafe {
-            assert_eq!((*(*self.0).rd_att).natts as usize, COLUMNS, "a row has a value for each column");
-            let refused = pg_sys::ffi::pg_guard_ffi_boundary(|| {
-                let indexes = match Indexes::open(self.0) {
-                    Ok(indexes) => indexes,
-                    Err(index) => return Some(index),
-                };
+            let done = pg_sys::ffi::pg_guard_ffi_boundary(|| {
+                let indexes = Indexes::open(self.0)?;
                 let mut has_pushed = false;
-                for row in rows {
-                    self.insert_one(&row, &indexes, options, &mut has_pushed);
-                }
+                let result = work(&indexes, &mut has_pushed);
                 indexes.close();
                 if has_pushed {
                     raw::PopActiveSnapshot();
                 }
-                None
+                Ok(result)
             });
-            if let Some(index) = refused {
-                refuse(index)
-            }
+            done.unwrap_or_else(|index| refuse(index))
         }
     }
 
     /// Called inside a guard. Pushes a snapshot where the first row needs one; an error pops it with the transaction.
-    unsafe fn insert_one<const COLUMNS: usize>(
+    unsafe fn put<const COLUMNS: usize>(
         &self,
         row: &[Value; COLUMNS],
+        earlier: Option<Place>,
         indexes: &Indexes,
         options: c_int,
         has_pushed: &mut bool,
-    ) {
+    ) -> Place {
         let mut values = [pg_sys::Datum::from(0); COLUMNS];
         let mut nulls = [true; COLUMNS];
         // SAFETY: values and nulls have as many entries as the table has columns, and an index has columns of it.
@@ -255,11 +321,28 @@ impl Table {
                 raw::PushActiveSnapshot(raw::GetTransactionSnapshot());
                 *has_pushed = true;
             }
-            // `simple_heap_insert`, with options.
-            raw::heap_insert(self.0, tuple, raw::GetCurrentCommandId(true), options, std::ptr::null_mut());
+            match earlier {
+                // `simple_heap_insert`, with options.
+                None => {
+                    let command = raw::GetCurrentCommandId(true);
+                    raw::heap_insert(self.0, tuple, command, options, std::ptr::null_mut())
+                }
+                Some(Place(mut place)) => {
+                    #[cfg(feature = "pg15")]
+                    raw::simple_heap_update(self.0, &mut place, tuple);
+                    #[cfg(not(feature = "pg15"))]
+                    raw::simple_heap_update(self.0, &mut place, tuple, &mut 0);
+                }
+            }
+            let place = Place((*tuple).t_self);
+            // On the page of the one before it, with the same keys: the indexes know that one.
+            if (*(*tuple).t_data).t_infomask2 & pg_sys::HEAP_ONLY_TUPLE as u16 != 0 {
+                return place;
+            }
             for (index, info) in indexes.iter() {
                 self.insert_key(&values, &nulls, &mut (*tuple).t_self, *index, *info);
             }
+            place
         }
     }
 

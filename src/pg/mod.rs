@@ -29,6 +29,7 @@ pub mod part;
 pub mod planner;
 pub mod portal;
 pub mod query;
+pub mod row_trigger;
 pub mod running;
 pub mod scan;
 pub mod setter;
@@ -84,6 +85,13 @@ pub fn relation_name(relation: Oid) -> String {
 pub fn process() -> i32 {
     // SAFETY: a plain read of a backend-local integer.
     unsafe { pg_sys::MyProcPid }
+}
+
+/// The name of the session, as `%c` of `log_line_prefix` has it.
+pub fn session_name() -> text::Text {
+    // SAFETY: plain reads of backend-local values.
+    let (started, process) = unsafe { (pg_sys::MyStartTime, pg_sys::MyProcPid) };
+    text::Text::of(format!("{started:x}.{process:x}").as_bytes())
 }
 
 /// Random bytes, of which nobody can tell the next from those before.

@@ -51,6 +51,18 @@ pub enum Event {
     Truncate,
 }
 
+impl Event {
+    /// That of a trigger's data.
+    pub(super) fn of(event: pg_sys::TriggerEvent) -> Event {
+        match event & pg_sys::TRIGGER_EVENT_OPMASK {
+            pg_sys::TRIGGER_EVENT_INSERT => Event::Insert,
+            pg_sys::TRIGGER_EVENT_UPDATE => Event::Update,
+            pg_sys::TRIGGER_EVENT_DELETE => Event::Delete,
+            _ => Event::Truncate,
+        }
+    }
+}
+
 /// A statement trigger that is being called.
 pub struct Trigger {
     data: *const pg_sys::TriggerData,
@@ -65,8 +77,8 @@ pub struct Layout {
 }
 
 /// The type of a tenant column.
-#[derive(Clone, Copy, Default)]
-enum Kind {
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) enum Kind {
     #[default]
     Text,
     Uuid,
@@ -93,14 +105,14 @@ enum Measure {
 const ROW_OVERHEAD: i64 = 28;
 
 /// A tenant id as a column holds it.
-enum Raw<'a> {
+pub(super) enum Raw<'a> {
     Text(&'a [u8]),
     Uuid(&'a [u8; 16]),
     Number(i64),
 }
 
 impl Raw<'_> {
-    fn is(&self, id: &TenantId) -> bool {
+    pub(super) fn is(&self, id: &TenantId) -> bool {
         match self {
             Raw::Text(text) => *text == id.as_bytes(),
             Raw::Uuid(bytes) => id.uuid().as_ref() == Some(*bytes),
@@ -108,7 +120,7 @@ impl Raw<'_> {
         }
     }
 
-    fn parse(&self) -> Result<TenantId, Malformed> {
+    pub(super) fn parse(&self) -> Result<TenantId, Malformed> {
         match self {
             Raw::Text(text) => TenantId::parse(text),
             Raw::Uuid(bytes) => {
@@ -156,12 +168,7 @@ super::version_1!(pg_finfo_tenancy_meter_rows);
 impl Trigger {
     pub fn event(&self) -> Event {
         // SAFETY: valid while the trigger is called.
-        match unsafe { (*self.data).tg_event } & pg_sys::TRIGGER_EVENT_OPMASK {
-            pg_sys::TRIGGER_EVENT_INSERT => Event::Insert,
-            pg_sys::TRIGGER_EVENT_UPDATE => Event::Update,
-            pg_sys::TRIGGER_EVENT_DELETE => Event::Delete,
-            _ => Event::Truncate,
-        }
+        Event::of(unsafe { (*self.data).tg_event })
     }
 
     /// The table that it is called for.
@@ -363,13 +370,7 @@ unsafe fn layout<'a>(
         found.map(|attribute| ((*attribute).attnum, (*attribute).atttypid)).ok_or(Text::of(name))
     };
     let (column, kind) = find(tenant.as_bytes())?;
-    let kind = match kind {
-        pg_sys::TEXTOID | pg_sys::VARCHAROID => Kind::Text,
-        pg_sys::UUIDOID => Kind::Uuid,
-        pg_sys::INT8OID => Kind::Bigint,
-        pg_sys::INT4OID => Kind::Integer,
-        _ => return Err(tenant.clone()),
-    };
+    let kind = Kind::of(kind).ok_or_else(|| tenant.clone())?;
     let mut layout = Layout { tenant: column, kind, measures: Vec::new() };
     for measure in measures {
         layout.measures.push(match (measure.as_bytes(), measure.as_bytes().strip_prefix(b"sum:")) {
@@ -400,13 +401,13 @@ impl Layout {
 }
 
 #[cfg(not(feature = "pg18"))]
-unsafe fn attribute(desc: pg_sys::TupleDesc, index: i32) -> *const pg_sys::FormData_pg_attribute {
+pub(super) unsafe fn attribute(desc: pg_sys::TupleDesc, index: i32) -> *const pg_sys::FormData_pg_attribute {
     // SAFETY: the caller passes an index below the number of attributes.
     unsafe { (*desc).attrs.as_ptr().add(index as usize) }
 }
 
 #[cfg(feature = "pg18")]
-unsafe fn attribute(desc: pg_sys::TupleDesc, index: i32) -> *const pg_sys::FormData_pg_attribute {
+pub(super) unsafe fn attribute(desc: pg_sys::TupleDesc, index: i32) -> *const pg_sys::FormData_pg_attribute {
     // SAFETY: the caller passes an index below the number of attributes.
     unsafe { pg_sys::TupleDescAttr(desc, index) }
 }
@@ -423,17 +424,35 @@ unsafe fn value(slot: *mut pg_sys::TupleTableSlot, column: i16) -> Option<pg_sys
 /// Called inside a guard.
 unsafe fn tenant<'a>(slot: *mut pg_sys::TupleTableSlot, layout: &Layout) -> Option<Raw<'a>> {
     // SAFETY: as in `value`; the layout was made of this very descriptor, so it tells what the datum is.
-    unsafe {
-        let datum = value(slot, layout.tenant)?;
-        match layout.kind {
-            Kind::Text => {
-                let text = raw::pg_detoast_datum_packed(datum.cast_mut_ptr());
-                let bytes = pgrx::varlena::vardata_any(text).cast::<u8>();
-                Some(Raw::Text(std::slice::from_raw_parts(bytes, pgrx::varlena::varsize_any_exhdr(text))))
+    unsafe { layout.kind.raw(value(slot, layout.tenant)?) }
+}
+
+impl Kind {
+    /// That of a type; none of one that cannot hold a tenant id.
+    pub(super) fn of(kind: pg_sys::Oid) -> Option<Kind> {
+        match kind {
+            pg_sys::TEXTOID | pg_sys::VARCHAROID => Some(Kind::Text),
+            pg_sys::UUIDOID => Some(Kind::Uuid),
+            pg_sys::INT8OID => Some(Kind::Bigint),
+            pg_sys::INT4OID => Some(Kind::Integer),
+            _ => None,
+        }
+    }
+
+    /// The tenant id that a datum of that type is, which is not null and outlives what is returned. Called inside a guard.
+    pub(super) unsafe fn raw<'a>(self, datum: pg_sys::Datum) -> Option<Raw<'a>> {
+        // SAFETY: the caller sees to it that the datum is of the type.
+        unsafe {
+            match self {
+                Kind::Text => {
+                    let text = raw::pg_detoast_datum_packed(datum.cast_mut_ptr());
+                    let bytes = pgrx::varlena::vardata_any(text).cast::<u8>();
+                    Some(Raw::Text(std::slice::from_raw_parts(bytes, pgrx::varlena::varsize_any_exhdr(text))))
+                }
+                Kind::Uuid => Some(Raw::Uuid(&*datum.cast_mut_ptr::<[u8; 16]>())),
+                Kind::Bigint => i64::from_datum(datum, false).map(Raw::Number),
+                Kind::Integer => i32::from_datum(datum, false).map(|number| Raw::Number(number.into())),
             }
-            Kind::Uuid => Some(Raw::Uuid(&*datum.cast_mut_ptr::<[u8; 16]>())),
-            Kind::Bigint => i64::from_datum(datum, false).map(Raw::Number),
-            Kind::Integer => i32::from_datum(datum, false).map(|number| Raw::Number(number.into())),
         }
     }
 }

@@ -4,6 +4,8 @@ use std::ffi::{CStr, c_int};
 
 use pgrx::pg_sys;
 
+use super::text::{Text, of_c_string};
+
 /// Whether the current role owns the relation, by itself, through a role it inherits, or as a superuser.
 pub fn owns_relation(relation: pg_sys::Oid) -> bool {
     // SAFETY: called inside a transaction; raises where the relation does not exist.
@@ -63,6 +65,12 @@ pub fn may_monitor() -> bool {
         let monitor = pg_sys::Oid::from(pg_sys::ROLE_PG_MONITOR);
         bypasses() || pg_sys::has_privs_of_role(pg_sys::GetUserId(), monitor)
     }
+}
+
+/// The name of the role that the client acts as: that it has logged in as, or has SET.
+pub fn role_name() -> Text {
+    // SAFETY: called inside a transaction; a copy of the name, or null where the role is gone.
+    unsafe { of_c_string(pg_sys::GetUserNameFromId(pg_sys::GetOuterUserId(), true)) }
 }
 
 /// Whether the current role may set a parameter that asks for a privilege.

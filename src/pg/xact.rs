@@ -100,6 +100,12 @@ pub fn id() -> u32 {
     unsafe { pg_sys::GetTopTransactionId() }.into_inner()
 }
 
+/// The same as a number that never comes again.
+pub fn full_id() -> i64 {
+    // SAFETY: as above.
+    unsafe { pg_sys::GetTopFullTransactionId() }.value as i64
+}
+
 /// Whether the transaction of that number was committed; none while it runs or is prepared.
 pub fn outcome(id: u32) -> Option<bool> {
     let id = pg_sys::TransactionId::from(id);

@@ -21,7 +21,10 @@ use crate::pg::{
 };
 use crate::tenant::TenantId;
 use crate::token::{self, PASSWORD_ISSUER};
-use crate::{member, registry};
+use crate::{
+    audit::{self, Record},
+    member, registry,
+};
 
 /// How long a failure counts, in microseconds.
 const WINDOW: i64 = 15 * 60 * 1_000_000;
@@ -113,6 +116,7 @@ pub fn sign_in(credentials: Json) -> String {
     let turn = Held::take(&key);
     let now = pg::xact::now();
     if count(failures, &key, now) >= i64::from(guc::max_failed_sign_ins()) {
+        audit::refused_sign_in("TOO_MANY_FAILURES", registered(&tenant), &credentials.user);
         Error::TooManyFailures.raise()
     }
     let is_password = password::is_of(hash.as_deref(), credentials.password.as_bytes())
@@ -123,11 +127,23 @@ pub fn sign_in(credentials: Json) -> String {
     };
     let Some((tenant, user)) = member.filter(|_| is_password) else {
         Table::open(failures).insert_to_stay([Column::Bytes(&key), Column::Timestamp(now)]);
+        audit::refused_sign_in("CREDENTIALS_INVALID", registered(&tenant), &credentials.user);
         Error::CredentialsInvalid.raise()
     };
     forgive(failures, &key, now);
     drop(turn);
+    let detail = pg::text::reportable(json!({"user": user.to_utf8()}).to_string());
+    audit::record(&Record {
+        tenant: Some(*tenant),
+        operation: "SIGN_IN",
+        detail: Some(detail.as_bytes()),
+        ..Record::default()
+    });
     token(passwords, tenant, user)
+}
+
+fn registered(tenant: &Option<TenantId>) -> Option<TenantId> {
+    tenant.filter(|id| registry::standing(id).is_ok())
 }
 
 /// Whether a user who knows its password may sign in to a tenant with it.

@@ -1,0 +1,236 @@
+-- The audit trail: what has been changed, by whom, and whether the record is whole. Re-runnable.
+
+CREATE FUNCTION _tenancy.audit_row() RETURNS trigger
+    LANGUAGE c VOLATILE
+    AS 'MODULE_PATHNAME', 'tenancy_audit_row';
+COMMENT ON FUNCTION _tenancy.audit_row() IS 'trigger on audited tables: writes what has become of a row into the audit trail';
+COMMENT ON FUNCTION _tenancy.audit_start(text, bigint, bigint, bigint, bytea) IS
+'what the first entry of a segment of the audit trail is chained to; for tenancy.verify_audit';
+COMMENT ON FUNCTION _tenancy.audit_hash(bytea, bigint, bigint, text, timestamptz, text, text, text, text, text, text, text, text, text, bigint) IS
+'the hash that an entry of the audit trail must have after the one before it; for tenancy.verify_audit';
+
+-- Under the same policy as a table of kind audit. It cannot be put under tenancy.protect, which refuses the tables of the extension.
+ALTER TABLE _tenancy.audit_entries ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+CREATE POLICY tenancy_isolation ON _tenancy.audit_entries AS RESTRICTIVE FOR SELECT TO PUBLIC
+    USING (tenant_id = tenancy.current_tenant());
+CREATE POLICY tenancy_access ON _tenancy.audit_entries AS PERMISSIVE FOR SELECT TO PUBLIC
+    USING (tenant_id = tenancy.current_tenant());
+CREATE TRIGGER tenancy_guard BEFORE UPDATE OR DELETE OR TRUNCATE ON _tenancy.audit_entries
+    FOR EACH STATEMENT EXECUTE FUNCTION _tenancy.deny_audit_change();
+ALTER TABLE _tenancy.audit_entries ENABLE ALWAYS TRIGGER tenancy_guard;
+
+CREATE VIEW tenancy.audit_log WITH (security_invoker = true) AS
+    SELECT tenant_id, recorded_at, operation, relation, key::jsonb AS key, old::jsonb AS old, new::jsonb AS new, detail::jsonb AS detail,
+           actor, role, session, transaction, segment, number, hash
+    FROM _tenancy.audit_entries;
+COMMENT ON VIEW tenancy.audit_log IS
+'The audit trail. operation: INSERT, UPDATE, DELETE or TRUNCATE of a row of relation, with its key and what the columns that changed held
+before (old) and after (new). Who: actor (the user of the context), role (the database role), session (as %c of log_line_prefix),
+transaction; recorded_at is when the statement began. segment, number, hash: its place in the chain, see verify_audit(). A tenant sees its
+own; a superuser or a role with BYPASSRLS sees all. PUBLIC may read it.';
+
+CREATE VIEW tenancy.audited_tables AS
+    SELECT a.relation, a.excluded, a.masked, a.audited_at FROM _tenancy.audited a
+    WHERE EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = a.relation);
+COMMENT ON VIEW tenancy.audited_tables IS 'The tables whose changes are in the audit trail. PUBLIC may read it.';
+
+-- Gives a table and its children the triggers of an audited one, or takes them. A partition has that for rows from its parent.
+CREATE FUNCTION _tenancy.make_audit_triggers(relation regclass, is_audited boolean) RETURNS void
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    member regclass;
+    trigger record;
+BEGIN
+    FOR member IN SELECT t.relation FROM _tenancy.tree(make_audit_triggers.relation) t ORDER BY t.depth, t.relation::text LOOP
+        PERFORM _tenancy.begin_change(member);
+        FOR trigger IN
+            SELECT g.tgname AS name FROM pg_trigger g
+            WHERE g.tgrelid = member AND g.tgfoid = '_tenancy.audit_row()'::regprocedure AND g.tgparentid = 0
+        LOOP
+            EXECUTE format('DROP TRIGGER %I ON %s', trigger.name, member);
+        END LOOP;
+        FOR trigger IN SELECT * FROM _tenancy.audit_triggers() WHERE is_audited LOOP
+            CONTINUE WHEN EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = member AND g.tgname = trigger.name);
+            EXECUTE format('CREATE TRIGGER %I AFTER %s ON %s FOR EACH %s EXECUTE FUNCTION _tenancy.audit_row()',
+                           trigger.name, trigger.command, member, trigger.level);
+        END LOOP;
+        FOR trigger IN SELECT g.tgname AS name FROM pg_trigger g
+                       WHERE g.tgrelid = member AND g.tgfoid = '_tenancy.audit_row()'::regprocedure AND g.tgenabled <> 'A' LOOP
+            EXECUTE format('ALTER TABLE ONLY %s ENABLE ALWAYS TRIGGER %I', member, trigger.name);
+        END LOOP;
+        PERFORM _tenancy.end_change(member);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION _tenancy.make_audit_triggers(regclass, boolean) IS 'gives a table the triggers of an audited one, or takes them';
+
+CREATE FUNCTION tenancy.audit(relation regclass, exclude name[] DEFAULT '{}', mask name[] DEFAULT '{}') RETURNS void
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp SET jit = off
+AS $$
+DECLARE
+    unknown name;
+BEGIN
+    PERFORM _tenancy.refuse_in_context('audit');
+    IF audit.relation IS NULL OR audit.exclude IS NULL OR audit.mask IS NULL THEN
+        PERFORM _tenancy.raise('PARAMETER_INVALID', 'arguments of audit must not be null');
+    END IF;
+    PERFORM _tenancy.check_relation(audit.relation);
+    IF NOT _tenancy.is_protected(audit.relation) THEN
+        PERFORM _tenancy.raise('RELATION_NOT_PROTECTED', format('table %s is not protected', audit.relation),
+            jsonb_build_object('relation', audit.relation::text),
+            format('Say first whose its rows are: SELECT tenancy.protect(%L);', audit.relation));
+    END IF;
+    SELECT c INTO unknown FROM unnest(audit.exclude || audit.mask) AS c
+    WHERE NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = audit.relation AND a.attname = c AND a.attnum > 0 AND NOT a.attisdropped);
+    IF FOUND THEN
+        PERFORM _tenancy.raise('PARAMETER_INVALID', format('table %s has no column "%s"', audit.relation, unknown),
+            jsonb_build_object('relation', audit.relation::text, 'column', unknown));
+    END IF;
+    EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', audit.relation);
+    INSERT INTO _tenancy.audited AS a (relation, excluded, masked) VALUES (audit.relation, audit.exclude, audit.mask)
+    ON CONFLICT ON CONSTRAINT audited_pkey DO UPDATE SET excluded = excluded.excluded, masked = excluded.masked;
+    -- Made anew each time, which tells every backend to read the columns anew.
+    PERFORM _tenancy.make_audit_triggers(audit.relation, true);
+    RAISE NOTICE 'table % is audited', audit.relation;
+END
+$$;
+COMMENT ON FUNCTION tenancy.audit(regclass, name[], name[]) IS
+'Writes each change of a row of a protected table, and of its partitions and children, into the audit trail, in the transaction that
+makes it. exclude: columns that are left out; mask: columns of which is told that they have changed, and not what they hold. Call it again to
+change either. Errors: 55000 RELATION_NOT_PROTECTED, 22023 PARAMETER_INVALID. Volatile. Granted to nobody; refused in the context of a tenant.';
+
+CREATE FUNCTION tenancy.unaudit(relation regclass) RETURNS void
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp SET jit = off
+AS $$
+BEGIN
+    PERFORM _tenancy.refuse_in_context('unaudit');
+    DELETE FROM _tenancy.audited a WHERE a.relation = unaudit.relation;
+    IF NOT FOUND THEN
+        PERFORM _tenancy.raise('RELATION_NOT_AUDITED', format('table %s is not audited', unaudit.relation),
+            jsonb_build_object('relation', unaudit.relation::text));
+    END IF;
+    PERFORM _tenancy.make_audit_triggers(unaudit.relation, false);
+END
+$$;
+COMMENT ON FUNCTION tenancy.unaudit(regclass) IS
+'No longer writes changes of a table into the audit trail; what is there stays. Error: 55000 RELATION_NOT_AUDITED. Volatile. Granted to
+nobody; refused in the context of a tenant.';
+
+CREATE FUNCTION tenancy.verify_audit(tenant_id text, since timestamptz DEFAULT NULL, until timestamptz DEFAULT NULL)
+    RETURNS TABLE (segment bigint, number bigint, recorded_at timestamptz, problem text)
+    LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp SET jit = off
+AS $$
+DECLARE
+    the_tenant text := tenancy.normalize_tenant_id(verify_audit.tenant_id);
+BEGIN
+    PERFORM _tenancy.refuse_in_context('verify_audit');
+    RETURN QUERY
+    WITH entries AS (
+        SELECT e.*, lag(e.number) OVER w AS previous_number, lag(e.hash) OVER w AS previous_hash
+        FROM _tenancy.audit_entries e
+        WHERE e.tenant_id = the_tenant OR e.tenant_id IS NULL AND the_tenant IS NULL
+        WINDOW w AS (PARTITION BY e.segment ORDER BY e.number)
+    ), heads AS (
+        -- Of a segment whose entries stay whatever becomes of their transactions, there is a row for each.
+        SELECT DISTINCT ON (h.segment) h.* FROM _tenancy.audit_heads h
+        WHERE h.tenant_id = the_tenant OR h.tenant_id IS NULL AND the_tenant IS NULL
+        ORDER BY h.segment, h.number DESC
+    ), checked AS (
+        SELECT e.segment, e.number, e.recorded_at, e.hash,
+            CASE
+                WHEN h.segment IS NULL THEN NULL
+                WHEN e.number = e.previous_number THEN 'there are two entries of this number'
+                WHEN e.number <> coalesce(e.previous_number, c.number, 0) + 1
+                    THEN format('entries from number %s on are missing before it', coalesce(e.previous_number, c.number, 0) + 1)
+                WHEN (e.recorded_at >= since) IS NOT FALSE AND (e.recorded_at < until) IS NOT FALSE
+                     AND e.hash IS DISTINCT FROM _tenancy.audit_hash(
+                         CASE WHEN e.number = 1 THEN _tenancy.audit_start(the_tenant, e.segment, h.after_segment, h.after_number, h.after_hash)
+                              ELSE coalesce(e.previous_hash, c.hash) END,
+                         e.segment, e.number, e.tenant_id, e.recorded_at, e.operation, e.relation, e.key::text, e.old::text, e.new::text,
+                         e.detail::text, e.actor, e.role, e.session, e.transaction)
+                    THEN 'it was changed, or does not follow the one before it'
+            END AS problem
+        FROM entries e
+        LEFT JOIN heads h ON h.segment = e.segment
+        LEFT JOIN _tenancy.audit_cuts c ON c.segment = e.segment AND c.tenant_id IS NOT DISTINCT FROM the_tenant
+    ), ends AS (
+        SELECT DISTINCT ON (e.segment) e.segment, e.number, e.recorded_at, e.hash FROM entries e ORDER BY e.segment, e.number DESC
+    )
+    SELECT k.segment, k.number, k.recorded_at, k.problem FROM checked k WHERE k.problem IS NOT NULL
+    UNION ALL
+    SELECT coalesce(h.segment, d.segment), coalesce(d.number, h.number), d.recorded_at,
+        CASE
+            WHEN h.segment IS NULL THEN 'nothing tells how far its segment goes'
+            WHEN coalesce(d.number, c.number, 0) < h.number THEN format('entries up to number %s are missing after it', h.number)
+            -- One that is being written while we look, which stays whatever becomes of its transaction, has no head yet.
+            WHEN d.number > h.number + 1 THEN format('entries after number %s were added to its segment', h.number)
+            WHEN d.number = h.number AND d.hash <> h.hash THEN 'it is not the last entry of its segment as that was written'
+        END
+    FROM heads h
+    FULL JOIN ends d ON d.segment = h.segment
+    LEFT JOIN _tenancy.audit_cuts c ON c.segment = h.segment AND c.tenant_id IS NOT DISTINCT FROM the_tenant
+    WHERE CASE WHEN h.segment IS NULL THEN true WHEN coalesce(d.number, c.number, 0) < h.number THEN true
+               WHEN d.number > h.number + 1 THEN true ELSE d.number = h.number AND d.hash <> h.hash END
+    UNION ALL
+    SELECT h.after_segment, h.after_number, NULL, format('it is gone, and segment %s was begun after it', h.segment)
+    FROM heads h
+    WHERE h.after_segment IS NOT NULL
+      AND NOT EXISTS (SELECT FROM entries e WHERE e.segment = h.after_segment AND e.number = h.after_number AND e.hash = h.after_hash)
+      AND NOT EXISTS (SELECT FROM _tenancy.audit_cuts c
+                      WHERE c.segment = h.after_segment AND c.number >= h.after_number AND c.tenant_id IS NOT DISTINCT FROM the_tenant)
+    ORDER BY 1, 2;
+END
+$$;
+COMMENT ON FUNCTION tenancy.verify_audit(text, timestamptz, timestamptz) IS
+'Recomputes the hashes of a tenant''s entries (null: of those that are of no tenant) and returns a row for each that was changed, moved,
+added or removed; none where the record is whole. since, until: of entries from when on, and up to when, the contents are checked; that none is
+missing is always checked. Whoever can write to the tables of the extension and computes all later hashes anew is found only by what was
+kept elsewhere: see tenancy.audit_heads. Error: 22023 TENANT_ID_INVALID. Stable. Granted to nobody; refused in the context of a tenant.';
+
+CREATE VIEW tenancy.audit_heads WITH (security_barrier) AS
+    SELECT DISTINCT ON (h.tenant_id, h.segment) h.tenant_id, h.segment, h.number, h.hash, h.opened_at
+    FROM _tenancy.audit_heads h ORDER BY h.tenant_id, h.segment, h.number DESC;
+COMMENT ON VIEW tenancy.audit_heads IS
+'The last entry of each segment of the audit trail. Copied to where no superuser of this server can write, it proves later that the entries up
+to there are what they were: each is still in tenancy.audit_log, with the same hash. Granted to nobody.';
+
+-- What administrators do is a change of a table of the extension. The arguments are the tenant column, or nothing, and what is left out:
+-- secrets.
+DO $$
+DECLARE
+    item record;
+    event text;
+    is_of_tenant boolean;
+BEGIN
+    FOR item IN
+        SELECT * FROM (VALUES ('_tenancy.tenants', '{id}'), ('_tenancy.users', '{""}'), ('_tenancy.members', '{tenant_id,invitation}'),
+                              ('_tenancy.issuers', '{tenant_id,jwks}'), ('_tenancy.signing_keys', '{"",key}'), ('_tenancy.passwords', '{"",hash}'),
+                              ('_tenancy.protected', '{""}'), ('_tenancy.protected_schemas', '{""}'), ('_tenancy.meters', '{""}'),
+                              ('_tenancy.audited', '{""}')) AS t(relation, arguments)
+    LOOP
+        EXECUTE format('CREATE TRIGGER tenancy_audit AFTER INSERT OR UPDATE OR DELETE ON %s FOR EACH ROW EXECUTE FUNCTION _tenancy.audit_row(%s)',
+                       item.relation, (SELECT string_agg(quote_literal(a), ', ') FROM unnest(item.arguments::text[]) AS a));
+        EXECUTE format('CREATE TRIGGER tenancy_audit_truncate AFTER TRUNCATE ON %s FOR EACH STATEMENT EXECUTE FUNCTION _tenancy.audit_row(%L)',
+                       item.relation, '');
+        EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER tenancy_audit, ENABLE ALWAYS TRIGGER tenancy_audit_truncate', item.relation);
+    END LOOP;
+    -- A quota has the name of a tenant, of a plan, or none.
+    FOREACH event IN ARRAY '{INSERT,UPDATE,DELETE}'::text[] LOOP
+        FOREACH is_of_tenant IN ARRAY '{true,false}'::boolean[] LOOP
+            EXECUTE format('CREATE TRIGGER %I AFTER %s ON _tenancy.quotas FOR EACH ROW WHEN (%s.scope %s %L) EXECUTE FUNCTION _tenancy.audit_row(%L)',
+                           concat('tenancy_audit_', lower(event), CASE WHEN NOT is_of_tenant THEN '_other' END), event,
+                           CASE event WHEN 'DELETE' THEN 'OLD' ELSE 'NEW' END, CASE WHEN is_of_tenant THEN '=' ELSE '<>' END, 'tenant',
+                           CASE WHEN is_of_tenant THEN 'name' ELSE '' END);
+            EXECUTE format('ALTER TABLE _tenancy.quotas ENABLE ALWAYS TRIGGER %I',
+                           concat('tenancy_audit_', lower(event), CASE WHEN NOT is_of_tenant THEN '_other' END));
+        END LOOP;
+    END LOOP;
+    CREATE TRIGGER tenancy_audit_truncate AFTER TRUNCATE ON _tenancy.quotas FOR EACH STATEMENT EXECUTE FUNCTION _tenancy.audit_row('');
+    ALTER TABLE _tenancy.quotas ENABLE ALWAYS TRIGGER tenancy_audit_truncate;
+END
+$$;
