@@ -15,6 +15,7 @@ GRANT EXECUTE ON FUNCTION
     tenancy.authenticate(jsonb, boolean), _tenancy.use_token(text, boolean), _tenancy.sign_in(jsonb),
     tenancy.normalize_tenant_id(text), tenancy.error_codes(),
     -- The current user, and who is a member of the current tenant; of another one, whoever may set it.
+    tenancy.export_audit(text, timestamptz, timestamptz),
     tenancy.current_user_id(), tenancy.has_role(text[]), tenancy.is_member(text, text),
     -- The current tenant's own usage.
     tenancy.check_quota(text, bigint), tenancy.enforce_quota(text, bigint), tenancy.track_usage(text, bigint, jsonb, text),

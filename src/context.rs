@@ -467,7 +467,10 @@ fn set_by_parameter() -> Option<TenantId> {
 fn bypassed(table: &str) {
     match guc::bypass_guard() {
         BypassGuard::Off => {}
-        BypassGuard::Log => crate::error::log_bypass(table),
+        BypassGuard::Log => {
+            let tenant = pg::guc::assigned().map(|assigned| assigned.id);
+            crate::error::log_bypass(table, tenant, user_id().as_ref())
+        }
         BypassGuard::Refuse => Error::Bypassed(table).raise(),
     }
 }

@@ -509,10 +509,16 @@ fn report(code: &str, message: String, detail: &Value, hint: Option<String>) -> 
     unreachable!("an ERROR does not return")
 }
 
-/// Writes to the server's log that a statement goes round the isolation of a table.
-pub fn log_bypass(table: &str) {
-    let detail = json!({"relation": table});
+/// Writes to the server's log that a statement goes round the isolation of a table, with the tenant and the user of the context.
+pub fn log_bypass(table: &str, tenant: Option<TenantId>, user: Option<&Text>) {
+    let mut detail = json!({"relation": table});
     tell("ISOLATION_BYPASSED", &detail);
+    if let Some(tenant) = tenant {
+        detail["tenant_id"] = json!(tenant.as_str());
+    }
+    if let Some(user) = user {
+        detail["user_id"] = json!(user.to_utf8());
+    }
     let detail = detail_text("ISOLATION_BYPASSED", &detail);
     let message = format!("isolation of table \"{table}\" is bypassed");
     ErrorReport::new(S::ERRCODE_SUCCESSFUL_COMPLETION, reportable(message), "tenancy")

@@ -6,6 +6,8 @@
 //!
 //! `sql/schema/20_tenants.sql` repeats the two forms as generated columns; a test compares both.
 
+use std::hash::{Hash, Hasher};
+
 /// The most bytes an id may have. Room for a domain-like name, small enough to sit in fixed buffers.
 pub const MAX_LEN: usize = 128;
 
@@ -14,6 +16,12 @@ pub const MAX_LEN: usize = 128;
 pub struct TenantId {
     len: u8,
     bytes: [u8; MAX_LEN],
+}
+
+impl Hash for TenantId {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.as_bytes().hash(state);
+    }
 }
 
 /// Why a text is not a tenant id.

@@ -234,3 +234,104 @@ BEGIN
     ALTER TABLE _tenancy.quotas ENABLE ALWAYS TRIGGER tenancy_audit_truncate;
 END
 $$;
+
+-- Told to the sessions that write segments: the library itself changes heads without a query, which fires no trigger.
+CREATE TRIGGER tenancy_changed AFTER UPDATE OR DELETE OR TRUNCATE ON _tenancy.audit_heads
+    FOR EACH STATEMENT EXECUTE FUNCTION _tenancy.announce_change();
+ALTER TABLE _tenancy.audit_heads ENABLE ALWAYS TRIGGER tenancy_changed;
+
+CREATE FUNCTION tenancy.create_audit_partitions(months integer DEFAULT 3) RETURNS integer
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    created integer := 0;
+    month timestamp;
+    partition name;
+BEGIN
+    PERFORM _tenancy.refuse_in_context('create_audit_partitions');
+    IF months IS NULL OR months < 0 THEN
+        PERFORM _tenancy.raise('PARAMETER_INVALID', 'months must not be negative', '{"argument": "months"}');
+    END IF;
+    FOR month IN SELECT generate_series(date_trunc('month', now() AT TIME ZONE 'UTC'),
+                                        date_trunc('month', now() AT TIME ZONE 'UTC') + make_interval(months => months), '1 month') LOOP
+        partition := 'audit_entries_' || to_char(month, 'YYYY_MM');
+        CONTINUE WHEN to_regclass(format('_tenancy.%I', partition)) IS NOT NULL;
+        EXECUTE format('CREATE TABLE _tenancy.%I (LIKE _tenancy.audit_entries_default INCLUDING CONSTRAINTS)', partition);
+        EXECUTE format('CREATE INDEX %I ON _tenancy.%I (tenant_id, recorded_at)', partition || '_tenant', partition);
+        -- What was written before the month had a partition. Who writes waits, and finds the partition then.
+        LOCK TABLE _tenancy.audit_entries_default IN ACCESS EXCLUSIVE MODE;
+        EXECUTE format('WITH moved AS (DELETE FROM _tenancy.audit_entries_default WHERE recorded_at >= %L AND recorded_at < %L RETURNING *)
+                        INSERT INTO _tenancy.%I SELECT * FROM moved',
+                       month AT TIME ZONE 'UTC', (month + '1 month') AT TIME ZONE 'UTC', partition);
+        EXECUTE format('ALTER TABLE _tenancy.audit_entries ATTACH PARTITION _tenancy.%I FOR VALUES FROM (%L) TO (%L)',
+                       partition, month AT TIME ZONE 'UTC', (month + '1 month') AT TIME ZONE 'UTC');
+        EXECUTE format('COMMENT ON TABLE _tenancy.%I IS %L', partition, 'the audit trail of ' || to_char(month, 'FMMonth YYYY'));
+        created := created + 1;
+    END LOOP;
+    RETURN created;
+END
+$$;
+COMMENT ON FUNCTION tenancy.create_audit_partitions(integer) IS
+'Creates the partitions of the audit trail for this month and the next ones, where they are missing, and returns how many it was.
+Call it once a month. Error: 22023 PARAMETER_INVALID. Volatile. Granted to nobody; refused in the context of a tenant.';
+
+CREATE FUNCTION tenancy.drop_audit(before timestamptz) RETURNS bigint
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp SET jit = off
+AS $$
+DECLARE
+    the_end timestamptz := date_trunc('month', before AT TIME ZONE 'UTC') AT TIME ZONE 'UTC';
+    dropped bigint := 0;
+    partition regclass;
+BEGIN
+    PERFORM _tenancy.refuse_in_context('drop_audit');
+    IF before IS NULL OR the_end > date_trunc('month', now() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC' THEN
+        PERFORM _tenancy.raise('PARAMETER_INVALID', 'before must not be later than this month', '{"argument": "before"}');
+    END IF;
+    -- Sessions that write go on when we have committed, in segments that are still there.
+    LOCK TABLE _tenancy.audit_heads IN SHARE ROW EXCLUSIVE MODE;
+    -- Up to where each segment goes that loses something, so that what stays can be verified.
+    INSERT INTO _tenancy.audit_cuts AS c (tenant_id, segment, number, hash)
+        SELECT DISTINCT ON (e.segment) e.tenant_id, e.segment, e.number, e.hash FROM _tenancy.audit_entries e
+        WHERE e.recorded_at < the_end ORDER BY e.segment, e.number DESC
+    ON CONFLICT ON CONSTRAINT audit_cuts_pkey DO UPDATE SET number = excluded.number, hash = excluded.hash WHERE c.number < excluded.number;
+    FOR partition IN
+        SELECT c.oid::regclass FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+        WHERE i.inhparent = '_tenancy.audit_entries'::regclass
+          AND c.relname ~ '^audit_entries_\d{4}_\d{2}$' AND to_date(right(c.relname, 7), 'YYYY_MM') < the_end AT TIME ZONE 'UTC'
+    LOOP
+        EXECUTE format('DROP TABLE %s', partition);
+        dropped := dropped + 1;
+    END LOOP;
+    DELETE FROM _tenancy.audit_entries_default e WHERE e.recorded_at < the_end;
+    -- Segments of which nothing is left, and cuts that nothing refers to any more.
+    DELETE FROM _tenancy.audit_heads h USING _tenancy.audit_cuts c WHERE c.segment = h.segment AND h.number <= c.number;
+    DELETE FROM _tenancy.audit_cuts c
+    WHERE NOT EXISTS (SELECT FROM _tenancy.audit_heads h WHERE h.segment = c.segment OR h.after_segment = c.segment);
+    RETURN dropped;
+END
+$$;
+COMMENT ON FUNCTION tenancy.drop_audit(timestamptz) IS
+'Drops the entries of the audit trail of the months before that of a moment, whole partitions at once; returns how many of those it was.
+What stays can be verified as before. Error: 22023 PARAMETER_INVALID. Volatile. Granted to nobody; refused in the context of a tenant.';
+
+CREATE FUNCTION tenancy.export_audit(tenant_id text DEFAULT NULL, since timestamptz DEFAULT NULL, until timestamptz DEFAULT NULL)
+    RETURNS SETOF text
+    LANGUAGE sql STABLE PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- Between two tokens of JSON that was inserted as such, a line may end.
+    SELECT translate(json_build_object(
+        'tenant_id', e.tenant_id, 'recorded_at', to_char(e.recorded_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), 'operation', e.operation, 'relation', e.relation,
+        'key', e.key, 'old', e.old, 'new', e.new, 'detail', e.detail, 'actor', e.actor, 'role', e.role, 'session', e.session,
+        'transaction', e.transaction, 'segment', e.segment, 'number', e.number, 'hash', encode(e.hash, 'hex'))::text, E'\n\r', '  ')
+    FROM _tenancy.audit_entries e
+    WHERE (e.tenant_id = export_audit.tenant_id OR export_audit.tenant_id IS NULL)
+      AND (e.recorded_at >= export_audit.since OR export_audit.since IS NULL) AND (e.recorded_at < export_audit.until OR export_audit.until IS NULL)
+    ORDER BY e.recorded_at, e.segment, e.number
+$$;
+COMMENT ON FUNCTION tenancy.export_audit(text, timestamptz, timestamptz) IS
+'Returns the entries of the audit trail as lines of JSON (NDJSON), the oldest first: psql -XAt -c "SELECT tenancy.export_audit(''acme'')". tenant_id:
+of one tenant; null: of all that the caller sees. since, until: from when on, and up to when; null: no bound. Who sees what: as tenancy.audit_log. Stable.
+PUBLIC may call it.';

@@ -7,6 +7,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::rc::Rc;
 
 pub mod api;
 mod chain;
@@ -30,8 +31,14 @@ use segments::{Kept, Segments};
 /// The name of a tenant; none of what is of no tenant.
 type Tenant = Option<TenantId>;
 
+/// In which transaction the client acts as which role.
+type ActsAs = (u64, pg::Oid);
+
 thread_local! {
     static SEGMENTS: RefCell<Segments> = RefCell::new(Segments::default());
+    static SESSION: RefCell<Option<Rc<Text>>> = const { RefCell::new(None) };
+    /// In which transaction the client acted as which role, and that role's name.
+    static ROLE: RefCell<Option<(ActsAs, Rc<Text>)>> = const { RefCell::new(None) };
     static ENTRIES: Cell<Option<pg::Oid>> = const { Cell::new(None) };
     /// Where entries of which month go, until a partition comes or goes.
     static PARTITIONS: RefCell<HashMap<i64, pg::Oid>> = RefCell::new(HashMap::new());
@@ -97,12 +104,24 @@ fn find_partition(at: i64) -> pg::Oid {
     found.unwrap_or_else(|| table(c"audit_entries_default"))
 }
 
+/// The name of the role that the client acts as.
+fn role() -> Rc<Text> {
+    let now = (xact::number(), pg::user::role());
+    let known =
+        ROLE.with_borrow(|known| known.as_ref().filter(|known| known.0 == now).map(|known| known.1.clone()));
+    known.unwrap_or_else(|| {
+        let name = Rc::new(pg::user::role_name());
+        ROLE.set(Some((now, name.clone())));
+        name
+    })
+}
+
 /// Who does something, and when: what all entries of a statement say.
 struct Who {
     at: i64,
     actor: Option<Text>,
-    role: Text,
-    session: Text,
+    role: Rc<Text>,
+    session: Rc<Text>,
 }
 
 impl Who {
@@ -110,8 +129,9 @@ impl Who {
         Who {
             at: xact::statement_began(),
             actor: context::user_id(),
-            role: pg::user::role_name(),
-            session: pg::session_name(),
+            role: role(),
+            session: SESSION
+                .with_borrow_mut(|name| name.get_or_insert_with(|| Rc::new(pg::session_name())).clone()),
         }
     }
 

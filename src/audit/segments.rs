@@ -24,11 +24,7 @@ pub enum Kept {
     ForGood,
 }
 
-pub type Name = (Option<Box<[u8]>>, Kept);
-
-fn name(tenant: &Tenant, kept: Kept) -> Name {
-    (tenant.as_ref().map(|id| id.as_bytes().into()), kept)
-}
+pub type Name = (Tenant, Kept);
 
 /// How far a segment goes.
 #[derive(Clone, Copy)]
@@ -105,7 +101,7 @@ impl Head {
 
 /// The next place in the session's segment of a tenant, and what `hash` makes of the one before it: segment, number and hash.
 pub fn next(tenant: &Tenant, kept: Kept, hash: impl FnOnce(&Hash, i64, i64) -> Hash) -> (i64, i64, Hash) {
-    let name = name(tenant, kept);
+    let name = (*tenant, kept);
     if SEGMENTS.with_borrow(|segments| segments.undo.is_empty()) {
         // Locked until the transaction ends: rows stay where they are known to be, and of what was before that we hear now.
         Table::open(table(c"audit_heads"));
@@ -113,7 +109,7 @@ pub fn next(tenant: &Tenant, kept: Kept, hash: impl FnOnce(&Hash, i64, i64) -> H
     if !SEGMENTS.with_borrow(|segments| segments.all.contains_key(&name)) {
         // Not while the segments are borrowed: an invalidation may come.
         let segment = begin(tenant);
-        SEGMENTS.with_borrow_mut(|segments| segments.all.insert(name.clone(), segment));
+        SEGMENTS.with_borrow_mut(|segments| segments.all.insert(name, segment));
     }
     SEGMENTS.with_borrow_mut(|segments| {
         let Segments { all, undo, .. } = segments;
@@ -193,13 +189,14 @@ impl Segments {
             segment.is_touched && segment.committed.is_none_or(|(mark, _)| mark.number != segment.now.number)
         };
         let mut due: Vec<_> = self.all.iter().filter(|(_, segment)| is_due(segment)).collect();
-        due.sort_by(|one, other| one.0.0.cmp(&other.0.0));
-        due.into_iter().map(|(name, segment)| (name.clone(), segment.head())).collect()
+        let id = |name: &Name| name.0.map(|id| id.as_bytes().to_vec());
+        due.sort_by_cached_key(|(name, _)| id(name));
+        due.into_iter().map(|(name, segment)| (*name, segment.head())).collect()
     }
 
     /// The head of a segment whose entries stay: a row for each, of which the last counts.
     pub fn head_to_stay(&self, tenant: &Tenant) -> Option<Head> {
-        self.all.get(&name(tenant, Kept::ForGood)).map(Segment::head)
+        self.all.get(&(*tenant, Kept::ForGood)).map(Segment::head)
     }
 
     /// Notes where the transaction has written a head.

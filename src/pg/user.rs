@@ -67,10 +67,16 @@ pub fn may_monitor() -> bool {
     }
 }
 
-/// The name of the role that the client acts as: that it has logged in as, or has SET.
+/// The role that the client acts as: that it has logged in as, or has SET.
+pub fn role() -> pg_sys::Oid {
+    // SAFETY: reads backend-local state.
+    unsafe { pg_sys::GetOuterUserId() }
+}
+
+/// Its name.
 pub fn role_name() -> Text {
     // SAFETY: called inside a transaction; a copy of the name, or null where the role is gone.
-    unsafe { of_c_string(pg_sys::GetUserNameFromId(pg_sys::GetOuterUserId(), true)) }
+    unsafe { of_c_string(pg_sys::GetUserNameFromId(role(), true)) }
 }
 
 /// Whether the current role may set a parameter that asks for a privilege.

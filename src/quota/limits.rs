@@ -6,7 +6,6 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::hash::{Hash, Hasher};
 use std::rc::Rc;
 use std::thread::LocalKey;
 
@@ -69,15 +68,8 @@ const INTERVAL_ID: i32 = 7;
 const CACHED: usize = 16_384;
 
 /// Whose limits, and of what.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Name(TenantId, Resource);
-
-impl Hash for Name {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.as_bytes().hash(state);
-        self.1.hash(state);
-    }
-}
 
 /// Something as it was at a generation of the quotas and one of the registry.
 #[derive(Clone)]

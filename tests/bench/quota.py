@@ -1,20 +1,15 @@
 """What metering costs, as ratios measured in one run: against the same table unmetered, and against what one would write by hand.
 
-Variants take turns in short slices, so whatever else the machine does touches all of them alike. On a server with the counters in
-shared memory, and on one without.
+On a server with the counters in shared memory, and on one without.
 """
 
 import os
-import re
 import statistics
 import subprocess
-import sys
 
 from bench import QUICK, SCRIPTS, heading, print_results, psql, ratio, result, say
+from slices import CLIENTS, ROUNDS, alternate, per_second, throughput, timed
 
-CLIENTS = 8
-SLICE = 1 if QUICK else 2  # seconds
-ROUNDS = 4 if QUICK else 10
 ROWS = 30_000 if QUICK else 300_000
 TENANTS = 10_000 if QUICK else 1_000_000
 RECORDS = 200_000 if QUICK else 10_000_000
@@ -57,46 +52,19 @@ GRANT SET ON PARAMETER tenancy.tenant_id TO bench_app;
 """
 
 
-def throughput(database, table, commit):
-    """Transactions per second of a slice: one row each, by CLIENTS connections of one tenant."""
-    path = os.path.join(SCRIPTS, f"quota-{table}")
-    with open(path, "w") as file:
-        file.write(f"BEGIN;\nSET LOCAL tenancy.tenant_id = 'acme';\nINSERT INTO {table} (body) VALUES ('new');\nCOMMIT;\n")
-    command = ["pgbench", "-n", "-U", "bench_app", "-c", str(CLIENTS), "-j", "1", "-T", str(SLICE), "-f", path, database]
-    environment = {**os.environ, "PGOPTIONS": f"-c synchronous_commit={commit}"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    found = re.search(r"tps = ([0-9.]+)", done.stdout)
-    if done.returncode != 0 or not found:
-        sys.exit(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
-    return float(found[1])
-
-
-def alternate(database, tables, commit):
-    taken = {table: [] for table in tables}
-    for n in range(ROUNDS):
-        for table in tables if n % 2 == 0 else reversed(tables):
-            # What one slice has written does not slow the next one down.
-            psql(database, text="TRUNCATE count_all;")
-            taken[table].append(throughput(database, table, commit))
-    return taken
-
-
-def per_second(taken, *tables):
-    return " : ".join(f"{statistics.median(taken[table]):,.0f}/s" for table in tables)
+def script(table):
+    return f"BEGIN;\nSET LOCAL tenancy.tenant_id = 'acme';\nINSERT INTO {table} (body) VALUES ('new');\nCOMMIT;\n"
 
 
 def single_rows(database, where, tables, aim=None):
     for commit in ("on", "off"):
         say(f"single rows, synchronous_commit {commit}, {where} …")
-        taken = alternate(database, ["unmetered", *tables], commit)
+        # What one slice has written does not slow the next one down.
+        scripts = {table: script(table) for table in ["unmetered", *tables]}
+        taken = alternate(database, scripts, commit, between="TRUNCATE count_all;")
         for table in tables:
             result(f"{table} : unmetered, synchronous_commit {commit}, {where}", ratio(taken[table], taken["unmetered"]),
                    aim if table == "metered" else None, figures=per_second(taken, table, "unmetered"))
-
-
-def timed(database, statement, setup=""):
-    out = psql(database, text=f"{setup}\n\\timing on\n{statement}\n\\timing off\n")
-    return float(re.findall(r"^Time: ([0-9.]+) ms", out, re.M)[-1])
 
 
 def bulk(database):
@@ -151,7 +119,7 @@ def ledger(database):
                                           stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True)
                 worker.stdin.write(settle)
                 worker.stdin.flush()
-            taken[variant].append(throughput(database, "metered", "off"))
+            taken[variant].append(throughput(database, "metered", script("metered"), "off"))
             if worker:
                 worker.kill()
                 worker.wait()

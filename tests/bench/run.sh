@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# `make bench`: what protection, metering and tokens cost, against what one would write instead. Ratios of one run on one server.
+# `make bench`: what protection, metering, tokens and auditing cost, against what one would write instead. Ratios of one run on one server.
 # BENCH_QUICK=1 takes some two minutes and is good for finding mistakes, not for figures.
-# Usage: run.sh [protection|quota|token …]
+# Usage: run.sh [protection|quota|token|audit …]
 # shellcheck source=tests/tools/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../tools/lib.sh"
 
@@ -22,7 +22,7 @@ measure() {
   PATH=$TENANCY_PG_BIN:$PATH python3 "$REPO/tests/bench/$script"
 }
 
-for part in "${@:-protection quota token}"; do
+for part in "${@:-protection quota token audit}"; do
   # shellcheck disable=SC2086
   for name in $part; do
     case $name in
@@ -32,6 +32,7 @@ for part in "${@:-protection quota token}"; do
         TENANCY_BENCH_SERVER=plain measure quota.py --no-preload --durable
         ;;
       token) measure tokens.py --preload ;;
+      audit) measure audit.py --preload --durable ;;
       *) die "unknown part: $name" ;;
     esac
   done
