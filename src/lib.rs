@@ -183,6 +183,7 @@ extension_sql_file!("../sql/grants.sql", name = "grants", finalize);
 /// Runs when the library is loaded: at server start when preloaded, else at the first use in a session.
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
+    pg::scan::init();
     registry::init();
     token::init();
     member::init();

@@ -23,4 +23,7 @@ CREATE INDEX failed_sign_ins_failed_at_idx ON _tenancy.failed_sign_ins (failed_a
 ALTER TABLE _tenancy.passwords ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
 ALTER TABLE _tenancy.failed_sign_ins ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
 
+-- Where all tables are published, a row that has no key could not be removed.
+ALTER TABLE _tenancy.failed_sign_ins REPLICA IDENTITY FULL;
+
 SELECT pg_catalog.pg_extension_config_dump('_tenancy.passwords', '');

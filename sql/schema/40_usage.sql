@@ -30,6 +30,10 @@ CREATE TABLE _tenancy.usage_settled_default PARTITION OF _tenancy.usage_settled 
 CREATE INDEX usage_settled_default_tenant ON _tenancy.usage_settled_default (tenant_id, resource, recorded_at);
 COMMENT ON TABLE _tenancy.usage_settled_default IS 'settled entries of months without a partition';
 
+-- Where all tables are published, a row that has no key could not be moved.
+ALTER TABLE _tenancy.usage_open REPLICA IDENTITY FULL;
+ALTER TABLE _tenancy.usage_settled_default REPLICA IDENTITY FULL;
+
 -- The settled entries, added up. As numeric, because a sum of bigints need not be one, and must not keep others from being settled.
 -- In a snapshot, a total and the open entries of its tenant and resource are all there is.
 CREATE TABLE _tenancy.usage_totals (

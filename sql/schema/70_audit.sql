@@ -63,6 +63,10 @@ CREATE TABLE _tenancy.audited (
 );
 COMMENT ON TABLE _tenancy.audited IS 'the tables whose changes are in the audit trail; read it through tenancy.audited_tables';
 
+-- Where all tables are published, a row that has no key could not be removed.
+ALTER TABLE _tenancy.audit_entries_default REPLICA IDENTITY FULL;
+ALTER TABLE _tenancy.audit_heads REPLICA IDENTITY FULL;
+
 SELECT pg_catalog.pg_extension_config_dump('_tenancy.audit_entries_default', '');
 SELECT pg_catalog.pg_extension_config_dump('_tenancy.audit_heads', '');
 SELECT pg_catalog.pg_extension_config_dump('_tenancy.audit_cuts', '');

@@ -33,6 +33,7 @@ pub fn is_member(user_id: Text, tenant_id: Text) -> bool {
         Ok(id) => id,
         Err(malformed) => Error::IdInvalid(malformed).raise(),
     };
+    pg::inval::accept();
     let is_free =
         pg::guc::assigned().is_none() && (pg::user::may_set(c"tenancy.tenant_id") || pg::user::may_monitor());
     if !is_free && context::required() != tenant {

@@ -215,8 +215,14 @@ impl Table {
 
     /// Inserts a row that stays when the transaction is rolled back, and is visible to everybody at once: it is marked as COPY FREEZE
     /// marks rows, as inserted by a transaction that committed long ago. It must be short: what is stored outside of it would not stay.
-    pub fn insert_to_stay<const COLUMNS: usize>(&self, row: [Value; COLUMNS]) {
-        self.insert_all(std::iter::once(row), pg_sys::HEAP_INSERT_FROZEN as c_int);
+    pub fn insert_to_stay<const COLUMNS: usize>(&self, row: [Value; COLUMNS]) -> Option<Place> {
+        self.insert_all(std::iter::once(row), pg_sys::HEAP_INSERT_FROZEN as c_int)
+    }
+
+    /// Removes a row that this transaction has inserted to stay: it stays after all where the transaction is rolled back.
+    pub fn remove(&self, Place(mut place): Place) {
+        // SAFETY: the relation is open. Nobody else removes a row before it is told of.
+        unsafe { pg_sys::simple_heap_delete(self.0, &mut place) }
     }
 
     /// Inserts a row; returns where it is.

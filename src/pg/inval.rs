@@ -32,6 +32,13 @@ unsafe extern "C-unwind" fn callback(_arg: pg_sys::Datum, relation: pg_sys::Oid)
     listeners.iter().for_each(|listener| listener(changed));
 }
 
+/// Takes note of what other backends have sent. Queries do so as they take locks; what runs without one, as PL/pgSQL does where it evaluates
+/// an expression, hears of nothing.
+pub fn accept() {
+    // SAFETY: called inside a transaction, where a lock could be taken.
+    unsafe { pg_sys::AcceptInvalidationMessages() }
+}
+
 /// Tells every backend, at commit, that the relation changed.
 pub fn announce(relation: pg_sys::Oid) {
     // SAFETY: called inside a transaction, on a relation that a trigger was fired for and so exists.

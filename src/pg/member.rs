@@ -32,13 +32,15 @@ const KEPT: usize = 8;
 struct Answers {
     /// Whether what is kept may be used.
     are_current: bool,
+    /// When the client's statement began in which they were given: the next one asks anew.
+    statement: i64,
     /// Arrays as they were passed.
     roles: Vec<(Box<[u8]>, bool)>,
     /// The user as a `text` datum.
     user: Option<Option<Box<[u8]>>>,
 }
 
-static mut ANSWERS: Answers = Answers { are_current: false, roles: Vec::new(), user: None };
+static mut ANSWERS: Answers = Answers { are_current: false, statement: 0, roles: Vec::new(), user: None };
 
 /// Makes the next calls ask anew. Safe anywhere: no allocation, no error.
 pub(super) fn forget() {
@@ -50,7 +52,7 @@ pub(super) fn forget() {
 unsafe fn kept() -> Option<&'static Answers> {
     // SAFETY: the caller keeps the reference for no longer than it calls nothing that could forget.
     let answers = unsafe { &*addr_of_mut!(ANSWERS) };
-    answers.are_current.then_some(answers)
+    (answers.are_current && answers.statement == super::xact::statement_began()).then_some(answers)
 }
 
 /// Keeps something. What was forgotten while it was asked for must not be kept: so the caller marks the start with `begin`.
@@ -65,10 +67,13 @@ unsafe fn keep(with: impl FnOnce(&mut Answers)) {
 /// Begins to ask: what is forgotten from here on is not kept.
 unsafe fn begin() {
     // SAFETY: backend-local.
-    let answers = unsafe { &mut *addr_of_mut!(ANSWERS) };
-    if !answers.are_current {
+    if unsafe { kept() }.is_none() {
+        super::inval::accept();
+        // SAFETY: backend-local.
+        let answers = unsafe { &mut *addr_of_mut!(ANSWERS) };
         answers.roles.clear();
         answers.user = None;
+        answers.statement = super::xact::statement_began();
         answers.are_current = true;
     }
 }

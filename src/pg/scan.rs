@@ -9,6 +9,7 @@ use std::ffi::CStr;
 use pgrx::{FromDatum, IntoDatum, pg_sys};
 
 use super::text::{Json, Text};
+use super::xact::{self, Event};
 
 fn relation(name: &CStr) -> Option<pg_sys::Oid> {
     // SAFETY: called inside a transaction; both lookups return InvalidOid where there is nothing.
@@ -57,6 +58,21 @@ pub struct Cached {
     generation: Cell<u64>,
 }
 
+thread_local! {
+    /// What has been rolled back. What was read of it before tells no invalidation: it is sent by a trigger, which may not have fired yet.
+    static UNDONE: Cell<u64> = const { Cell::new(0) };
+}
+
+/// To be called when the library is loaded.
+pub fn init() {
+    xact::listen(|event| {
+        if matches!(event, Event::Aborted | Event::SubAborted(_)) && xact::has_id() {
+            UNDONE.set(UNDONE.get() + 1);
+            super::accessor::forget();
+        }
+    });
+}
+
 impl Cached {
     pub const fn new(table: &'static CStr, key: &'static CStr) -> Cached {
         Cached { table, key, found: Cell::new(None), generation: Cell::new(1) }
@@ -75,7 +91,8 @@ impl Cached {
     /// Changes whenever any row of the table may have. To be asked before a read: what arrives during it makes what was read outdated
     /// at once.
     pub fn generation(&self) -> u64 {
-        self.generation.get()
+        // Neither ever falls.
+        self.generation.get() + UNDONE.get()
     }
 
     /// Where the table is; none where the extension is not installed.

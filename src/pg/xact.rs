@@ -106,6 +106,18 @@ pub fn full_id() -> i64 {
     unsafe { pg_sys::GetTopFullTransactionId() }.value as i64
 }
 
+/// Whether this transaction has a number, as every one that has written has.
+pub fn has_id() -> bool {
+    // SAFETY: reads backend-local state.
+    unsafe { pg_sys::GetTopTransactionIdIfAny() != pg_sys::InvalidTransactionId }
+}
+
+/// Whether the transaction is SERIALIZABLE: then anything that it does may turn out to have come too late.
+pub fn is_serializable() -> bool {
+    // SAFETY: a plain read of a backend-local integer.
+    unsafe { pg_sys::XactIsoLevel == pg_sys::XACT_SERIALIZABLE as i32 }
+}
+
 /// Whether the transaction of that number was committed; none while it runs or is prepared.
 pub fn outcome(id: u32) -> Option<bool> {
     let id = pg_sys::TransactionId::from(id);

@@ -48,28 +48,39 @@ impl Credentials {
         Some(Credentials { tenant: text("tenant_id")?, user, is_email, password: text("password")? })
     }
 
-    /// The user's id and hash, as far as there are.
-    fn find(&self, passwords: pg::Oid) -> (Option<Text>, Option<String>) {
+    /// The user's id and hash, as far as there are, and the name by which it was looked for.
+    fn find(&self, passwords: pg::Oid) -> Found {
         let query = if self.is_email {
-            "SELECT u.id, p.hash FROM _tenancy.users u LEFT JOIN _tenancy.passwords p ON p.user_id = u.id WHERE lower(u.email) = lower($1)"
+            "SELECT lower($1), u.id, p.hash FROM (SELECT) AS one LEFT JOIN _tenancy.users u ON lower(u.email) = lower($1)
+             LEFT JOIN _tenancy.passwords p ON p.user_id = u.id"
         } else {
-            "SELECT u.id, p.hash FROM _tenancy.users u LEFT JOIN _tenancy.passwords p ON p.user_id = u.id WHERE u.id = $1"
+            "SELECT $1, u.id, p.hash FROM (SELECT) AS one LEFT JOIN _tenancy.users u ON u.id = $1
+             LEFT JOIN _tenancy.passwords p ON p.user_id = u.id"
         };
-        let mut found = (None, None);
         // What the database's encoding has no letters for is nobody's.
+        let mut found = Found { name: self.user.clone().into_bytes(), id: None, hash: None };
         let Some(user) = Text::exactly(&self.user) else { return found };
         pg::query::latest_planned(passwords, query, &[user.argument()], |row| {
-            found = (row.get::<Text>(1)?, row.get::<String>(2)?);
+            let name = row.get::<Text>(1)?.map_or_else(Vec::new, |name| name.as_bytes().to_vec());
+            found = Found { name, id: row.get::<Text>(2)?, hash: row.get::<String>(3)? };
             Ok(())
         })
         .unwrap_or_else(|error| internal(error));
         found
     }
+
+    /// What failures are counted by. The name that was given, and not whose it is: that would tell who is there.
+    fn key(&self, tenant: &str, name: &[u8]) -> [u8; 32] {
+        let kind = if self.is_email { b"\0email\0" } else { b"\0user_\0" };
+        Sha256::new().chain_update(tenant).chain_update(kind).chain_update(name).finalize().into()
+    }
 }
 
-/// What failures are counted by.
-fn key(tenant: &str, user: &[u8]) -> [u8; 32] {
-    Sha256::new().chain_update(tenant).chain_update([0]).chain_update(user).finalize().into()
+/// What there is of a user.
+struct Found {
+    name: Vec<u8>,
+    id: Option<Text>,
+    hash: Option<String>,
 }
 
 /// A lock that is held until it is dropped, or an error ends the transaction.
@@ -105,20 +116,18 @@ pub fn sign_in(credentials: Json) -> String {
     pg::refuse_read_only(c"authenticate");
     let tables = || Some((pg::scan::table(c"passwords")?, pg::scan::table(c"failed_sign_ins")?));
     let Some((passwords, failures)) = tables() else { Error::NotInstalled.raise() };
-    let (user, hash) = credentials.find(passwords);
+    let Found { name, id: user, hash } = credentials.find(passwords);
     let tenant = TenantId::parse(credentials.tenant.as_bytes()).ok();
-    let key = key(
-        tenant.as_ref().map_or(&credentials.tenant, |id| id.as_str()),
-        user.as_ref()
-            .map_or_else(|| credentials.user.to_lowercase().into_bytes(), |id| id.as_bytes().to_vec())
-            .as_slice(),
-    );
+    let key = credentials.key(tenant.as_ref().map_or(&credentials.tenant, |id| id.as_str()), &name);
     let turn = Held::take(&key);
     let now = pg::xact::now();
     if count(failures, &key, now) >= i64::from(guc::max_failed_sign_ins()) {
         audit::refused_sign_in("TOO_MANY_FAILURES", registered(&tenant), &credentials.user);
         Error::TooManyFailures.raise()
     }
+    let fail = || Table::open(failures).insert_to_stay([Column::Bytes(&key), Column::Timestamp(now)]);
+    // Such a transaction may be refused at its next write. Before the comparison, that tells nothing of the password; success forgets it.
+    let counted = if pg::xact::is_serializable() { fail() } else { None };
     let is_password = password::is_of(hash.as_deref(), credentials.password.as_bytes())
         .unwrap_or_else(|error| Error::Internal(&error.to_string()).raise());
     let member = match (&tenant, &user) {
@@ -126,10 +135,15 @@ pub fn sign_in(credentials: Json) -> String {
         _ => None,
     };
     let Some((tenant, user)) = member.filter(|_| is_password) else {
-        Table::open(failures).insert_to_stay([Column::Bytes(&key), Column::Timestamp(now)]);
+        if counted.is_none() {
+            fail();
+        }
         audit::refused_sign_in("CREDENTIALS_INVALID", registered(&tenant), &credentials.user);
         Error::CredentialsInvalid.raise()
     };
+    if let Some(place) = counted {
+        Table::open(failures).remove(place);
+    }
     forgive(failures, &key, now);
     drop(turn);
     let detail = pg::text::reportable(json!({"user": user.to_utf8()}).to_string());
@@ -168,8 +182,8 @@ fn count(failures: pg::Oid, key: &[u8; 32], now: i64) -> i64 {
 
 /// Forgets the failures of whoever has signed in, and on the way some that count no more.
 fn forgive(failures: pg::Oid, key: &[u8; 32], now: i64) {
-    // In an older snapshot, what another session has removed could not be removed.
     if pg::xact::keeps_snapshot() {
+        // In an older snapshot, what another session has removed could not be removed.
         return;
     }
     let command = "DELETE FROM _tenancy.failed_sign_ins f WHERE f.ctid = ANY (ARRAY(

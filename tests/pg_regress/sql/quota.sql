@@ -182,7 +182,12 @@ CREATE TEMP TABLE before AS SELECT tenant_id, resource, period, used FROM tenanc
 SELECT count(*) > 0 AS open FROM _tenancy.usage_open;
 SELECT tenancy.settle_usage(3);
 SELECT tenancy.create_usage_partitions(1) AS partitions;
+-- Also where all tables are published.
+SET client_min_messages = error;
+CREATE PUBLICATION everything FOR ALL TABLES;
+RESET client_min_messages;
 SELECT tenancy.settle_usage() > 0 AS settled, tenancy.settle_usage() AS again;
+DROP PUBLICATION everything;
 SELECT count(*) AS open FROM _tenancy.usage_open;
 SELECT count(*) AS changed FROM (TABLE before EXCEPT SELECT tenant_id, resource, period, used FROM tenancy.quota_status) AS c;
 SELECT count(*) AS misplaced FROM _tenancy.usage_settled_default;
