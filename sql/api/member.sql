@@ -6,15 +6,18 @@ CREATE VIEW tenancy.users WITH (security_barrier) AS
     SELECT u.id, u.email, u.name, u.created_at FROM _tenancy.users u;
 COMMENT ON VIEW tenancy.users IS 'The users of all tenants. Granted to nobody.';
 
--- In a sub-SELECT, so that the planner does not ask for the current tenant where there need not be one.
+-- OFFSET 0 keeps conditions of the caller's out of the scans. security_barrier does not: PostgreSQL takes a UNION ALL apart whatever the
+-- view says, and evaluates what is cheap first, so that a function or a cast of the caller's would see the members of all tenants, as would
+-- the counters of EXPLAIN. The tenant in a sub-SELECT, so that the planner does not ask for it where there need not be one.
 CREATE VIEW tenancy.members WITH (security_barrier) AS
     SELECT m.tenant_id, m.user_id, m.role, CASE WHEN m.invited_until <= now() THEN 'expired' ELSE m.status END AS status,
            m.invited_until, m.created_at, m.changed_at
-    FROM _tenancy.members m WHERE _tenancy.sees_all_tenants()
+    FROM (SELECT a.* FROM _tenancy.members a WHERE _tenancy.sees_all_tenants() OFFSET 0) m
     UNION ALL
     SELECT m.tenant_id, m.user_id, m.role, CASE WHEN m.invited_until <= now() THEN 'expired' ELSE m.status END,
            m.invited_until, m.created_at, m.changed_at
-    FROM _tenancy.members m WHERE NOT _tenancy.sees_all_tenants() AND m.tenant_id = (SELECT tenancy.current_tenant());
+    FROM (SELECT a.* FROM _tenancy.members a
+          WHERE NOT _tenancy.sees_all_tenants() AND a.tenant_id = (SELECT tenancy.current_tenant()) OFFSET 0) m;
 COMMENT ON VIEW tenancy.members IS
 'Who is a member of which tenant, in which role. status is active, suspended, invited, or expired: an invitation that was not accepted
 in time. A tenant sees its own; superusers, roles with BYPASSRLS and members of pg_monitor see all where no tenant is set. PUBLIC may
@@ -94,8 +97,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION tenancy.remove_user(text) IS
-'Removes a user with its memberships and password; what it has done stays. Error: 42704 USER_NOT_FOUND. Volatile. Granted to nobody; refused in the
-context of a tenant.';
+'Removes a user with its memberships and password; what it has done stays. Errors: 42704 USER_NOT_FOUND, 22023 PARAMETER_INVALID. Volatile. Granted to
+nobody; refused in the context of a tenant.';
 
 CREATE FUNCTION _tenancy.raise_no_user(user_id text) RETURNS void
     LANGUAGE plpgsql VOLATILE
@@ -127,7 +130,9 @@ BEGIN
         PERFORM _tenancy.raise('TENANT_NOT_FOUND', format('tenant "%s" does not exist', the_tenant), jsonb_build_object('tenant_id', the_tenant),
             format('Register it with: SELECT tenancy.create_tenant(%L);', the_tenant));
     END IF;
-    PERFORM FROM _tenancy.users u WHERE u.id = hold_tenant_and_user.user_id FOR KEY SHARE;
+    -- A lock alone would not be enough: a remove_user() at REPEATABLE READ does not see the membership that is about to come. That it
+    -- finds its user written to makes it fail with 40001.
+    UPDATE _tenancy.users u SET name = u.name WHERE u.id = hold_tenant_and_user.user_id;
     IF NOT FOUND THEN
         PERFORM _tenancy.raise_no_user(hold_tenant_and_user.user_id);
     END IF;
@@ -180,15 +185,15 @@ CREATE FUNCTION tenancy.invite_member(tenant_id text, user_id text, role text DE
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    -- 244 random bits.
+    -- 244 random bits. As bytes it is the same in all encodings, which need not be convertible: whatever is no code is none.
     code text := translate(gen_random_uuid()::text || gen_random_uuid()::text, '-', '');
 BEGIN
     PERFORM _tenancy.refuse_in_context('invite_member');
     IF coalesce(invite_member.expires_in <= '0', true) THEN
         PERFORM _tenancy.raise('PARAMETER_INVALID', 'expires_in must be more than nothing', '{"argument": "expires_in"}');
     END IF;
-    PERFORM _tenancy.put_member(invite_member.tenant_id, invite_member.user_id, invite_member.role, 'invited', sha256(convert_to(code, 'UTF8')),
-                                clock_timestamp() + invite_member.expires_in, 'invited');
+    PERFORM _tenancy.put_member(invite_member.tenant_id, invite_member.user_id, invite_member.role, 'invited',
+                                sha256(convert_to(code, getdatabaseencoding())), clock_timestamp() + invite_member.expires_in, 'invited');
     RETURN code;
 END
 $$;
@@ -203,11 +208,15 @@ CREATE FUNCTION tenancy.accept_invitation(code text) RETURNS jsonb
 AS $$
 DECLARE
     accepted jsonb;
+    known_user text;
 BEGIN
     PERFORM _tenancy.refuse_in_context('accept_invitation');
+    -- Not current_user_id(): in a single-tenant deployment, whoever is about to become a member is not let into the tenant yet. Only now,
+    -- because the library, which judges the parameter, may have been loaded by the line above. A token would have named a tenant.
+    known_user := nullif(current_setting('tenancy.user_id', true), '');
     UPDATE _tenancy.members m SET status = 'active', invitation = NULL, invited_until = NULL, changed_at = now()
-    WHERE m.invitation = sha256(convert_to(accept_invitation.code, 'UTF8')) AND m.invited_until > clock_timestamp()
-      AND m.user_id = coalesce(tenancy.current_user_id(), m.user_id)
+    WHERE m.invitation = sha256(convert_to(accept_invitation.code, getdatabaseencoding())) AND m.invited_until > clock_timestamp()
+      AND m.user_id = coalesce(known_user, m.user_id)
     RETURNING jsonb_build_object('tenant_id', m.tenant_id, 'user_id', m.user_id, 'role', m.role) INTO accepted;
     IF accepted IS NULL THEN
         PERFORM _tenancy.raise('INVITATION_INVALID', 'invitation is not accepted', '{}',
@@ -243,6 +252,12 @@ CREATE FUNCTION _tenancy.raise_no_member(tenant_id text, user_id text) RETURNS v
     SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+    IF tenant_id IS NULL THEN
+        PERFORM _tenancy.raise('TENANT_ID_INVALID', 'tenant id must not be null');
+    END IF;
+    IF user_id IS NULL THEN
+        PERFORM _tenancy.raise('PARAMETER_INVALID', 'user_id must not be null', '{"argument": "user_id"}');
+    END IF;
     PERFORM _tenancy.raise('MEMBER_NOT_FOUND', format('user "%s" is not a member of tenant "%s"', user_id, tenant_id),
         jsonb_build_object('tenant_id', tenant_id, 'user_id', user_id), 'Members are in the view tenancy.members.');
 END
@@ -274,7 +289,8 @@ END
 $$;
 COMMENT ON FUNCTION tenancy.suspend_member(text, text) IS
 'Keeps a user out of a tenant until resume_member(): from the next statement of every session on it is no active member. Errors:
-42704 MEMBER_NOT_FOUND (one that is invited only: remove_member()), 22023 TENANT_ID_INVALID. Volatile. Granted to nobody; refused in the context of a tenant.';
+42704 MEMBER_NOT_FOUND (one that is invited only: remove_member()), 22023 PARAMETER_INVALID, TENANT_ID_INVALID. Volatile. Granted to
+nobody; refused in the context of a tenant.';
 
 CREATE FUNCTION tenancy.resume_member(tenant_id text, user_id text) RETURNS void
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
@@ -286,8 +302,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION tenancy.resume_member(text, text) IS
-'Lets a suspended member in again. Errors: 42704 MEMBER_NOT_FOUND, 22023 TENANT_ID_INVALID. Volatile. Granted to nobody; refused in the
-context of a tenant.';
+'Lets a suspended member in again. Errors: 42704 MEMBER_NOT_FOUND, 22023 PARAMETER_INVALID, TENANT_ID_INVALID. Volatile. Granted to
+nobody; refused in the context of a tenant.';
 
 CREATE FUNCTION tenancy.remove_member(tenant_id text, user_id text) RETURNS void
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
@@ -304,5 +320,5 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION tenancy.remove_member(text, text) IS
-'Takes a user out of a tenant, or withdraws its invitation. Errors: 42704 MEMBER_NOT_FOUND, 22023 TENANT_ID_INVALID. Volatile. Granted
-to nobody; refused in the context of a tenant.';
+'Takes a user out of a tenant, or withdraws its invitation. Errors: 42704 MEMBER_NOT_FOUND, 22023 PARAMETER_INVALID, TENANT_ID_INVALID.
+Volatile. Granted to nobody; refused in the context of a tenant.';

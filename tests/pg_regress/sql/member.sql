@@ -243,6 +243,27 @@ SET tenancy.missing_tenant = 'empty';
 SELECT count(*) FROM tenancy.members;
 RESET tenancy.missing_tenant;
 RESET ROLE;
+-- What it asks for is not asked of others, however PostgreSQL plans it: a function or a cast could tell them.
+CREATE FUNCTION peep(tenant_id text, user_id text) RETURNS boolean LANGUAGE plpgsql COST 0.000001 AS $$
+BEGIN
+    RAISE NOTICE 'seen: % in %', user_id, tenant_id;
+    RETURN true;
+END $$;
+SET enable_indexscan = off;
+SET enable_bitmapscan = off;
+SET ROLE regress_app;
+BEGIN;
+SET LOCAL tenancy.tenant_id = 'beta';
+SELECT count(*) FROM tenancy.members WHERE peep(tenant_id, user_id);
+SELECT count(*) FROM tenancy.members WHERE user_id <> 'ann' AND user_id::integer > 0;
+ROLLBACK;
+SET tenancy.missing_tenant = 'empty';
+SELECT count(*) FROM tenancy.members WHERE peep(tenant_id, user_id);
+RESET tenancy.missing_tenant;
+RESET ROLE;
+RESET enable_indexscan;
+RESET enable_bitmapscan;
+DROP FUNCTION peep;
 -- A role without any: nothing, and no answer.
 SET ROLE regress_outsider;
 SELECT * FROM tenancy.members;                                 -- SHOULD FAIL

@@ -164,6 +164,18 @@ SELECT count(*) FROM paper;                                    -- SHOULD FAIL
 SELECT * FROM tenancy.members;                                 -- SHOULD FAIL
 SELECT tenancy.context() ->> 'error' AS error;
 RESET ROLE;
+-- Whoever was invited is not in yet, and gets in by its invitation; there, and where the default is no tenant at all.
+SELECT tenancy.invite_member('acme', 'eve') AS code \gset
+SET tenancy.user_id = 'bob';
+SELECT tenancy.accept_invitation(:'code');                     -- SHOULD FAIL
+SET tenancy.user_id = 'eve';
+SELECT tenancy.current_tenant();                               -- SHOULD FAIL
+BEGIN;
+SET LOCAL tenancy.default_tenant = 'nobody';
+SELECT tenancy.accept_invitation(:'code') ->> 'user_id' AS accepted;
+ROLLBACK;
+SELECT tenancy.accept_invitation(:'code') ->> 'user_id' AS accepted;
+SELECT tenancy.current_tenant();
 RESET tenancy.mode;
 RESET tenancy.default_tenant;
 RESET tenancy.require_membership;
