@@ -339,3 +339,59 @@ def test_session_preload_libraries(db, connect):
         assert items(connect(settings={"tenancy.tenant_id": "globex"})) == GLOBEX
     finally:
         db.run(f"ALTER DATABASE {db.name} RESET session_preload_libraries")
+
+
+@pytest.fixture
+def members(db):
+    """ada is a member of acme, bea of globex."""
+    db.run("SELECT tenancy.add_user('ada'), tenancy.add_user('bea')",
+           "SELECT tenancy.add_member('acme', 'ada', 'admin'), tenancy.add_member('globex', 'bea', 'admin')")  # fmt: skip
+    yield
+    db.run("SELECT tenancy.remove_user('ada'), tenancy.remove_user('bea')")
+
+
+@pytest.mark.usefixtures("members")
+@pytest.mark.parametrize("user, code", [("ada", None), ("bea", "TENANT_ACCESS_DENIED")])
+@pytest.mark.parametrize("attempt", ["SELECT 1", "SET tenancy.require_membership = off", "SET tenancy.user_id = 'ada'", "SET tenancy.user_id = ''",
+                                     "RESET ALL", "DISCARD ALL", "ALTER ROLE CURRENT_USER SET tenancy.user_id = 'ada'"])  # fmt: skip
+def test_membership_that_a_role_was_given(connect, make_role, user, code, attempt):
+    role = make_role("it_late_member", tenant_id="acme", user_id=user, require_membership="on")
+    for _ in range(2):
+        member = connect(role)
+        try:
+            member.execute(attempt)
+        except psycopg.errors.InsufficientPrivilege:
+            pass
+        assert not loaded(member)
+        for _ in range(2):
+            if code:
+                with refused(code):
+                    items(member)
+            else:
+                assert items(member) == ACME
+                assert value(member, "SELECT tenancy.current_user_id()") == "ada"
+                assert value(member, "SELECT tenancy.has_role('admin')")
+
+
+@pytest.mark.usefixtures("members")
+@pytest.mark.parametrize("option", [{"tenancy.require_membership": "off"}, {"tenancy.user_id": "ada"}, {"tenancy.user_id": "''"}])
+def test_start_up_option_does_not_make_a_member(connect, make_role, option):
+    member = connected(connect, make_role("it_late_member", tenant_id="acme", user_id="bea", require_membership="on"), **option)
+    if member is None:
+        return
+    for query in ("TABLE orders", "SELECT tenancy.has_role('admin')", "SELECT tenancy.is_member('ada', 'acme')", "SELECT tenancy.current_user_id()"):
+        with refused("TENANT_ACCESS_DENIED"):
+            member.execute(query)
+
+
+@pytest.mark.xfail(strict=True, reason="who sees all tenants is asked without regard to what the start-up option has displaced")
+@pytest.mark.usefixtures("members")
+@pytest.mark.parametrize("query", ["SELECT tenancy.is_member('bea', 'globex')", "TABLE tenancy.members", "TABLE tenancy.usage_daily"])
+def test_start_up_option_does_not_unbind_who_may_monitor(server, connect, make_role, query):
+    role = make_role("it_late_monitor", tenant_id="acme")
+    server.run(f"GRANT pg_monitor TO {role}")
+    bound = connected(connect, role, **{"tenancy.tenant_id": "globex"})
+    if bound is None:
+        pytest.skip("refused at once, which is as good")
+    with refused("TENANT_ACCESS_DENIED"):
+        bound.execute(query)
