@@ -186,7 +186,7 @@ SELECT _tenancy.hold_tenant_and_user('acme', 'bob');           -- SHOULD FAIL
 DELETE FROM tenancy.members;                                   -- SHOULD FAIL
 RESET ROLE;
 SELECT format('GRANT EXECUTE ON FUNCTION %s TO regress_app', oid::regprocedure) FROM pg_proc
-WHERE pronamespace = 'tenancy'::regnamespace AND prosecdef AND proname ~ 'user|member|invitation' \gexec
+WHERE pronamespace = 'tenancy'::regnamespace AND prosecdef AND proname ~ 'user|member|invitation' ORDER BY 1 \gexec
 SET ROLE regress_app;
 BEGIN;
 SELECT tenancy.add_user('mallory'), tenancy.add_member('acme', 'mallory', 'admin');
@@ -204,7 +204,7 @@ SELECT tenancy.remove_member('acme', 'ann');                   -- SHOULD FAIL
 RESET tenancy.tenant_id;
 RESET ROLE;
 SELECT format('REVOKE EXECUTE ON FUNCTION %s FROM regress_app', oid::regprocedure) FROM pg_proc
-WHERE pronamespace = 'tenancy'::regnamespace AND prosecdef AND proname ~ 'user|member|invitation' \gexec
+WHERE pronamespace = 'tenancy'::regnamespace AND prosecdef AND proname ~ 'user|member|invitation' ORDER BY 1 \gexec
 
 -- Who sees whom. A superuser, and whoever may monitor: all, where no tenant is set.
 SELECT tenant_id, user_id FROM tenancy.members WHERE user_id IN ('ann', 'bob') ORDER BY 1, 2;
