@@ -100,7 +100,8 @@ DECLARE
     token text := credentials ->> 'token';
     who jsonb;
 BEGIN
-    IF is_local IS NULL OR (jsonb_typeof(credentials -> 'token') = 'string') IS NOT DISTINCT FROM coalesce(credentials ? 'password', false) THEN
+    -- One of both, and nothing that is null: use_token() and sign_in() are strict, and would pass over it.
+    IF is_local IS NULL OR coalesce(jsonb_typeof(credentials -> 'token') = 'string', false) = coalesce(credentials ? 'password', false) THEN
         PERFORM _tenancy.raise('PARAMETER_INVALID', 'credentials must be a JSON object with a token, or with a password', '{"argument": "credentials"}',
             'SELECT tenancy.authenticate(jsonb_build_object(''token'', $1));');
     END IF;
