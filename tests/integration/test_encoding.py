@@ -2,7 +2,9 @@
 
 import psycopg
 import pytest
-from support import APP, DATA, OWNER, Database, column, refused, value
+from sign_in_support import PASSWORD, answer, credentials, new_user, sign_in
+from support import APP, DATA, GUEST, OWNER, Database, column, refused, value
+from token_support import authenticate
 
 ENCODINGS = {"utf8": "UTF8", "latin1": "LATIN1", "win1252": "WIN1252", "euc_jp": "EUC_JP"}
 # Letters that each encoding has: of Latin ones EUC_JP takes those of JIS X 0212, which PostgreSQL does not convert.
@@ -99,6 +101,27 @@ def test_plans_and_meters(place, application):
     database.run(f"""SELECT tenancy.unmeter('"m{x}bel"', 'size')""")
 
 
+def test_signing_in(place):
+    """User, email and password; and a token, which is UTF-8 everywhere."""
+    database, x = place
+    user = new_user(database, user=f"J{x}rg", email=f"{x}@Example.com", password=f"geheim {x}")
+    with database.connect(GUEST, client_encoding="utf8") as guest:  # which is how psycopg reads JSON
+        for who in ({"user": user}, {"email": f"{x}@example.COM"}):
+            with guest.transaction():
+                told = sign_in(guest, password=f"geheim {x}", **who)
+                assert told["user_id"] == value(guest, "SELECT tenancy.current_user_id()") == user
+            with guest.transaction():
+                assert authenticate(guest, told["token"])["user_id"] == user
+        for who in ({"user": user}, {"user": f"J{x}"}, {"email": f"{x}{x}@example.com"}):
+            for password in (x, "geheim ", f"geheim {x} ", "geheim ??", PASSWORD):
+                assert answer(guest, password=password, **who) in ("CREDENTIALS_INVALID", "TOO_MANY_FAILURES")
+        # Letters that the encoding has not are PostgreSQL's to refuse.
+        escaped = credentials("nobody").replace("nobody", "\\u0142\\u0436")
+        with pytest.raises(psycopg.Error) as info:
+            guest.execute("SELECT tenancy.authenticate(%s::text::jsonb)", [escaped])
+        assert info.value.sqlstate in ("28P01", "22P05")
+
+
 @pytest.mark.parametrize(
     "call",
     [
@@ -131,5 +154,13 @@ def test_bytes_of_no_encoding(server):
         with database.connect("postgres") as dba:
             actor = "SELECT convert_to(actor, 'SQL_ASCII') FROM tenancy.usage_records"
             assert value(dba, actor) == b"J\xe4rg"
+        # What is no text is no password: two of them would be alike.
+        new_user(database, user="ann")
+        with database.connect("postgres", client_encoding="latin1") as dba, refused("PARAMETER_INVALID"):
+            dba.execute("SELECT tenancy.set_password('ann', 'geheim \u00e4')")
+        with database.connect(GUEST, client_encoding="latin1") as guest:
+            assert answer(guest, "ann", "geheim \u00e4") == "CREDENTIALS_INVALID"
+            assert answer(guest, "J\u00e4rg") == "CREDENTIALS_INVALID"
+            assert answer(guest, "ann") == "accepted"
     finally:
         database.drop()

@@ -14,7 +14,9 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from sign_in_support import answer, new_user, sign_in
 from support import APP, GUEST, Server, eventually, items, refused, set_local, sqlstate, value
+from token_support import authenticate
 
 ROWS = {"acme": ["a1", "a2", "a3"], "globex": ["g1", "g2"], "initech": ["i1"], "umbrella": []}
 CLIENTS, TRANSACTIONS = 8, 100
@@ -292,3 +294,33 @@ def test_suspension_reaches_pooled_clients(db, dba):
             dba.execute("SELECT tenancy.suspend_tenant(%s)", [tenant])
             with refused("TENANT_SUSPENDED"), client.transaction():
                 items(client)
+
+
+def test_signing_in(db):
+    """Once with a password, then by the token that it gave, in each transaction."""
+    users = [new_user(db, tenant_of(number)) for number in range(CLIENTS)]
+
+    def work(connection, number, chance):
+        tenant, pids = tenant_of(number), set()
+        with connection.transaction():
+            token = sign_in(connection, users[number], tenant=tenant)["token"]
+            assert items(connection) == ROWS[tenant]
+        for _ in range(TRANSACTIONS):
+            with connection.transaction():
+                assert authenticate(connection, token)["user_id"] == users[number]
+                assert items(connection) == ROWS[tenant]
+                pids.add(backend_of(connection))
+            if chance.random() < 0.2:
+                with refused("TENANT_CONTEXT_MISSING"):
+                    items(connection)
+            if chance.random() < 0.03:
+                assert answer(connection, users[number], "x", tenant=tenant) == "CREDENTIALS_INVALID"
+        return pids
+
+    db.run(f"ALTER DATABASE {db.name} SET tenancy.max_failed_sign_ins = 1000")
+    try:
+        with pgbouncer(db, [GUEST]) as pooler:
+            pids = many_clients(pooler, work, GUEST)
+    finally:
+        db.run(f"ALTER DATABASE {db.name} RESET tenancy.max_failed_sign_ins")
+    assert len(set().union(*pids)) == 1  # all of them on one server connection
