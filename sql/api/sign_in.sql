@@ -34,22 +34,24 @@ session on; roles that may set tenancy.tenant_id need no token still. audience: 
 particular. tenant_claim: the claim that must name the tenant; null: none needs to. user_claim: the claim that names the user. Errors:
 those of set_issuer(). Volatile. Granted to nobody; refused in the context of a tenant.';
 
--- The tokens of passwords are signed by a key that only this database has.
+-- The tokens of passwords are signed by a key that only this database has. It is made as the statement runs, and never a constant in its plan,
+-- which debug_print_plan shows to whoever was granted a function that calls this one.
 CREATE FUNCTION _tenancy.make_password_key() RETURNS void
     LANGUAGE plpgsql VOLATILE
     SET search_path = pg_catalog, pg_temp
 AS $$
-DECLARE
-    -- 244 random bits, in base64url.
-    secret text := rtrim(translate(encode(sha256(convert_to(gen_random_uuid()::text || gen_random_uuid()::text, 'UTF8')), 'base64'), '+/', '-_'), '=');
-    key jsonb := jsonb_build_object('kty', 'oct', 'alg', 'HS256', 'kid', gen_random_uuid(), 'k', secret);
 BEGIN
-    INSERT INTO _tenancy.issuers AS i (issuer, jwks, tenant_claim, user_claim)
-    VALUES ('tenancy:password', jsonb_build_object('keys', jsonb_build_array(key)), 'tenant_id', 'sub') ON CONFLICT ON CONSTRAINT issuers_pkey DO NOTHING;
-    IF FOUND THEN
-        INSERT INTO _tenancy.signing_keys AS k (issuer, key) VALUES ('tenancy:password', key)
-        ON CONFLICT ON CONSTRAINT signing_keys_pkey DO UPDATE SET key = excluded.key, created_at = now();
-    END IF;
+    WITH made AS (
+        INSERT INTO _tenancy.issuers AS i (issuer, jwks, tenant_claim, user_claim)
+        SELECT 'tenancy:password', jsonb_build_object('keys', jsonb_build_array(jsonb_build_object(
+                   'kty', 'oct', 'alg', 'HS256', 'kid', gen_random_uuid(), 'k', secret))), 'tenant_id', 'sub'
+        -- 244 random bits, in base64url.
+        FROM (SELECT rtrim(translate(encode(sha256(convert_to(gen_random_uuid()::text || gen_random_uuid()::text, 'UTF8')), 'base64'),
+                                     '+/', '-_'), '=') AS secret) AS random
+        ON CONFLICT ON CONSTRAINT issuers_pkey DO NOTHING
+        RETURNING i.jwks)
+    INSERT INTO _tenancy.signing_keys AS k (issuer, key) SELECT 'tenancy:password', made.jwks #> '{keys,0}' FROM made
+    ON CONFLICT ON CONSTRAINT signing_keys_pkey DO UPDATE SET key = excluded.key, created_at = now();
 END
 $$;
 COMMENT ON FUNCTION _tenancy.make_password_key() IS 'makes the key that signs the tokens of passwords, unless there is one';

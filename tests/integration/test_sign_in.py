@@ -1,5 +1,6 @@
 """Signing in with a password: no guess goes uncounted, nobody waits for another's transaction, and no answer tells what was wrong."""
 
+import re
 import statistics
 import threading
 import time
@@ -295,6 +296,31 @@ class TestOracles:
             thread.join(30)
         blocker.execute("ROLLBACK")
         assert numbers[0] != numbers[1]
+
+    def test_no_plan_tells_the_key_of_tokens(self, db, make_role):
+        """To a role that may set passwords, or make a new key, and asks PostgreSQL to print plans of nested statements too."""
+        role, seen = make_role("it_sign_in_manager"), []
+        calls = ("set_password(text, text)", "renew_password_key()")
+        db.run(*(f"GRANT EXECUTE ON FUNCTION tenancy.{call} TO {role}" for call in calls), "DELETE FROM _tenancy.issuers")
+        try:
+            user = new_user(db)
+            db.run("DELETE FROM _tenancy.issuers")
+            with db.connect(role) as manager:
+                manager.add_notice_handler(lambda notice: seen.append(f"{notice.message_detail}"))
+                manager.execute("SET client_min_messages = log")
+                for show in ("debug_print_parse", "debug_print_rewritten", "debug_print_plan"):
+                    manager.execute(f"SET {show} = on")
+                for call in (f"set_password('{user}', 'its own words')", "renew_password_key()"):
+                    manager.execute(f"SELECT tenancy.{call}")
+                    shown = b"\n".join(
+                        bytes(int(byte) % 256 for byte in constant.split())
+                        for text in seen for constant in re.findall(r":constvalue\s+\d+\s+\[([-0-9\s]+)\]", text)
+                    )  # fmt: skip
+                    ((key,),) = db.run("SELECT key ->> 'k' FROM _tenancy.signing_keys WHERE issuer = 'tenancy:password'")
+                    assert key.encode() not in shown
+                assert b"its own words" in shown, "the control: what is in a plan is found"
+        finally:
+            db.run(*(f"REVOKE ALL ON FUNCTION tenancy.{call} FROM {role}" for call in calls))
 
     def test_errors_are_whole_and_the_same(self, connect, user, forgotten):
         guest = connect(GUEST)
