@@ -41,7 +41,7 @@ const fn of(name: &'static str, input: Input, by_admin: bool, call: &'static str
     Target { name, input, by_admin, call }
 }
 
-const TARGETS: [Target; 24] = [
+const TARGETS: [Target; 26] = [
     of("set_config", Input::Text, false, "PERFORM set_config('tenancy.tenant_id', t, true)"),
     of("SET LOCAL", Input::Text, false, "EXECUTE format('SET LOCAL tenancy.tenant_id = %L', t)"),
     of("SET, then used", Input::Text, false, "PERFORM set_config('tenancy.tenant_id', t, true), tenancy.current_tenant()"),
@@ -72,7 +72,20 @@ const TARGETS: [Target; 24] = [
         false,
         "PERFORM tenancy.authenticate(CASE WHEN length(t) % 2 = 0 THEN j ELSE jsonb_build_object('token', t) END)",
     ),
+    // Each hash takes its time, so few inputs are a password.
+    of(
+        "sign_in",
+        Input::Json,
+        false,
+        "PERFORM _tenancy.sign_in(CASE WHEN length(t) % 64 = 0 THEN jsonb_build_object('tenant_id', t, 'email', t, 'password', t) ELSE j END)",
+    ),
     of("set_issuer", Input::Json, true, "PERFORM tenancy.set_issuer('other', j)"),
+    of(
+        "set_identity_provider",
+        Input::Json,
+        true,
+        "PERFORM tenancy.set_identity_provider('acme', 'of acme', NULL, j)",
+    ),
     of("set_signing_key", Input::Json, true, "PERFORM tenancy.set_signing_key('other', j)"),
     of("sign_token", Input::Json, true, "PERFORM tenancy.sign_token('here', 'acme', claims => j)"),
     of("raise code", Input::Text, false, "PERFORM _tenancy.raise(t, t, '{}', t)"),
