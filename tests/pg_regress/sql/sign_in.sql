@@ -264,7 +264,7 @@ RESET tenancy.token;
 SELECT tenancy.set_identity_provider('acme', 'https://id.acme.example', 'app', :'jwks');
 SELECT tenancy.set_signing_key('https://id.acme.example', :'ed_private');
 SELECT tenancy.sign_token('https://id.acme.example', 'acme', 'ann') AS of_acme \gset
-SELECT id, sso_required FROM tenancy.tenants ORDER BY 1;
+SELECT id, sso_required FROM tenancy.tenants WHERE id IN ('acme', 'beta', 'gone') ORDER BY 1;
 SELECT issuer, tenant_id, audience, tenant_claim, user_claim FROM tenancy.issuers ORDER BY 1;
 SET ROLE regress_outsider;
 -- Not by a password, with the answer that a wrong one has; not by a token that was given for one, nor by one of an issuer of all tenants.
@@ -315,7 +315,7 @@ ROLLBACK;
 RESET ROLE;
 -- Off again, with its issuers kept.
 SELECT tenancy.set_identity_provider('acme', 'https://new.acme.example', NULL, :'jwks', false, 'org', 'email');
-SELECT id, sso_required FROM tenancy.tenants ORDER BY 1;
+SELECT id, sso_required FROM tenancy.tenants WHERE id IN ('acme', 'beta', 'gone') ORDER BY 1;
 SET ROLE regress_outsider;
 BEGIN;
 SELECT answer(:'right');
@@ -353,7 +353,7 @@ SELECT tenancy.set_issuer('tenancy:other', :'jwks', tenant_id => 'beta');  -- SH
 SELECT tenancy.set_signing_key('tenancy:password', :'ed_private');         -- SHOULD FAIL
 SELECT tenancy.set_signing_key('tenancy:password', NULL);                  -- SHOULD FAIL
 SELECT tenancy.sign_token('tenancy:password', 'acme', 'ann');              -- SHOULD FAIL
-SELECT id, sso_required FROM tenancy.tenants ORDER BY 1;
+SELECT id, sso_required FROM tenancy.tenants WHERE id IN ('acme', 'beta', 'gone') ORDER BY 1;
 
 -- Who may not, and where nobody may.
 SET ROLE regress_outsider;
