@@ -143,7 +143,7 @@ def test_bytes_of_no_encoding(server):
     """SQL_ASCII keeps whatever it is given; what cannot be shown is shown as such."""
     database = Database(server, "it_encoding_ascii", options="ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0")
     try:
-        database.run("SELECT tenancy.create_tenant('acme')", f"GRANT SET ON PARAMETER tenancy.user_id TO {APP}, {DATA}")
+        database.run("SELECT tenancy.create_tenant('acme')", f"GRANT SET ON PARAMETER tenancy.user_id TO {APP}")
         with database.connect(APP, client_encoding="latin1") as connection:
             connection.execute("SET tenancy.tenant_id = 'acme'; SET tenancy.user_id = 'J\u00e4rg'")
             user = "SELECT convert_to(tenancy.context() ->> 'user_id', 'UTF8') = '\\x4aefbfbd7267'"

@@ -3,7 +3,7 @@
 from contextlib import contextmanager
 
 import pytest
-from support import APP, OWNER, Database, column, pg_program, refused, value
+from support import APP, Database, column, pg_program, refused, value
 from test_dump_restore import connection_options
 from test_encoding import place  # noqa: F401 — a fixture
 from test_memory import Memory
@@ -75,11 +75,10 @@ class TestDump:
 
 class TestEncodings:
     @pytest.fixture
-    def named(self, place):  # noqa: F811
+    def named(self, db, place):  # noqa: F811
         """A database, and a user of it with letters of its own."""
         database, x = place
         user = f"J{x}rg"
-        database.run(f"GRANT SET ON PARAMETER tenancy.user_id TO {APP}, {OWNER}")
         with database.connect("postgres") as dba:
             if not value(dba, "SELECT count(*) FROM tenancy.users"):
                 dba.execute("SELECT tenancy.add_user(%s, %s, %s)", [user, f"{x}@example.com", x])
