@@ -33,6 +33,9 @@ use crate::token::{self, Identity};
 /// The policy by which a protected table is known.
 const OURS: &CStr = c"tenancy_isolation";
 
+/// The longest id of a user, in bytes: that of `_tenancy.users`. A pooler is told of it, and libpq takes no message of 30,000 bytes.
+const LONGEST_USER: usize = 255;
+
 /// The number of a transaction that no backend reaches: a value with it was given in an earlier transaction.
 const EARLIER: u64 = 0;
 
@@ -60,7 +63,7 @@ pub struct Named([bool; guc::PRIVILEGED.len()]);
 
 /// To be called before the parameters are defined.
 pub fn init() -> Named {
-    pg::guc::init(check, assign);
+    pg::guc::init(check, check_user, assign);
     pg::accessor::init(resolve);
     pg::setter::init(requested);
     pg::token::init(check_token);
@@ -116,6 +119,15 @@ fn check(value: &[u8], source: Source, takes_effect: bool) -> Result<Assigned, R
     }
     let transaction = if LEFT_OVER.get().0 { EARLIER } else { pg::xact::number() };
     Ok(Assigned { id, source, transaction })
+}
+
+/// Judges a value of `tenancy.user_id`.
+fn check_user(value: &[u8]) -> Result<(), Refusal> {
+    if value.len() > LONGEST_USER {
+        Err(refusal(Error::Argument("tenancy.user_id", "must have up to 255 bytes")))
+    } else {
+        Ok(())
+    }
 }
 
 /// Judges a value of `tenancy.token`, which is verified where that can be done: see `pg::token`.
@@ -275,7 +287,14 @@ fn confirm() -> Result<Option<TenantId>, Error<'static>> {
     if standing.sso_required && by(|identity| !identity.is_of_own_issuer) {
         return Err(Error::TokenInvalid("its tenant takes those of its own issuers only"));
     }
-    if (guc::require_membership() || by(Identity::is_for_password))
+    let of_password = identity.as_deref().filter(|identity| identity.is_for_password());
+    if let Some(identity) = of_password
+        && let Some(user) = &identity.user
+        && member::password_stamp(user)? != identity.password
+    {
+        return Err(Error::TokenInvalid("the password that it was given for is another now"));
+    }
+    if (guc::require_membership() || of_password.is_some())
         && let Some(user) = user_id()
         && member::role(&id, &user)?.is_none()
     {
@@ -452,6 +471,11 @@ pub fn refuse_in_context(what: &str) {
         crate::pg::forget_error_context();
         Error::InContext(id, what).raise()
     }
+}
+
+/// Whether no tenant is set.
+pub fn is_unset() -> bool {
+    set_by_parameter().is_none()
 }
 
 /// The tenant that `tenancy.tenant_id` names. A single-tenant deployment's default is not set: its administrator and

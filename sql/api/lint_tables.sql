@@ -229,10 +229,10 @@ CREATE VIEW _tenancy.lint_policies AS
     FROM pg_policy y
     JOIN pg_depend d ON d.classid = 'pg_policy'::regclass AND d.objid = y.oid AND d.refclassid = 'pg_proc'::regclass
     JOIN pg_proc f ON f.oid = d.refobjid AND f.provolatile = 'i' AND f.oid >= 16384
-    WHERE f.prosrc ~* '\m(current_setting|current_tenant|current_tenant_uuid|current_tenant_bigint)\M'
+    WHERE f.prosrc ~* '\m(current_setting|current_tenant|current_tenant_uuid|current_tenant_bigint|current_user_id|has_role)\M'
        OR EXISTS (SELECT FROM pg_depend e JOIN pg_proc g ON g.oid = e.refobjid
                   WHERE e.classid = 'pg_proc'::regclass AND e.objid = f.oid AND e.refclassid = 'pg_proc'::regclass
-                    AND g.proname IN ('current_setting', 'current_tenant', 'current_tenant_uuid', 'current_tenant_bigint'));
+                    AND g.proname IN ('current_setting', 'current_tenant', 'current_tenant_uuid', 'current_tenant_bigint', 'current_user_id', 'has_role'));
 COMMENT ON VIEW _tenancy.lint_policies IS 'findings: policies of users that do not do what they look like';
 
 -- Privileges that go round policies, and those on what belongs to a table.

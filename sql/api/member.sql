@@ -6,18 +6,21 @@ CREATE VIEW tenancy.users WITH (security_barrier) AS
     SELECT u.id, u.email, u.name, u.created_at FROM _tenancy.users u;
 COMMENT ON VIEW tenancy.users IS 'The users of all tenants. Granted to nobody.';
 
--- OFFSET 0 keeps conditions of the caller's out of the scans. security_barrier does not: PostgreSQL takes a UNION ALL apart whatever the
--- view says, and evaluates what is cheap first, so that a function or a cast of the caller's would see the members of all tenants, as would
--- the counters of EXPLAIN. The tenant in a sub-SELECT, so that the planner does not ask for it where there need not be one.
-CREATE VIEW tenancy.members WITH (security_barrier) AS
+-- A view for each case, because PostgreSQL takes a UNION ALL apart, and then the conditions of whoever asks stand beside its own. The current
+-- tenant in a sub-SELECT, so that the planner does not ask for it.
+CREATE VIEW _tenancy.shown_members AS
     SELECT m.tenant_id, m.user_id, m.role, CASE WHEN m.invited_until <= now() THEN 'expired' ELSE m.status END AS status,
            m.invited_until, m.created_at, m.changed_at
-    FROM (SELECT a.* FROM _tenancy.members a WHERE _tenancy.sees_all_tenants() OFFSET 0) m
-    UNION ALL
-    SELECT m.tenant_id, m.user_id, m.role, CASE WHEN m.invited_until <= now() THEN 'expired' ELSE m.status END,
-           m.invited_until, m.created_at, m.changed_at
-    FROM (SELECT a.* FROM _tenancy.members a
-          WHERE NOT _tenancy.sees_all_tenants() AND a.tenant_id = (SELECT tenancy.current_tenant()) OFFSET 0) m;
+    FROM _tenancy.members m;
+COMMENT ON VIEW _tenancy.shown_members IS 'the members as they are shown';
+CREATE VIEW _tenancy.all_members WITH (security_barrier) AS
+    SELECT * FROM _tenancy.shown_members WHERE _tenancy.sees_all_tenants();
+COMMENT ON VIEW _tenancy.all_members IS 'the members of all tenants, for those who see them';
+CREATE VIEW _tenancy.own_members WITH (security_barrier) AS
+    SELECT * FROM _tenancy.shown_members WHERE NOT _tenancy.sees_all_tenants() AND tenant_id = (SELECT tenancy.current_tenant());
+COMMENT ON VIEW _tenancy.own_members IS 'the members of the current tenant, for everybody else';
+CREATE VIEW tenancy.members AS
+    SELECT * FROM _tenancy.all_members UNION ALL SELECT * FROM _tenancy.own_members;
 COMMENT ON VIEW tenancy.members IS
 'Who is a member of which tenant, in which role. status is active, suspended, invited, or expired: an invitation that was not accepted
 in time. A tenant sees its own; superusers, roles with BYPASSRLS and members of pg_monitor see all where no tenant is set. PUBLIC may
@@ -190,8 +193,8 @@ DECLARE
     code text := translate(gen_random_uuid()::text || gen_random_uuid()::text, '-', '');
 BEGIN
     PERFORM _tenancy.refuse_in_context('invite_member');
-    IF coalesce(invite_member.expires_in <= '0', true) THEN
-        PERFORM _tenancy.raise('PARAMETER_INVALID', 'expires_in must be more than nothing', '{"argument": "expires_in"}');
+    IF coalesce(invite_member.expires_in NOT BETWEEN '1 microsecond' AND '100 years', true) THEN
+        PERFORM _tenancy.raise('PARAMETER_INVALID', 'expires_in must be more than nothing, and no more than 100 years', '{"argument": "expires_in"}');
     END IF;
     PERFORM _tenancy.put_member(invite_member.tenant_id, invite_member.user_id, invite_member.role, 'invited',
                                 sha256(convert_to(code, getdatabaseencoding())), clock_timestamp() + invite_member.expires_in, 'invited');

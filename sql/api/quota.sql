@@ -259,10 +259,15 @@ CREATE VIEW _tenancy.quota_states AS
     JOIN LATERAL _tenancy.usage_of(e.tenant_id, e.resource) u ON u.period = e.period;
 COMMENT ON VIEW _tenancy.quota_states IS 'how much of its quotas each tenant uses';
 
-CREATE VIEW tenancy.quota_status WITH (security_barrier) AS
-    SELECT s.* FROM _tenancy.quota_states s WHERE _tenancy.sees_all_tenants()
-    UNION ALL
-    SELECT s.* FROM _tenancy.quota_states s WHERE NOT _tenancy.sees_all_tenants() AND s.tenant_id = (SELECT tenancy.current_tenant());
+-- As with usage.
+CREATE VIEW _tenancy.all_quota_states WITH (security_barrier) AS
+    SELECT * FROM _tenancy.quota_states WHERE _tenancy.sees_all_tenants();
+COMMENT ON VIEW _tenancy.all_quota_states IS 'how much of its quotas each tenant uses, for those who see it';
+CREATE VIEW _tenancy.own_quota_states WITH (security_barrier) AS
+    SELECT * FROM _tenancy.quota_states WHERE NOT _tenancy.sees_all_tenants() AND tenant_id = (SELECT tenancy.current_tenant());
+COMMENT ON VIEW _tenancy.own_quota_states IS 'how much of its quotas the current tenant uses, for everybody else';
+CREATE VIEW tenancy.quota_status AS
+    SELECT * FROM _tenancy.all_quota_states UNION ALL SELECT * FROM _tenancy.own_quota_states;
 COMMENT ON VIEW tenancy.quota_status IS
 'How much of its quotas each tenant uses: used (committed), reserved (by transactions that run), limit (null: none), soft_limit,
 remaining, percentage of the limit; scope tells where the quota comes from. Over the current period (UTC), or for good where period is

@@ -91,7 +91,8 @@ END
 $$;
 COMMENT ON FUNCTION tenancy.set_password(text, text) IS
 'Sets the password by which a user signs in to its tenants, of 1 to 1024 bytes; null: none. Pass it as a parameter, not in the text of
-the statement, which logs and statistics may keep. Only its hash is stored (argon2id). Errors: 42704 USER_NOT_FOUND, 22023
+the statement, which logs and statistics may keep. Tokens that were
+given for an earlier password are void. Only its hash is stored (argon2id). Errors: 42704 USER_NOT_FOUND, 22023
 PARAMETER_INVALID. Volatile. Granted to nobody; refused in the context of a tenant.';
 
 CREATE FUNCTION tenancy.authenticate(credentials jsonb, is_local boolean DEFAULT true) RETURNS jsonb

@@ -84,6 +84,7 @@ CREATE FUNCTION tenancy.remove_issuer(issuer text, tenant_id text DEFAULT NULL) 
 AS $$
 BEGIN
     PERFORM _tenancy.refuse_in_context('remove_issuer');
+    PERFORM _tenancy.refuse_reserved_issuer(remove_issuer.issuer);
     DELETE FROM _tenancy.issuers i
     WHERE i.issuer = remove_issuer.issuer
       AND (remove_issuer.tenant_id IS NULL OR i.tenant_id = tenancy.normalize_tenant_id(remove_issuer.tenant_id));

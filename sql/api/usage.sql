@@ -43,13 +43,16 @@ CREATE VIEW _tenancy.usage_by_hour WITH (security_barrier) AS
     GROUP BY s.tenant_id, s.resource, s.hour;
 COMMENT ON VIEW _tenancy.usage_by_hour IS 'usage of all tenants by hour, settled or not';
 
--- In a sub-SELECT, so that the planner does not ask for the current tenant where there need not be one.
-CREATE VIEW tenancy.usage_hourly WITH (security_barrier) AS
-    SELECT u.tenant_id, u.resource, u.hour, u.added, u.removed, u.corrected
-    FROM _tenancy.usage_by_hour u WHERE _tenancy.sees_all_tenants()
-    UNION ALL
-    SELECT u.tenant_id, u.resource, u.hour, u.added, u.removed, u.corrected
-    FROM _tenancy.usage_by_hour u WHERE NOT _tenancy.sees_all_tenants() AND u.tenant_id = (SELECT tenancy.current_tenant());
+-- A view for each case, because PostgreSQL takes a UNION ALL apart, and then the conditions of whoever asks stand beside its own. The current
+-- tenant in a sub-SELECT, so that the planner does not ask for it.
+CREATE VIEW _tenancy.all_usage_by_hour WITH (security_barrier) AS
+    SELECT * FROM _tenancy.usage_by_hour WHERE _tenancy.sees_all_tenants();
+COMMENT ON VIEW _tenancy.all_usage_by_hour IS 'the usage of all tenants, for those who see it';
+CREATE VIEW _tenancy.own_usage_by_hour WITH (security_barrier) AS
+    SELECT * FROM _tenancy.usage_by_hour WHERE NOT _tenancy.sees_all_tenants() AND tenant_id = (SELECT tenancy.current_tenant());
+COMMENT ON VIEW _tenancy.own_usage_by_hour IS 'the usage of the current tenant, for everybody else';
+CREATE VIEW tenancy.usage_hourly AS
+    SELECT * FROM _tenancy.all_usage_by_hour UNION ALL SELECT * FROM _tenancy.own_usage_by_hour;
 COMMENT ON VIEW tenancy.usage_hourly IS
 'Usage by hour (UTC): added, removed, and corrected by counting anew. A tenant sees its own; superusers, roles with BYPASSRLS and members of pg_monitor see
 all where no tenant is set. PUBLIC may read it.';

@@ -30,5 +30,13 @@ COMMENT ON TABLE _tenancy.members IS 'who is a member of which tenant; read it t
 CREATE INDEX members_user_id_idx ON _tenancy.members (user_id);
 CREATE UNIQUE INDEX members_invitation_key ON _tenancy.members (invitation) WHERE invitation IS NOT NULL;
 
+-- What a tenant is told of its own plans would tell of other tenants' members.
+ALTER TABLE _tenancy.members
+    ALTER tenant_id SET STATISTICS 0, ALTER user_id SET STATISTICS 0, ALTER role SET STATISTICS 0, ALTER status SET STATISTICS 0,
+    ALTER invitation SET STATISTICS 0, ALTER invited_until SET STATISTICS 0, ALTER created_at SET STATISTICS 0, ALTER changed_at SET STATISTICS 0;
+-- As the keys of tokens are: see 25_issuers.sql.
+ALTER TABLE _tenancy.users ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+ALTER TABLE _tenancy.members ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+
 SELECT pg_catalog.pg_extension_config_dump('_tenancy.users', '');
 SELECT pg_catalog.pg_extension_config_dump('_tenancy.members', '');

@@ -1,11 +1,13 @@
 -- Runs once. Passwords, and how often signing in with one has failed.
 -- UPGRADE-SCRIPT-NEEDED: what changes here must also be in sql/tenancy--A--B.sql.
 
+-- The library reads column 2 and the primary key directly (src/member/mod.rs).
 CREATE TABLE _tenancy.passwords (
-    user_id text COLLATE "C" NOT NULL PRIMARY KEY,
+    user_id text COLLATE "C" NOT NULL,
     -- In the PHC string format: $argon2id$v=19$m=...,t=...,p=...$salt$hash
     hash text COLLATE "C" NOT NULL CHECK (hash LIKE '$argon2id$%'),
-    changed_at timestamptz NOT NULL DEFAULT pg_catalog.now()
+    changed_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    CONSTRAINT passwords_pkey PRIMARY KEY (user_id)
 );
 COMMENT ON TABLE _tenancy.passwords IS 'the hashes of users'' passwords';
 

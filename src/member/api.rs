@@ -34,8 +34,7 @@ pub fn is_member(user_id: Text, tenant_id: Text) -> bool {
         Err(malformed) => Error::IdInvalid(malformed).raise(),
     };
     pg::inval::accept();
-    let is_free =
-        pg::guc::assigned().is_none() && (pg::user::may_set(c"tenancy.tenant_id") || pg::user::may_monitor());
+    let is_free = (pg::user::may_set(c"tenancy.tenant_id") || pg::user::may_monitor()) && context::is_unset();
     if !is_free && context::required() != tenant {
         Error::OfAnotherTenant("members").raise()
     }

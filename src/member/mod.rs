@@ -11,6 +11,8 @@ use std::collections::HashMap;
 
 pub mod api;
 
+use sha2::{Digest, Sha256};
+
 use crate::error::Error;
 use crate::pg::{self, scan::Cached, text::Text};
 use crate::tenant::TenantId;
@@ -18,6 +20,8 @@ use crate::tenant::TenantId;
 // The columns of _tenancy.members.
 const ROLE: i32 = 3;
 const STATUS: i32 = 4;
+// And of _tenancy.passwords.
+const HASH: i32 = 2;
 
 /// Members kept per backend; past this it starts afresh.
 const CACHED: usize = 16_384;
@@ -27,16 +31,40 @@ type Key = Box<[u8]>;
 
 thread_local! {
     static TABLE: Cached = const { Cached::new(c"members", c"members_pkey") };
+    static PASSWORDS: Cached = const { Cached::new(c"passwords", c"passwords_pkey") };
+    /// Whose password was asked for last, in which generation, and what came of it.
+    static STAMP: RefCell<Option<(u64, Text, Option<String>)>> = const { RefCell::new(None) };
     /// Roles of active members, and in which generation they were read.
     static ROLES: RefCell<HashMap<Key, (u64, Text)>> = RefCell::new(HashMap::new());
 }
 
 pub fn init() {
     pg::inval::listen(|changed| {
-        if TABLE.with(|table| table.note(changed)) {
+        if TABLE.with(|table| table.note(changed)) | PASSWORDS.with(|table| table.note(changed)) {
             pg::accessor::forget();
         }
     });
+}
+
+/// What tells the user's password from an earlier one, and nothing of what it is; none where it has none.
+pub fn password_stamp(user: &Text) -> Result<Option<String>, Error<'static>> {
+    let generation = PASSWORDS.with(Cached::generation);
+    let known = STAMP.with_borrow(|stamp| match stamp {
+        Some((of, whose, stamp)) if *of == generation && whose == user => Some(stamp.clone()),
+        _ => None,
+    });
+    if let Some(known) = known {
+        return Ok(known);
+    }
+    let relations = PASSWORDS.with(Cached::relations).ok_or(Error::NotInstalled)?;
+    let generation = PASSWORDS.with(Cached::generation);
+    let hash = pg::scan::rows(relations, &[user.as_bytes()], |row| row.text(HASH)).pop().flatten();
+    let stamp = hash.map(|hash| {
+        let digest = Sha256::digest(hash.as_bytes());
+        digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect::<String>()
+    });
+    STAMP.set(Some((generation, user.clone(), stamp.clone())));
+    Ok(stamp)
 }
 
 /// The user's role in the tenant; none where it is no active member.

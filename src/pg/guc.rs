@@ -57,15 +57,20 @@ pub type Assign = fn(Option<&Assigned>);
 
 fn no_assign(_: Option<&Assigned>) {}
 
+/// Judges a user id that is not empty.
+pub type CheckUser = fn(&[u8]) -> Result<(), Refusal>;
+
 static mut CHECK: Option<Check> = None;
+static mut CHECK_USER: Option<CheckUser> = None;
 static mut ASSIGN: Assign = no_assign;
 static mut ASSIGNED: Option<Assigned> = None;
 
 /// Registers the judges of the context. Called before it is defined.
-pub fn init(check: Check, assign: Assign) {
+pub fn init(check: Check, check_user: CheckUser, assign: Assign) {
     // SAFETY: a backend is single-threaded; this runs once, when the library is loaded.
     unsafe {
         CHECK = Some(check);
+        CHECK_USER = Some(check_user);
         ASSIGN = assign;
     }
 }
@@ -126,7 +131,7 @@ pub fn define_user_id(
             setting,
             GucContext::Suset,
             flags,
-            None,
+            Some(check_user_id),
             Some(assign_user_id),
             Some(show_user_id),
         );
@@ -439,6 +444,19 @@ unsafe extern "C-unwind" fn check_tenant_id(
 ) -> bool {
     // SAFETY: PostgreSQL's arguments, passed on.
     unsafe { check(value, extra, source, false) }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn check_user_id(
+    value: *mut *mut c_char,
+    _extra: *mut *mut c_void,
+    _source: pg_sys::GucSource::Type,
+) -> bool {
+    // SAFETY: the value is null or a C string.
+    unsafe {
+        let refused = CHECK_USER.and_then(|check| check(bytes_of(*value)).err());
+        refused.is_none_or(|refusal| refuse(&refusal))
+    }
 }
 
 #[pg_guard]

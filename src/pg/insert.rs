@@ -216,7 +216,13 @@ impl Table {
     /// Inserts a row that stays when the transaction is rolled back, and is visible to everybody at once: it is marked as COPY FREEZE
     /// marks rows, as inserted by a transaction that committed long ago. It must be short: what is stored outside of it would not stay.
     pub fn insert_to_stay<const COLUMNS: usize>(&self, row: [Value; COLUMNS]) -> Option<Place> {
-        self.insert_all(std::iter::once(row), pg_sys::HEAP_INSERT_FROZEN as c_int)
+        // A cancel in between would leave it out of the indexes. An error sets that to nothing.
+        // SAFETY: PostgreSQL's own count, in the process that it belongs to.
+        unsafe { pg_sys::InterruptHoldoffCount += 1 }
+        let place = self.insert_all(std::iter::once(row), pg_sys::HEAP_INSERT_FROZEN as c_int);
+        // SAFETY: as above.
+        unsafe { pg_sys::InterruptHoldoffCount -= 1 }
+        place
     }
 
     /// Removes a row that this transaction has inserted to stay: it stays after all where the transaction is rolled back.

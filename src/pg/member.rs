@@ -26,6 +26,8 @@ pub fn init(resolver: Resolver) {
     unsafe { RESOLVER = Some(resolver) }
 }
 
+/// The longest array that is kept, in bytes.
+const LONGEST: usize = 1024;
 /// Arguments and what was answered: a policy, or some of one query, ask for some roles.
 const KEPT: usize = 8;
 
@@ -98,7 +100,7 @@ unsafe extern "C-unwind" fn ask_has_role(argument: pg_sys::Datum) -> bool {
             Some(array) => (resolver.has_role)(&array.iter().flatten().collect::<Vec<_>>()),
             None => false,
         };
-        if let Some(bytes) = plain(argument) {
+        if let Some(bytes) = plain(argument).filter(|bytes| bytes.len() <= LONGEST) {
             keep(|answers| {
                 if answers.roles.len() == KEPT {
                     answers.roles.clear();

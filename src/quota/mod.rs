@@ -158,7 +158,7 @@ pub fn lock_settling() {
 /// `pg_monitor`, where no tenant is set. Stable. For the views of usage and quotas.
 #[pg_extern(schema = "_tenancy", stable, parallel_restricted)]
 pub fn sees_all_tenants() -> bool {
-    pg::guc::assigned().is_none() && pg::user::may_monitor()
+    pg::user::may_monitor() && context::is_unset()
 }
 
 /// Returns what a tenant uses of a resource: used and reserved, for good, in the current hour, day and month, and in each other

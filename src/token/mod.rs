@@ -25,6 +25,8 @@ pub use jwt::sign;
 
 /// In whose name this database signs tokens for those who sign in with a password.
 pub const PASSWORD_ISSUER: &str = "tenancy:password";
+/// The claim that says for which password.
+pub const PASSWORD_CLAIM: &str = "stamp";
 
 /// Whom a token speaks for.
 #[derive(Clone)]
@@ -40,6 +42,8 @@ pub struct Identity {
     pub is_single_use: bool,
     /// Its issuer is trusted for this tenant only.
     pub is_of_own_issuer: bool,
+    /// Where it was given for a password: which one it was.
+    pub password: Option<String>,
 }
 
 impl Identity {
@@ -223,5 +227,6 @@ fn identify(claims: &Claims, issuer: &Issuer, name: &Text) -> Result<Identity, E
         not_before: claims.not_before(),
         is_single_use: issuer.is_single_use,
         is_of_own_issuer: issuer.tenant.is_some(),
+        password: claims.text(PASSWORD_CLAIM).map(|stamp| stamp.to_string()),
     })
 }

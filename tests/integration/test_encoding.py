@@ -3,7 +3,7 @@
 import psycopg
 import pytest
 from sign_in_support import PASSWORD, answer, credentials, new_user, sign_in
-from support import APP, DATA, GUEST, OWNER, Database, column, refused, value
+from support import APP, GUEST, OWNER, Database, column, refused, value
 from token_support import authenticate
 
 ENCODINGS = {"utf8": "UTF8", "latin1": "LATIN1", "win1252": "WIN1252", "euc_jp": "EUC_JP"}

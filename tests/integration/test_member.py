@@ -222,7 +222,6 @@ class TestChanges:
         dba.execute("SELECT tenancy.suspend_member('acme', %s)", [member])
         assert wire.call(function) == "f"
 
-    @pytest.mark.xfail(strict=True, reason="what runs without the executor does not absorb the news of other backends")
     @pytest.mark.parametrize("way", ["DO", "CALL", "PQfn"])
     def test_without_the_executor(self, db, dba, way):
         """In an open transaction, an IF of PL/pgSQL or a call by the protocol takes no new lock, and so hears of nothing."""
@@ -242,7 +241,6 @@ class TestChanges:
         dba.execute("SELECT tenancy.suspend_member('acme', %s)", [user])
         assert not ask()
 
-    @pytest.mark.xfail(strict=True, reason="an invalidation that is queued by an AFTER trigger comes too late for whoever reads before it")
     def test_a_change_that_is_undone_before_its_triggers_fire(self, db, dba, member):
         dba.execute("SELECT tenancy.suspend_member('acme', %s)", [member])
         dba.execute("""CREATE FUNCTION asks(who text) RETURNS boolean LANGUAGE plpgsql AS $$BEGIN RETURN tenancy.is_member(who, 'acme'); END$$""")

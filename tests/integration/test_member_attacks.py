@@ -120,7 +120,6 @@ class TestEscalation:
         with refused("TENANT_ACCESS_DENIED"):
             value(app, "SELECT asks('gus', 'globex')")
 
-    @pytest.mark.xfail(strict=True, reason="as the registry is, members are granted to pg_write_all_data; lint: role_predefined")
     def test_membership_by_pg_write_all_data(self, db, server, connect, make_role):
         role = make_role("it_writes_all", may_set=True)
         server.run(f"GRANT pg_write_all_data TO {role}", f"GRANT SET ON PARAMETER tenancy.user_id TO {role}")
@@ -192,10 +191,9 @@ class TestLeaks:
         plan = value(session, f"EXPLAIN (ANALYZE, COSTS {costs}, TIMING off, SUMMARY off, BUFFERS off, FORMAT JSON) {query}")
         return json.dumps(plan)
 
-    ESTIMATES = pytest.param("on", marks=pytest.mark.xfail(strict=True, reason="estimates use statistics of the members of all tenants"))
     PAIRS = ["user_id = 'gus' / user_id = 'sug'", "tenant_id = 'large' / tenant_id = 'small'", "role = 'viewer' / role = 'reweiv'"]
 
-    @pytest.mark.parametrize("costs", ["off", ESTIMATES])
+    @pytest.mark.parametrize("costs", ["off", "on"])
     @pytest.mark.parametrize("role", [APP, GUEST])
     @pytest.mark.parametrize("pair", PAIRS)
     def test_explain_tells_nobody_from_another(self, connect, role, pair, costs):
@@ -279,7 +277,6 @@ class TestUser:
         assert column(app, "EXECUTE q") == (["bob"] if volatility == "STABLE" else [])  # the limit: his own are left out
         dba.execute("DROP POLICY me ON desk")
 
-    @pytest.mark.xfail(strict=True, reason="lint knows the accessors of the tenant, not current_user_id() and has_role()")
     @pytest.mark.usefixtures("desk")
     @pytest.mark.parametrize("asks", ["tenancy.current_user_id() IS NOT NULL", "tenancy.has_role('admin')"])
     def test_lint_names_such_a_function(self, dba, asks):
@@ -287,7 +284,6 @@ class TestUser:
         dba.execute("CREATE POLICY may ON desk AS RESTRICTIVE USING (may())")
         assert ("immutable_context", "desk") in dba.execute("SELECT rule, replace(object, 'public.', '') FROM tenancy.lint()").fetchall()
 
-    @pytest.mark.xfail(strict=True, reason="what is reported to the client is no longer than its protocol allows, whatever the parameter's length")
     def test_a_user_id_that_is_longer_than_any(self, app):
         """libpq takes no report of 30,000 bytes or more for one, and the connection is lost; no user's id has more than 255."""
         try:
@@ -300,7 +296,6 @@ class TestUser:
 class TestOthers:
     """What visits tenants for the administrator's sake."""
 
-    @pytest.mark.xfail(strict=True, reason="prove() takes what membership refuses for what isolation holds")
     def test_prove_is_not_satisfied_by_a_refusal(self, db, dba, server):
         dba.execute("""
             CREATE TABLE open (tenant_id text, x integer);

@@ -204,7 +204,6 @@ class TestMany:
         assert value(app, ask, [1, ASKED]) == 0
         memory.has_not_grown(before)
 
-    @pytest.mark.xfail(strict=True, reason="up to eight arguments of has_role() are kept, of any size, for as long as the backend lives")
     def test_arguments_are_not_kept(self, app, memory):
         act(app, "many-1", "small")
         ask = "SELECT tenancy.has_role(VARIADIC ARRAY[repeat('x', %s), 'viewer', %s])"

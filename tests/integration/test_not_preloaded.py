@@ -384,7 +384,6 @@ def test_start_up_option_does_not_make_a_member(connect, make_role, option):
             member.execute(query)
 
 
-@pytest.mark.xfail(strict=True, reason="who sees all tenants is asked without regard to what the start-up option has displaced")
 @pytest.mark.usefixtures("members")
 @pytest.mark.parametrize("query", ["SELECT tenancy.is_member('bea', 'globex')", "TABLE tenancy.members", "TABLE tenancy.usage_daily"])
 def test_start_up_option_does_not_unbind_who_may_monitor(server, connect, make_role, query):

@@ -321,8 +321,9 @@ SET tenancy.user_id = 'eve';                                   -- of no tenant
 SELECT tenancy.has_role('admin', 'member');
 SET tenancy.user_id = 'nobody';
 SELECT tenancy.has_role('admin', 'member');
+SELECT set_config('tenancy.user_id', repeat('x', 256), true);  -- SHOULD FAIL
 BEGIN;
-SELECT set_config('tenancy.user_id', repeat('x', 100000), true) IS NOT NULL AS set;
+SELECT set_config('tenancy.user_id', repeat('x', 255), true) IS NOT NULL AS set;
 SELECT length(tenancy.current_user_id()), tenancy.has_role('admin', 'member'), tenancy.is_member(tenancy.current_user_id(), 'acme');
 ROLLBACK;
 RESET tenancy.user_id;

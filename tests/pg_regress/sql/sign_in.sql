@@ -211,7 +211,7 @@ RESET ROLE;
 DELETE FROM _tenancy.failed_sign_ins;
 RESET tenancy.max_failed_sign_ins;
 
--- A token is as good as the membership of its user; a change of the password leaves it.
+-- A token is as good as the membership and the password of its user.
 SET ROLE regress_outsider;
 SET tenancy.token = :'sign_in_token';
 SELECT body FROM letters;
@@ -229,6 +229,11 @@ SELECT tenancy.set_password('ann', 'battery staple');
 SET ROLE regress_outsider;
 BEGIN;
 SELECT answer(:'right') ~ '^28P01' AS the_old_password_is_wrong, answer('{"tenant_id": "acme", "user_id": "ann", "password": "battery staple"}') AS the_new_one;
+SET LOCAL tenancy.token = :'sign_in_token';
+SELECT body FROM letters;                                      -- SHOULD FAIL
+COMMIT;
+SELECT tenancy.authenticate('{"tenant_id": "acme", "user_id": "ann", "password": "battery staple"}') ->> 'token' AS sign_in_token \gset
+BEGIN;
 SET LOCAL tenancy.token = :'sign_in_token';
 SELECT body FROM letters;
 COMMIT;
