@@ -19,10 +19,16 @@ CREATE TRIGGER tenancy_guard BEFORE UPDATE OR DELETE OR TRUNCATE ON _tenancy.aud
     FOR EACH STATEMENT EXECUTE FUNCTION _tenancy.deny_audit_change();
 ALTER TABLE _tenancy.audit_entries ENABLE ALWAYS TRIGGER tenancy_guard;
 
+-- A column of type json takes what jsonb does not: \u0000, half of a surrogate pair, numbers past numeric. One such row would keep everybody
+-- from reading the trail; its JSON is shown as a text, in an object of its own.
 CREATE VIEW tenancy.audit_log WITH (security_invoker = true) AS
-    SELECT tenant_id, recorded_at, operation, relation, key::jsonb AS key, old::jsonb AS old, new::jsonb AS new, detail::jsonb AS detail,
-           actor, role, session, transaction, segment, number, hash
-    FROM _tenancy.audit_entries;
+    SELECT e.tenant_id, e.recorded_at, e.operation, e.relation,
+           CASE WHEN e.key::text ~ u.pattern THEN jsonb_build_object('json', e.key::text) ELSE e.key::jsonb END AS key,
+           CASE WHEN e.old::text ~ u.pattern THEN jsonb_build_object('json', e.old::text) ELSE e.old::jsonb END AS old,
+           CASE WHEN e.new::text ~ u.pattern THEN jsonb_build_object('json', e.new::text) ELSE e.new::jsonb END AS new,
+           e.detail::jsonb AS detail, e.actor, e.role, e.session, e.transaction, e.segment, e.number, e.hash
+    FROM _tenancy.audit_entries e,
+         (SELECT '\\u(0000|[dD][89a-fA-F])|[:,[]\s*-?[0-9]+(\.[0-9]+)?[eE][+-]?[0-9]{4}|[:,[]\s*-?[0-9]{255}[0-9]{255}') AS u(pattern);
 COMMENT ON VIEW tenancy.audit_log IS
 'The audit trail. operation: INSERT, UPDATE, DELETE or TRUNCATE of a row of relation, with its key and what the columns that changed held
 before (old) and after (new). Who: actor (the user of the context), role (the database role), session (as %c of log_line_prefix),
@@ -108,6 +114,9 @@ CREATE FUNCTION tenancy.unaudit(relation regclass) RETURNS void
 AS $$
 BEGIN
     PERFORM _tenancy.refuse_in_context('unaudit');
+    IF unaudit.relation IS NULL THEN
+        PERFORM _tenancy.raise('PARAMETER_INVALID', 'relation must not be null');
+    END IF;
     DELETE FROM _tenancy.audited a WHERE a.relation = unaudit.relation;
     IF NOT FOUND THEN
         PERFORM _tenancy.raise('RELATION_NOT_AUDITED', format('table %s is not audited', unaudit.relation),
@@ -117,8 +126,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION tenancy.unaudit(regclass) IS
-'No longer writes changes of a table into the audit trail; what is there stays. Error: 55000 RELATION_NOT_AUDITED. Volatile. Granted to
-nobody; refused in the context of a tenant.';
+'No longer writes changes of a table into the audit trail; what is there stays. Errors: 55000 RELATION_NOT_AUDITED, 22023
+PARAMETER_INVALID. Volatile. Granted to nobody; refused in the context of a tenant.';
 
 CREATE FUNCTION tenancy.verify_audit(tenant_id text, since timestamptz DEFAULT NULL, until timestamptz DEFAULT NULL)
     RETURNS TABLE (segment bigint, number bigint, recorded_at timestamptz, problem text)
@@ -127,63 +136,70 @@ CREATE FUNCTION tenancy.verify_audit(tenant_id text, since timestamptz DEFAULT N
 AS $$
 DECLARE
     the_tenant text := tenancy.normalize_tenant_id(verify_audit.tenant_id);
+    known _tenancy.audit_heads[];
+    is_late boolean;
 BEGIN
     PERFORM _tenancy.refuse_in_context('verify_audit');
-    RETURN QUERY
-    WITH entries AS (
-        SELECT e.*, lag(e.number) OVER w AS previous_number, lag(e.hash) OVER w AS previous_hash
-        FROM _tenancy.audit_entries e
-        WHERE e.tenant_id = the_tenant OR e.tenant_id IS NULL AND the_tenant IS NULL
-        WINDOW w AS (PARTITION BY e.segment ORDER BY e.number)
-    ), heads AS (
-        -- Of a segment whose entries stay whatever becomes of their transactions, there is a row for each.
-        SELECT DISTINCT ON (h.segment) h.* FROM _tenancy.audit_heads h
-        WHERE h.tenant_id = the_tenant OR h.tenant_id IS NULL AND the_tenant IS NULL
-        ORDER BY h.segment, h.number DESC
-    ), checked AS (
-        SELECT e.segment, e.number, e.recorded_at, e.hash,
-            CASE
-                WHEN h.segment IS NULL THEN NULL
-                WHEN e.number = e.previous_number THEN 'there are two entries of this number'
-                WHEN e.number <> coalesce(e.previous_number, c.number, 0) + 1
-                    THEN format('entries from number %s on are missing before it', coalesce(e.previous_number, c.number, 0) + 1)
-                WHEN (e.recorded_at >= since) IS NOT FALSE AND (e.recorded_at < until) IS NOT FALSE
-                     AND e.hash IS DISTINCT FROM _tenancy.audit_hash(
-                         CASE WHEN e.number = 1 THEN _tenancy.audit_start(the_tenant, e.segment, h.after_segment, h.after_number, h.after_hash)
-                              ELSE coalesce(e.previous_hash, c.hash) END,
-                         e.segment, e.number, e.tenant_id, e.recorded_at, e.operation, e.relation, e.key::text, e.old::text, e.new::text,
-                         e.detail::text, e.actor, e.role, e.session, e.transaction)
-                    THEN 'it was changed, or does not follow the one before it'
-            END AS problem
-        FROM entries e
-        LEFT JOIN heads h ON h.segment = e.segment
-        LEFT JOIN _tenancy.audit_cuts c ON c.segment = e.segment AND c.tenant_id IS NOT DISTINCT FROM the_tenant
-    ), ends AS (
-        SELECT DISTINCT ON (e.segment) e.segment, e.number, e.recorded_at, e.hash FROM entries e ORDER BY e.segment, e.number DESC
-    )
-    SELECT k.segment, k.number, k.recorded_at, k.problem FROM checked k WHERE k.problem IS NOT NULL
-    UNION ALL
-    SELECT coalesce(h.segment, d.segment), coalesce(d.number, h.number), d.recorded_at,
-        CASE
-            WHEN h.segment IS NULL THEN 'nothing tells how far its segment goes'
-            WHEN coalesce(d.number, c.number, 0) < h.number THEN format('entries up to number %s are missing after it', h.number)
-            -- One that is being written while we look, which stays whatever becomes of its transaction, has no head yet.
-            WHEN d.number > h.number + 1 THEN format('entries after number %s were added to its segment', h.number)
-            WHEN d.number = h.number AND d.hash <> h.hash THEN 'it is not the last entry of its segment as that was written'
-        END
-    FROM heads h
-    FULL JOIN ends d ON d.segment = h.segment
-    LEFT JOIN _tenancy.audit_cuts c ON c.segment = h.segment AND c.tenant_id IS NOT DISTINCT FROM the_tenant
-    WHERE CASE WHEN h.segment IS NULL THEN true WHEN coalesce(d.number, c.number, 0) < h.number THEN true
-               WHEN d.number > h.number + 1 THEN true ELSE d.number = h.number AND d.hash <> h.hash END
-    UNION ALL
-    SELECT h.after_segment, h.after_number, NULL, format('it is gone, and segment %s was begun after it', h.segment)
-    FROM heads h
-    WHERE h.after_segment IS NOT NULL
-      AND NOT EXISTS (SELECT FROM entries e WHERE e.segment = h.after_segment AND e.number = h.after_number AND e.hash = h.after_hash)
-      AND NOT EXISTS (SELECT FROM _tenancy.audit_cuts c
-                      WHERE c.segment = h.after_segment AND c.number >= h.after_number AND c.tenant_id IS NOT DISTINCT FROM the_tenant)
-    ORDER BY 1, 2;
+    -- Before the entries: one that stays whatever becomes of its transaction is seen at once, and is there before its head is. Of a segment of
+    -- such entries there is a head for each.
+    known := ARRAY(SELECT DISTINCT ON (h.segment) h FROM _tenancy.audit_heads h
+                   WHERE h.tenant_id = the_tenant OR h.tenant_id IS NULL AND the_tenant IS NULL
+                   ORDER BY h.segment, h.number DESC);
+    FOR segment, number, recorded_at, problem, is_late IN
+        WITH entries AS (
+            SELECT e.*, lag(e.number) OVER w AS previous_number, lag(e.hash) OVER w AS previous_hash
+            FROM _tenancy.audit_entries e
+            WHERE e.tenant_id = the_tenant OR e.tenant_id IS NULL AND the_tenant IS NULL
+            WINDOW w AS (PARTITION BY e.segment ORDER BY e.number)
+        ), heads AS (
+            SELECT h.* FROM unnest(known) AS h
+        ), cuts AS (
+            SELECT c.segment, c.number, c.hash FROM _tenancy.audit_cuts c WHERE c.tenant_id IS NOT DISTINCT FROM the_tenant
+        ), checked AS (
+            SELECT e.segment, e.number, e.recorded_at,
+                CASE
+                    WHEN h.segment IS NULL THEN NULL
+                    WHEN e.number = e.previous_number THEN 'there are two entries of this number'
+                    WHEN e.number <> coalesce(e.previous_number, c.number, 0) + 1
+                        THEN format('entries from number %s on are missing before it', coalesce(e.previous_number, c.number, 0) + 1)
+                    WHEN (e.recorded_at >= since) IS NOT FALSE AND (e.recorded_at < until) IS NOT FALSE
+                         AND e.hash IS DISTINCT FROM _tenancy.audit_hash(
+                             CASE WHEN e.number = 1 THEN _tenancy.audit_start(the_tenant, e.segment, h.after_segment, h.after_number, h.after_hash)
+                                  ELSE coalesce(e.previous_hash, c.hash) END,
+                             e.segment, e.number, e.tenant_id, e.recorded_at, e.operation, e.relation, e.key::text, e.old::text, e.new::text,
+                             e.detail::text, e.actor, e.role, e.session, e.transaction)
+                        THEN 'it was changed, or does not follow the one before it'
+                END AS problem
+            FROM entries e LEFT JOIN heads h ON h.segment = e.segment LEFT JOIN cuts c ON c.segment = e.segment
+        ), ends AS (
+            SELECT DISTINCT ON (e.segment) e.segment, e.number, e.recorded_at, e.operation FROM entries e ORDER BY e.segment, e.number DESC
+        ), found AS (
+            SELECT k.segment, k.number, k.recorded_at, k.problem, false AS may_be_late FROM checked k
+            UNION ALL
+            SELECT coalesce(h.segment, d.segment), coalesce(d.number, h.number), d.recorded_at,
+                CASE
+                    WHEN h.segment IS NULL THEN 'nothing tells how far its segment goes'
+                    WHEN coalesce(d.number, c.number, 0) < h.number THEN format('entries up to number %s are missing after it', h.number)
+                    WHEN d.number > h.number THEN format('entries after number %s were added to its segment', h.number)
+                END, d.operation = 'REFUSED'
+            FROM heads h FULL JOIN ends d ON d.segment = h.segment LEFT JOIN cuts c ON c.segment = h.segment
+            UNION ALL
+            SELECT e.segment, e.number, e.recorded_at, 'it is not the last entry of its segment as that was written', false
+            FROM heads h JOIN entries e ON e.segment = h.segment AND e.number = h.number AND e.hash <> h.hash
+            UNION ALL
+            SELECT h.after_segment, h.after_number, NULL, format('it is gone, and segment %s was begun after it', h.segment), false
+            FROM heads h
+            WHERE h.after_segment IS NOT NULL
+              AND NOT EXISTS (SELECT FROM entries e WHERE e.segment = h.after_segment AND e.number = h.after_number AND e.hash = h.after_hash)
+              AND NOT EXISTS (SELECT FROM cuts c WHERE c.segment = h.after_segment AND c.number >= h.after_number)
+        )
+        SELECT f.segment, f.number, f.recorded_at, f.problem, f.may_be_late FROM found f WHERE f.problem IS NOT NULL ORDER BY 1, 2, 4
+    LOOP
+        -- Written while we looked: its head has come meanwhile, or that of the one before it.
+        CONTINUE WHEN is_late AND EXISTS (SELECT FROM _tenancy.audit_heads h WHERE h.segment = verify_audit.segment
+                                          AND h.tenant_id IS NOT DISTINCT FROM the_tenant AND h.number >= verify_audit.number - 1);
+        RETURN NEXT;
+    END LOOP;
 END
 $$;
 COMMENT ON FUNCTION tenancy.verify_audit(text, timestamptz, timestamptz) IS
@@ -289,7 +305,12 @@ BEGIN
     IF before IS NULL OR the_end > date_trunc('month', now() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC' THEN
         PERFORM _tenancy.raise('PARAMETER_INVALID', 'before must not be later than this month', '{"argument": "before"}');
     END IF;
-    -- Sessions that write go on when we have committed, in segments that are still there.
+    -- What was committed since would be dropped uncounted.
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        PERFORM _tenancy.raise('PARAMETER_INVALID', 'drop_audit must be called at READ COMMITTED', '{"argument": "transaction_isolation"}');
+    END IF;
+    -- Sessions that write go on when we have committed, in segments that are still there. In their order, or we would wait for each other.
+    LOCK TABLE _tenancy.audit_entries IN ACCESS EXCLUSIVE MODE;
     LOCK TABLE _tenancy.audit_heads IN SHARE ROW EXCLUSIVE MODE;
     -- Up to where each segment goes that loses something, so that what stays can be verified.
     INSERT INTO _tenancy.audit_cuts AS c (tenant_id, segment, number, hash)
