@@ -1,4 +1,5 @@
 -- The audit trail: what changes rows of audited tables is in it, with who did it, and nobody changes it without being found out.
+\set SHOW_CONTEXT never
 SET timezone = 'UTC';
 -- What has come to the trail since it was last asked for, without what differs from run to run.
 CREATE FUNCTION entries() RETURNS TABLE (tenant text, op text, relation text, key jsonb, old jsonb, new jsonb, role text, actor text) LANGUAGE plpgsql AS $$
