@@ -131,21 +131,22 @@ PARAMETER_INVALID. Volatile. Granted to nobody; refused in the context of a tena
 
 CREATE FUNCTION tenancy.verify_audit(tenant_id text, since timestamptz DEFAULT NULL, until timestamptz DEFAULT NULL)
     RETURNS TABLE (segment bigint, number bigint, recorded_at timestamptz, problem text)
-    LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY DEFINER
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 DECLARE
     the_tenant text := tenancy.normalize_tenant_id(verify_audit.tenant_id);
     known _tenancy.audit_heads[];
-    is_late boolean;
+    may_be_late text;
+    begun_after bytea;
 BEGIN
     PERFORM _tenancy.refuse_in_context('verify_audit');
-    -- Before the entries: one that stays whatever becomes of its transaction is seen at once, and is there before its head is. Of a segment of
-    -- such entries there is a head for each.
+    -- Before the entries, each query with a snapshot of its own: an entry that stays whatever becomes of its transaction is seen at once, and is there
+    -- before its head is. Of a segment of such entries there is a head for each.
     known := ARRAY(SELECT DISTINCT ON (h.segment) h FROM _tenancy.audit_heads h
                    WHERE h.tenant_id = the_tenant OR h.tenant_id IS NULL AND the_tenant IS NULL
                    ORDER BY h.segment, h.number DESC);
-    FOR segment, number, recorded_at, problem, is_late IN
+    FOR segment, number, recorded_at, problem, may_be_late, begun_after IN
         WITH entries AS (
             SELECT e.*, lag(e.number) OVER w AS previous_number, lag(e.hash) OVER w AS previous_hash
             FROM _tenancy.audit_entries e
@@ -174,30 +175,36 @@ BEGIN
         ), ends AS (
             SELECT DISTINCT ON (e.segment) e.segment, e.number, e.recorded_at, e.operation FROM entries e ORDER BY e.segment, e.number DESC
         ), found AS (
-            SELECT k.segment, k.number, k.recorded_at, k.problem, false AS may_be_late FROM checked k
+            SELECT k.segment, k.number, k.recorded_at, k.problem, NULL AS may_be_late, NULL::bytea AS hash FROM checked k
             UNION ALL
             SELECT coalesce(h.segment, d.segment), coalesce(d.number, h.number), d.recorded_at,
                 CASE
                     WHEN h.segment IS NULL THEN 'nothing tells how far its segment goes'
                     WHEN coalesce(d.number, c.number, 0) < h.number THEN format('entries up to number %s are missing after it', h.number)
                     WHEN d.number > h.number THEN format('entries after number %s were added to its segment', h.number)
-                END, d.operation = 'REFUSED'
+                END, CASE WHEN h.segment IS NULL OR d.number > h.number THEN 'head' END, NULL
             FROM heads h FULL JOIN ends d ON d.segment = h.segment LEFT JOIN cuts c ON c.segment = h.segment
             UNION ALL
-            SELECT e.segment, e.number, e.recorded_at, 'it is not the last entry of its segment as that was written', false
+            SELECT e.segment, e.number, e.recorded_at, 'it is not the last entry of its segment as that was written', NULL, NULL
             FROM heads h JOIN entries e ON e.segment = h.segment AND e.number = h.number AND e.hash <> h.hash
             UNION ALL
-            SELECT h.after_segment, h.after_number, NULL, format('it is gone, and segment %s was begun after it', h.segment), false
+            SELECT h.after_segment, h.after_number, NULL, format('it is gone, and segment %s was begun after it', h.segment), 'entry', h.after_hash
             FROM heads h
             WHERE h.after_segment IS NOT NULL
               AND NOT EXISTS (SELECT FROM entries e WHERE e.segment = h.after_segment AND e.number = h.after_number AND e.hash = h.after_hash)
               AND NOT EXISTS (SELECT FROM cuts c WHERE c.segment = h.after_segment AND c.number >= h.after_number)
         )
-        SELECT f.segment, f.number, f.recorded_at, f.problem, f.may_be_late FROM found f WHERE f.problem IS NOT NULL ORDER BY 1, 2, 4
+        SELECT f.segment, f.number, f.recorded_at, f.problem, f.may_be_late, f.hash FROM found f WHERE f.problem IS NOT NULL ORDER BY 1, 2, 4
     LOOP
-        -- Written while we looked: its head has come meanwhile, or that of the one before it.
-        CONTINUE WHEN is_late AND EXISTS (SELECT FROM _tenancy.audit_heads h WHERE h.segment = verify_audit.segment
-                                          AND h.tenant_id IS NOT DISTINCT FROM the_tenant AND h.number >= verify_audit.number - 1);
+        -- Written while we looked: what was missing has come meanwhile. The head of an entry that stays is there a moment after the entry.
+        CONTINUE WHEN may_be_late = 'head' AND EXISTS (
+            SELECT FROM _tenancy.audit_heads h
+            WHERE h.segment = verify_audit.segment AND h.tenant_id IS NOT DISTINCT FROM the_tenant AND (h.number >= verify_audit.number
+                OR h.number = verify_audit.number - 1 AND EXISTS (
+                    SELECT FROM _tenancy.audit_entries e WHERE e.segment = verify_audit.segment AND e.number = verify_audit.number AND e.operation = 'REFUSED')));
+        CONTINUE WHEN may_be_late = 'entry' AND EXISTS (
+            SELECT FROM _tenancy.audit_entries e
+            WHERE e.segment = verify_audit.segment AND e.number = verify_audit.number AND e.hash = begun_after AND e.tenant_id IS NOT DISTINCT FROM the_tenant);
         RETURN NEXT;
     END LOOP;
 END
@@ -206,7 +213,8 @@ COMMENT ON FUNCTION tenancy.verify_audit(text, timestamptz, timestamptz) IS
 'Recomputes the hashes of a tenant''s entries (null: of those that are of no tenant) and returns a row for each that was changed, moved,
 added or removed; none where the record is whole. since, until: of entries from when on, and up to when, the contents are checked; that none is
 missing is always checked. Whoever can write to the tables of the extension and computes all later hashes anew is found only by what was
-kept elsewhere: see tenancy.audit_heads. Error: 22023 TENANT_ID_INVALID. Stable. Granted to nobody; refused in the context of a tenant.';
+kept elsewhere: see tenancy.audit_heads. Call it at READ COMMITTED: an older snapshot does not show what others have just written. Error: 22023
+TENANT_ID_INVALID. Volatile. Granted to nobody; refused in the context of a tenant.';
 
 CREATE VIEW tenancy.audit_heads WITH (security_barrier) AS
     SELECT DISTINCT ON (h.tenant_id, h.segment) h.tenant_id, h.segment, h.number, h.hash, h.opened_at
