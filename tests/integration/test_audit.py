@@ -136,11 +136,35 @@ def test_its_tables_are_looked_after_meanwhile(db):
 
 
 def test_dropping_and_writing_do_not_wait_for_each_other(db):
-    """A transaction that has begun to write to the default partition, and one that drops an old one."""
+    """One that writes to the default partition, one that drops an old one, and one that comes to write meanwhile."""
     db.run("CREATE TABLE _tenancy.audit_entries_2020_01 (LIKE _tenancy.audit_entries_default)",
            "ALTER TABLE _tenancy.audit_entries ATTACH PARTITION _tenancy.audit_entries_2020_01 FOR VALUES FROM ('2020-01-01') TO ('2020-02-01')")  # fmt: skip
-    writers = running(db, 6, 0.5, lambda: [db.run("SELECT tenancy.drop_audit(now())") for _ in range(10)], prepares=False)
-    assert trail(db) == sum((writer.committed for writer in writers), Counter())
+    failures = []
+
+    def run(work):
+        try:
+            work()
+        except psycopg.Error as error:
+            failures.append(error)
+
+    def waiting(count):
+        eventually(lambda: db.run("SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted") == [(count,)])
+
+    with db.connect(APP) as first, db.connect(APP) as second:
+        for app in (first, second):
+            set_session(app, "acme")
+        first.execute("BEGIN")
+        first.execute("INSERT INTO item (note) VALUES ('first')")
+        dropping = threading.Thread(target=run, args=[lambda: db.run("SELECT tenancy.drop_audit(now())")])
+        dropping.start()
+        waiting(1)
+        writing = threading.Thread(target=run, args=[lambda: second.execute("INSERT INTO item (note) VALUES ('second')")])
+        writing.start()
+        waiting(2)
+        first.execute("COMMIT")
+        dropping.join()
+        writing.join()
+    assert failures == []
     assert db.run("SELECT to_regclass('_tenancy.audit_entries_2020_01')") == [(None,)]
     assert_whole(db)
 
