@@ -342,7 +342,7 @@ SELECT count(*) FROM tenancy.export_audit();                   -- SHOULD FAIL
 SET tenancy.tenant_id = 'acme';
 SELECT DISTINCT tenant_id FROM tenancy.audit_log;
 SELECT DISTINCT tenant_id FROM _tenancy.audit_entries;
-SELECT DISTINCT line::jsonb ->> 'tenant_id' AS tenant_id FROM tenancy.export_audit() AS line;
+SELECT DISTINCT substring(line FROM '^{"tenant_id" : "([a-z]*)"') AS tenant_id FROM tenancy.export_audit() AS line;
 SELECT count(*) FROM tenancy.export_audit('beta');
 SET tenancy.tenant_id = 'beta';
 SELECT DISTINCT tenant_id FROM tenancy.audit_log;
@@ -374,7 +374,7 @@ REVOKE ALL ON _tenancy.audit_entries FROM regress_app;
 UPDATE _tenancy.audit_entries SET role = 'x';                  -- SHOULD FAIL: for a superuser as well
 
 -- One line for each, the oldest first.
-SELECT count(*) = (SELECT count(*) FROM tenancy.audit_log) AS all_of_them, bool_and(line !~ E'[\n\r]') AS are_lines, bool_and(line::jsonb ? 'hash') AS are_json
+SELECT count(*) = (SELECT count(*) FROM tenancy.audit_log) AS all_of_them, bool_and(line !~ E'[\n\r]') AS are_lines, bool_and(json_typeof(line::json) = 'object') AS are_json
 FROM tenancy.export_audit() AS line;
 SELECT count(*) FROM tenancy.export_audit('acme', now());
 SELECT count(*) = (SELECT count(*) FROM tenancy.audit_log WHERE tenant_id = 'acme') AS all_of_them FROM tenancy.export_audit('acme', until => now());
