@@ -136,6 +136,7 @@ CASES = [
     ("TENANT_ID_INVALID", "postgres", None, "INSERT INTO metered VALUES ('a b', 1)", True),
     ("RELATION_NOT_METERED", "postgres", None, "SELECT tenancy.unmeter('metered', 'other')", True),
     ("RELATION_NOT_METERED", "postgres", None, "SELECT tenancy.reconcile('by_uuid')", True),
+    ("RELATION_NOT_AUDITED", "postgres", None, "SELECT tenancy.unaudit('by_uuid')", False),
     ("RELATION_METERED", OWNER, None, "SELECT tenancy.unprotect('metered')", True),
     ("RELATION_NOT_PROTECTED", "postgres", None, "SELECT tenancy.meter('plain', 'plain')", True),
     ("TENANT_COLUMN_NOT_FOUND", OWNER, None, "SELECT tenancy.protect('no_column')", True),
