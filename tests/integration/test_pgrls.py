@@ -45,7 +45,7 @@ BEHIND_THE_WALL = f"""
     SELECT bool_and(y.polname = 'tenancy_access' AND EXISTS (
         SELECT FROM pg_policy w WHERE w.polrelid = y.polrelid AND w.polname = 'tenancy_isolation' AND NOT w.polpermissive AND w.polroles = '{{0}}'
           AND (w.polcmd = '*' AND w.polwithcheck IS NOT NULL
-               OR w.polcmd = 'r' AND (c.relname = 'usage' OR 2 = (
+               OR w.polcmd = 'r' AND (c.relname IN ('usage', 'audit_entries') OR 2 = (
                    SELECT count(*) FROM pg_policy v WHERE v.polrelid = y.polrelid AND NOT v.polpermissive AND v.polroles = '{{0}}'
                      AND v.polname IN ('tenancy_insert', 'tenancy_update') AND v.polwithcheck IS NOT NULL))))) {POLICY}"""
 
@@ -87,12 +87,15 @@ EXCUSES = {
         f"SELECT bool_and((p.pronargs = 0 OR p.proname = 'has_role') AND n.nspname = 'tenancy') {FUNCTION}",
     ),
     "SEC022": (
-        "The ledger is written by the library, and by nobody else.",
-        f"SELECT %(at)s = '_tenancy.usage' AND NOT has_table_privilege(%(guest)s, c.oid, 'INSERT, UPDATE, DELETE') {TABLE}",
+        "The ledger and the audit trail are written by the library, and by nobody else.",
+        f"SELECT %(at)s IN ('_tenancy.usage', '_tenancy.audit_entries') AND NOT has_table_privilege(%(guest)s, c.oid, 'INSERT, UPDATE, DELETE') {TABLE}",
     ),
     "SEC030": (
-        "Of kind shared, NULL is for everybody to read, and the restrictive policies let no tenant write it.",
-        f"""SELECT (SELECT bool_and(s.kind = 'shared' AND s.drift = '{{}}') FROM tenancy.protected_tables s WHERE s.relation = c.oid) {TABLE}""",
+        "Of kind shared, NULL is for everybody to read, and the restrictive policies let no tenant write it. Entries of the audit trail that are of no "
+        "tenant are equal to none.",
+        f"""SELECT coalesce((SELECT bool_and(s.kind = 'shared' AND s.drift = '{{}}') FROM tenancy.protected_tables s WHERE s.relation = c.oid),
+                %(at)s = '_tenancy.audit_entries' AND (SELECT bool_and(pg_get_expr(y.polqual, y.polrelid) = '(tenant_id = tenancy.current_tenant())')
+                                                       FROM pg_policy y WHERE y.polrelid = c.oid)) {TABLE}""",
     ),
     "SEC047": (
         "The tenant is part of the key on both sides, so it tells of the tenant's own rows only, and the restrictive policy says which those are.",
@@ -104,15 +107,18 @@ EXCUSES = {
         f"SELECT bool_and(%(at)s = ANY (%(public)s) AND 'search_path=pg_catalog, pg_temp' = ANY (p.proconfig)) {FUNCTION}",
     ),
     "PERF003": (
-        "The partitions of the ledger that grow have their own index of the tenant; the open part is kept short, and found by its hash.",
-        """SELECT %(at)s IN ('_tenancy.usage.tenancy_access', '_tenancy.usage.tenancy_isolation')
-                  AND (SELECT bool_and(EXISTS (SELECT FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
-                                               WHERE i.indrelid = h.inhrelid AND a.attname = 'tenant_id'))
-                       FROM pg_inherits h WHERE h.inhparent = '_tenancy.usage_settled'::regclass)""",
+        "The partitions of the ledger and of the audit trail have their own index of the tenant; the open part of the ledger is kept short, and found "
+        "by its hash.",
+        """SELECT bool_and(EXISTS (SELECT FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+                                   WHERE i.indrelid = h.inhrelid AND a.attname = 'tenant_id'))
+           FROM pg_inherits h
+           WHERE h.inhparent = CASE WHEN %(at)s IN ('_tenancy.usage.tenancy_access', '_tenancy.usage.tenancy_isolation') THEN '_tenancy.usage_settled'::regclass
+                                    WHEN %(at)s IN ('_tenancy.audit_entries.tenancy_access', '_tenancy.audit_entries.tenancy_isolation')
+                                    THEN '_tenancy.audit_entries'::regclass END""",
     ),
     "VIEW002": (
         "The view has no condition of its own that could be evaluated too late; the policies below it are barriers.",
-        "SELECT %(at)s = 'tenancy.usage_records' AND pg_get_viewdef('tenancy.usage_records'::regclass) !~* 'where'",
+        "SELECT %(at)s IN ('tenancy.usage_records', 'tenancy.audit_log') AND pg_get_viewdef(%(at)s::regclass) !~* 'where'",
     ),
 }
 
@@ -120,6 +126,7 @@ EXCUSES = {
 PUBLIC = {
     "_tenancy.is_protected": "answers for a table what tenancy.protected_tables shows to all",
     "_tenancy.protection": "as is_protected",
+    "_tenancy.is_audited": "answers for a table what tenancy.audited_tables shows to all",
     "_tenancy.meters_of": "the names of a table's meters, which tenancy.meters shows to all",
     "_tenancy.schema_column": "the tenant column of a protected schema, which its tables show to all",
     "_tenancy.tenant_of_subdomain": "who a subdomain belongs to is what the public asks a service by opening it",
