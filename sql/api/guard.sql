@@ -280,6 +280,15 @@ BEGIN
                     PERFORM _tenancy.follow_column(member);
                 END LOOP;
                 PERFORM _tenancy.protect_new(the_table);
+                -- By their names, columns are left out of the audit trail or masked.
+                SELECT c INTO problem FROM tenancy.audited_tables a, unnest(a.excluded || a.masked) AS c
+                WHERE a.relation = the_table
+                  AND NOT EXISTS (SELECT FROM pg_attribute t WHERE t.attrelid = the_table AND t.attname = c AND NOT t.attisdropped);
+                IF FOUND THEN
+                    PERFORM _tenancy.raise('PROTECTION_WEAKENED', format('audited table %s has no column "%s" any more', the_table, problem),
+                        jsonb_build_object('relation', the_table::text, 'column', problem),
+                        format('Have an administrator audit it without that column first: SELECT tenancy.audit(%L);', the_table));
+                END IF;
             END LOOP;
         ELSIF item.object_type = 'table' THEN
             IF cardinality(item.changes) > 0 THEN

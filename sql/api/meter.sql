@@ -99,6 +99,7 @@ BEGIN
         END LOOP;
         PERFORM _tenancy.end_change(member);
     END LOOP;
+    PERFORM _tenancy.make_audit_triggers(make_meter_triggers.relation, _tenancy.is_audited(make_meter_triggers.relation));
 END
 $$;
 COMMENT ON FUNCTION _tenancy.make_meter_triggers(regclass) IS 'makes the triggers of a table fit its meters';

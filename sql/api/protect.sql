@@ -428,6 +428,11 @@ BEGIN
                                'resources', (SELECT jsonb_agg(m.resource) FROM _tenancy.meters_of(unprotect.relation) m)),
             format('Take its meters away first: SELECT tenancy.unmeter(%L, ''<resource>'');', unprotect.relation));
     END IF;
+    IF EXISTS (SELECT FROM _tenancy.tree(unprotect.relation) t WHERE _tenancy.is_audited(t.relation)) THEN
+        PERFORM _tenancy.raise('PROTECTION_WEAKENED', format('table %s is audited', unprotect.relation),
+            jsonb_build_object('relation', unprotect.relation::text, 'problem', 'it is audited'),
+            format('Have an administrator end that first: SELECT tenancy.unaudit(%L);', unprotect.relation));
+    END IF;
     EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', unprotect.relation);
     PERFORM _tenancy.refuse_old_snapshot(ARRAY[unprotect.relation], NULL);
     SELECT t.relation, i.inhparent::regclass AS parent INTO item
