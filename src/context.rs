@@ -34,7 +34,7 @@ use crate::token::{self, Identity};
 const OURS: &CStr = c"tenancy_isolation";
 
 /// The longest id of a user, in bytes: that of `_tenancy.users`. A pooler is told of it, and libpq takes no message of 30,000 bytes.
-const LONGEST_USER: usize = 255;
+pub const LONGEST_USER: usize = 255;
 
 /// The number of a transaction that no backend reaches: a value with it was given in an earlier transaction.
 const EARLIER: u64 = 0;

@@ -555,6 +555,9 @@ pub fn raise(
     }
     // A detail that is more than that is left out, not the error.
     let detail = detail.value().unwrap_or_default();
+    if let Some(entry) = CATALOGUE.iter().find(|entry| entry.0 == code) {
+        tell(entry.0, &detail);
+    }
     report(&code, message.to_utf8().into_owned(), &detail, hint)
 }
 

@@ -176,7 +176,14 @@ extension_sql_file!("../sql/schema/70_audit.sql", name = "audit_tables", require
 extension_sql_file!(
     "../sql/api/audit.sql",
     name = "audit",
-    requires = ["audit_tables", "guard", "lint", audit::api::audit_hash, audit::api::audit_start]
+    requires = [
+        "audit_tables",
+        "guard",
+        "lint",
+        audit::api::audit_hash,
+        audit::api::audit_start,
+        audit::api::note_audit
+    ]
 );
 extension_sql_file!("../sql/grants.sql", name = "grants", finalize);
 

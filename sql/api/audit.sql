@@ -21,6 +21,8 @@ ALTER TABLE _tenancy.audit_entries ENABLE ALWAYS TRIGGER tenancy_guard;
 
 -- A column of type json takes what jsonb does not: \u0000, half of a surrogate pair, numbers past numeric. One such row would keep everybody
 -- from reading the trail; its JSON is shown as a text, in an object of its own.
+COMMENT ON FUNCTION _tenancy.note_audit(text, jsonb) IS 'writes an entry of no tenant; for functions that change the trail itself';
+
 CREATE VIEW tenancy.audit_log WITH (security_invoker = true) AS
     SELECT e.tenant_id, e.recorded_at, e.operation, e.relation,
            CASE WHEN e.key::text ~ u.pattern THEN jsonb_build_object('json', e.key::text) ELSE e.key::jsonb END AS key,
@@ -338,6 +340,7 @@ BEGIN
     DELETE FROM _tenancy.audit_heads h USING _tenancy.audit_cuts c WHERE c.segment = h.segment AND h.number <= c.number;
     DELETE FROM _tenancy.audit_cuts c
     WHERE NOT EXISTS (SELECT FROM _tenancy.audit_heads h WHERE h.segment = c.segment OR h.after_segment = c.segment);
+    PERFORM _tenancy.note_audit('DROP_AUDIT', jsonb_build_object('before', the_end, 'partitions', dropped));
     RETURN dropped;
 END
 $$;

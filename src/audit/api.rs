@@ -14,7 +14,7 @@ use crate::guard;
 use crate::pg::{
     self,
     row_trigger::{self, Layout, Shown, Trigger},
-    text::Text,
+    text::{Json, Text},
     transition::Event,
 };
 
@@ -44,14 +44,11 @@ fn audit(trigger: &Trigger) {
         });
         return;
     }
-    let change = match trigger.change(&layout) {
-        Ok(Some(change)) => change,
-        Ok(None) => return,
-        Err(malformed) => Error::MeteredTenant(malformed).raise(),
-    };
-    let part = |tenant, operation, old, new| {
+    let Some(change) = trigger.change(&layout) else { return };
+    let part = |tenant, operation, old: Option<&[u8]>, new| {
         let relation = Some(layout.name.as_bytes());
-        record(&Record { tenant, operation, relation, key: change.key.as_deref(), old, new, detail: None })
+        let key = if old.is_none() { &change.new_key } else { &change.key };
+        record(&Record { tenant, operation, relation, key: key.as_deref(), old, new, detail: None })
     };
     let (old, new) = (change.old.as_deref(), change.new.as_deref());
     match (trigger.event(), change.old_tenant == change.new_tenant) {
@@ -115,6 +112,14 @@ fn configured(trigger: &Trigger) -> Result<Layout, Text> {
     })
     .unwrap_or_else(|error| internal(error));
     trigger.layout(tenant.as_ref(), |name| columns.get(name).copied().unwrap_or(Shown::Whole))
+}
+
+/// Writes an entry of no tenant. Volatile. For functions of the extension that change the trail itself.
+#[pg_extern(schema = "_tenancy", volatile, strict)]
+pub fn note_audit(operation: Text, detail: Json) {
+    let detail = pg::text::reportable(detail.value().unwrap_or_default().to_string());
+    let operation = operation.to_utf8();
+    record(&Record { operation: &operation, detail: Some(detail.as_bytes()), ..Record::default() });
 }
 
 /// What the first entry of a segment is chained to. Immutable. For `tenancy.verify_audit`.

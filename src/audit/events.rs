@@ -4,7 +4,8 @@
 //! refused is rolled back. So many in a minute and session, or whoever provokes them could fill the disk; the next entry tells how many were
 //! left out. Where nothing can be written, on a standby and in parallel workers, the server's log has the error alone.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 
 use serde_json::{Value, json};
 
@@ -13,7 +14,8 @@ use crate::pg::{self, text::reportable, xact};
 use crate::tenant::TenantId;
 
 /// Codes of what is put on record. Of what signing in refuses, `refused_sign_in` tells.
-const RECORDED: [&str; 8] = [
+const RECORDED: [&str; 9] = [
+    "INVITATION_INVALID",
     "TENANT_ACCESS_DENIED",
     "TENANT_NOT_FOUND",
     "TENANT_SUSPENDED",
@@ -23,8 +25,10 @@ const RECORDED: [&str; 8] = [
     "PROTECTION_WEAKENED",
     "ISOLATION_BYPASSED",
 ];
-/// As many in a minute, of a session.
+/// As many in a minute, of a session and tenant.
 const MOST: u32 = 100;
+/// Tenants that are kept count of; past this it starts afresh.
+const TENANTS: usize = 1024;
 const MINUTE: i64 = 60_000_000;
 /// The longest detail, in bytes: an entry that stays must be short.
 const LONGEST: usize = 1000;
@@ -38,7 +42,8 @@ struct Lately {
 }
 
 thread_local! {
-    static LATELY: Cell<Lately> = const { Cell::new(Lately { since: 0, recorded: 0, left_out: 0 }) };
+    /// For each tenant: behind a pooler, a session serves many.
+    static LATELY: RefCell<HashMap<Option<TenantId>, Lately>> = RefCell::new(HashMap::new());
     /// An entry is being written: what fails meanwhile is not put on record.
     static IS_WRITING: Cell<bool> = const { Cell::new(false) };
 }
@@ -67,6 +72,15 @@ pub fn refused_sign_in(code: &'static str, tenant: Option<TenantId>, user: &str)
     write(tenant, json!({"code": code, "user": user}).to_string());
 }
 
+fn note(tenant: Option<TenantId>, so_far: Lately) {
+    LATELY.with_borrow_mut(|lately| {
+        if lately.len() >= TENANTS {
+            lately.clear();
+        }
+        lately.insert(tenant, so_far);
+    });
+}
+
 fn write(tenant: Option<TenantId>, mut detail: String) {
     let can_write = || {
         xact::in_transaction()
@@ -79,12 +93,13 @@ fn write(tenant: Option<TenantId>, mut detail: String) {
         return;
     }
     let now = xact::now();
-    let mut lately = LATELY.get();
+    let known = LATELY.with_borrow(|lately| lately.get(&tenant).copied());
+    let mut lately = known.unwrap_or(Lately { since: 0, recorded: 0, left_out: 0 });
     if now - lately.since >= MINUTE {
         lately = Lately { since: now, recorded: 0, ..lately };
     }
     if lately.recorded >= MOST {
-        LATELY.set(Lately { left_out: lately.left_out.saturating_add(1), ..lately });
+        note(tenant, Lately { left_out: lately.left_out.saturating_add(1), ..lately });
         return;
     }
     if lately.left_out > 0
@@ -93,7 +108,7 @@ fn write(tenant: Option<TenantId>, mut detail: String) {
         fields.insert("left_out".to_owned(), json!(lately.left_out));
         detail = Value::Object(fields).to_string();
     }
-    LATELY.set(Lately { recorded: lately.recorded + 1, left_out: 0, ..lately });
+    note(tenant, Lately { recorded: lately.recorded + 1, left_out: 0, ..lately });
     detail = reportable(detail);
     if detail.len() > LONGEST {
         let begin: String = detail.chars().take(LONGEST / 8).collect();

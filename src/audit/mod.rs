@@ -128,7 +128,7 @@ impl Who {
     fn now() -> Who {
         Who {
             at: xact::statement_began(),
-            actor: context::user_id(),
+            actor: context::user_id().map(|user| user.clipped(context::LONGEST_USER)),
             role: role(),
             session: SESSION
                 .with_borrow_mut(|name| name.get_or_insert_with(|| Rc::new(pg::session_name())).clone()),
@@ -186,6 +186,15 @@ pub fn record(record: &Record) {
     table.insert_one(columns(&entry, segment, number, &hash));
 }
 
+/// An entry that has its place, and is not there yet: where it does not come to be, nothing must follow it.
+struct Unwritten<'a>(&'a Tenant);
+
+impl Drop for Unwritten<'_> {
+    fn drop(&mut self) {
+        SEGMENTS.with_borrow_mut(|segments| segments.forget(self.0, Kept::ForGood));
+    }
+}
+
 /// Writes an entry that stays when the transaction is rolled back. Of what is short: see `Table::insert_to_stay`.
 pub fn record_to_stay(record: &Record) {
     let who = Who::now();
@@ -196,7 +205,9 @@ pub fn record_to_stay(record: &Record) {
         segments::next(&record.tenant, Kept::ForGood, |previous, segment, number| {
             chain::hash(previous, segment, number, &entry)
         });
+    let unwritten = Unwritten(&record.tenant);
     table.insert_to_stay(columns(&entry, segment, number, &hash));
+    std::mem::forget(unwritten);
     if let Some(row) = SEGMENTS.with_borrow(|segments| segments.head_to_stay(&record.tenant)) {
         heads.insert_to_stay(row.columns());
     }

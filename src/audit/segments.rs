@@ -11,11 +11,12 @@ use crate::error::internal;
 use crate::pg::{
     self,
     insert::{Place, Table, Value},
+    text::Text,
     xact::{self, Event},
 };
 
 /// Segments that a session goes on with; past this it begins new ones when it is idle.
-const KEPT: usize = 4096;
+const KEPT: usize = 16_384;
 
 /// Whether an entry goes with its transaction. Each kind has segments of its own.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -105,6 +106,7 @@ pub fn next(tenant: &Tenant, kept: Kept, hash: impl FnOnce(&Hash, i64, i64) -> H
     if SEGMENTS.with_borrow(|segments| segments.undo.is_empty()) {
         // Locked until the transaction ends: rows stay where they are known to be, and of what was before that we hear now.
         Table::open(table(c"audit_heads"));
+        SEGMENTS.with_borrow_mut(|segments| segments.all.retain(|_, segment| !segment.is_void));
     }
     if !SEGMENTS.with_borrow(|segments| segments.all.contains_key(&name)) {
         // Not while the segments are borrowed: an invalidation may come.
@@ -138,10 +140,14 @@ pub fn next(tenant: &Tenant, kept: Kept, hash: impl FnOnce(&Hash, i64, i64) -> H
 fn begin(tenant: &Tenant) -> Segment {
     let heads = table(c"audit_heads");
     let mut after = None;
-    let query = "SELECT h.segment, h.number, h.hash FROM _tenancy.audit_heads h
-                 WHERE h.tenant_id IS NOT DISTINCT FROM $1 ORDER BY h.opened_at DESC, h.number DESC LIMIT 1";
-    let id = tenant.map(|id| id.as_str().to_owned());
-    pg::query::latest_planned(heads, query, &[id.into()], |row| {
+    // Each by the index.
+    const OF_TENANT: &str = "SELECT h.segment, h.number, h.hash FROM _tenancy.audit_heads h
+                             WHERE h.tenant_id = $1 ORDER BY h.opened_at DESC, h.number DESC LIMIT 1";
+    const OF_NONE: &str = "SELECT h.segment, h.number, h.hash FROM _tenancy.audit_heads h
+                           WHERE h.tenant_id IS NULL ORDER BY h.opened_at DESC, h.number DESC LIMIT 1";
+    let id = tenant.map(|id| Text::of(id.as_bytes()).argument());
+    let query = if id.is_some() { OF_TENANT } else { OF_NONE };
+    pg::query::latest_planned(heads, query, id.as_slice(), |row| {
         if let (Some(segment), Some(number), Some(hash)) = (row.get(1)?, row.get(2)?, row.get::<Vec<u8>>(3)?)
         {
             // What is no hash is for verify_audit() to find.
@@ -206,6 +212,11 @@ impl Segments {
         }
     }
 
+    /// Begins another segment with the next entry.
+    pub fn forget(&mut self, tenant: &Tenant, kept: Kept) {
+        self.all.remove(&(*tenant, kept));
+    }
+
     /// A change of the heads by somebody else than the sessions that write them, or a new table: what is known of them is void.
     pub fn note_change(&mut self, changed: Option<pg::Oid>) {
         if self.heads.is_some() && (changed.is_none() || changed == self.heads) {
@@ -261,8 +272,12 @@ impl Segments {
 
     fn end(&mut self) {
         self.undo.clear();
-        let is_full = self.all.len() > KEPT;
-        self.all.retain(|_, segment| !segment.is_void && !is_full);
+        let mut excess = self.all.len().saturating_sub(KEPT);
+        self.all.retain(|_, segment| {
+            let is_excess = excess > 0;
+            excess -= usize::from(is_excess);
+            !segment.is_void && !is_excess
+        });
         for segment in self.all.values_mut() {
             segment.is_touched = false;
             segment.written = None;

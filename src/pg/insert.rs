@@ -89,7 +89,9 @@ impl Value<'_> {
             Some(match self {
                 // Both are a length and bytes.
                 Value::Text(bytes) | Value::Bytes(bytes) => {
-                    raw::cstring_to_text_with_len(bytes.as_ptr().cast(), bytes.len() as c_int).into()
+                    // More than there can be is refused by the allocation.
+                    let length = c_int::try_from(bytes.len()).unwrap_or(c_int::MAX);
+                    raw::cstring_to_text_with_len(bytes.as_ptr().cast(), length).into()
                 }
                 Value::Bigint(number) => pg_sys::Datum::from(*number),
                 Value::Boolean(is) => pg_sys::Datum::from(*is),

@@ -18,8 +18,8 @@ pub fn timestamp(at: i64) -> DatumWithOid<'static> {
     unsafe { DatumWithOid::new(at, pg_sys::TIMESTAMPTZOID) }
 }
 
-/// The parameters of our own queries, until dropped.
-struct Pinned {
+/// Parameters that the caller does not choose, until dropped.
+pub(super) struct Pinned {
     level: i32,
 }
 
@@ -32,7 +32,7 @@ const BY_INDEX: [(&CStr, &CStr); 4] =
 
 impl Pinned {
     /// As PostgreSQL does for a function with a SET clause. An error on the way restores the parameters as well.
-    fn new(parameters: &[(&CStr, &CStr)]) -> Pinned {
+    pub(super) fn new(parameters: &[(&CStr, &CStr)]) -> Pinned {
         // SAFETY: called inside a transaction; C strings that live for good. Anybody may set these parameters.
         unsafe {
             let level = pg_sys::NewGUCNestLevel();

@@ -7,19 +7,43 @@ use std::ffi::{CStr, c_int};
 
 use pgrx::{PgMemoryContexts, pg_sys, prelude::*};
 
+use super::query::Pinned;
 use super::text::{Text, of_c_string};
 use super::transition::{Event, Kind, attribute};
-use crate::tenant::{Malformed, TenantId};
+use crate::tenant::TenantId;
 
 mod raw {
     use super::*;
     unsafe extern "C-unwind" {
+        pub static bytea_output: c_int;
         pub fn datum_image_eq(
             one: pg_sys::Datum,
             other: pg_sys::Datum,
             is_by_value: bool,
             length: c_int,
         ) -> bool;
+    }
+}
+
+/// How values are written, whatever the session's settings are.
+const WRITTEN: [(&CStr, &CStr); 4] = [
+    (c"extra_float_digits", c"1"),
+    (c"DateStyle", c"ISO, MDY"),
+    (c"IntervalStyle", c"postgres"),
+    (c"bytea_output", c"hex"),
+];
+
+/// Of PostgreSQL's `ByteaOutputType`.
+const BYTEA_OUTPUT_HEX: c_int = 1;
+
+/// Whether one of them is another now: setting them costs more than most changes.
+fn are_values_written_otherwise() -> bool {
+    // SAFETY: plain reads of backend-local values.
+    unsafe {
+        pg_sys::extra_float_digits < 1
+            || pg_sys::DateStyle != pg_sys::USE_ISO_DATES as c_int
+            || pg_sys::IntervalStyle != pg_sys::INTSTYLE_POSTGRES as c_int
+            || raw::bytea_output != BYTEA_OUTPUT_HEX
     }
 }
 
@@ -86,7 +110,10 @@ pub struct Change {
     /// The tenants that the row was of and is of; none where it names none.
     pub old_tenant: Option<TenantId>,
     pub new_tenant: Option<TenantId>,
+    /// The key that the row had, or has where it had none before.
     pub key: Option<Vec<u8>>,
+    /// The key that it has.
+    pub new_key: Option<Vec<u8>>,
     /// What the columns that have changed held before; of an inserted row, nothing.
     pub old: Option<Vec<u8>>,
     pub new: Option<Vec<u8>>,
@@ -114,6 +141,16 @@ pub unsafe extern "C-unwind" fn tenancy_audit_row(fcinfo: pg_sys::FunctionCallIn
                 ERROR,
                 PgSqlErrorCode::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
                 "function audit_row must be called as a trigger"
+            );
+        }
+        let event = (*data).tg_event;
+        let is_of_row = event & pg_sys::TRIGGER_EVENT_ROW != 0;
+        let is_after = event & pg_sys::TRIGGER_EVENT_TIMINGMASK == pg_sys::TRIGGER_EVENT_AFTER;
+        if !is_after || is_of_row == (Event::of(event) == Event::Truncate) {
+            ereport!(
+                ERROR,
+                PgSqlErrorCode::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
+                "function audit_row must be called after a change of a row, or after TRUNCATE"
             );
         }
         if let Some(handler) = HANDLER {
@@ -199,7 +236,9 @@ impl Trigger {
     }
 
     /// What has become of the row, of the columns that are shown; none where none of them has changed.
-    pub fn change(&self, layout: &Layout) -> Result<Option<Change>, Malformed> {
+    pub fn change(&self, layout: &Layout) -> Option<Change> {
+        // Whoever changes a row does not decide how precisely its values are written.
+        let _pinned = are_values_written_otherwise().then(|| Pinned::new(&WRITTEN));
         // SAFETY: an AFTER ROW trigger has the rows that its event has, of as many columns as its table.
         unsafe {
             let data = &*self.data;
@@ -217,19 +256,16 @@ impl Trigger {
                 Event::Update => (Some(row(data.tg_trigtuple)), Some(row(data.tg_newtuple))),
                 Event::Truncate => (None, None),
             };
-            let tenant = |row: Option<&Row>| -> Result<Option<TenantId>, Malformed> {
-                let Some((place, kind)) = layout.tenant else { return Ok(None) };
+            let tenant = |row: Option<&Row>| -> Option<TenantId> {
+                let (place, kind) = layout.tenant?;
                 let datum = row.and_then(|row| row[place]);
                 let raw = datum.and_then(|datum| pg_sys::ffi::pg_guard_ffi_boundary(|| kind.raw(datum)));
-                match raw.map(|raw| raw.parse()).transpose() {
-                    // In the extension's own tables that stands for none.
-                    Err(Malformed::Empty) => Ok(None),
-                    other => other,
-                }
+                // What cannot be registered is no tenant.
+                raw.and_then(|raw| raw.parse().ok())
             };
             let mut change = Change {
-                old_tenant: tenant(old.as_ref())?,
-                new_tenant: tenant(new.as_ref())?,
+                old_tenant: tenant(old.as_ref()),
+                new_tenant: tenant(new.as_ref()),
                 ..Change::default()
             };
             // Both sides of the story are whole where each is told to another tenant.
@@ -242,14 +278,16 @@ impl Trigger {
                             (before, after) => before.is_some() != after.is_some(),
                         }
                 };
-            let (mut key, mut before, mut after) = (Object::new(), Object::new(), Object::new());
+            let (mut old_key, mut new_key) = (Object::new(), Object::new());
+            let (mut before, mut after) = (Object::new(), Object::new());
             for (place, column) in layout.columns.iter().enumerate() {
                 let (was, is) = (old.as_ref().map(|row| row[place]), new.as_ref().map(|row| row[place]));
-                if column.is_key
-                    && column.shown != Shown::Not
-                    && let Some(value) = was.or(is).flatten()
-                {
-                    key.add(column, Some(value));
+                if column.is_key && column.shown != Shown::Not {
+                    for (side, key) in [(was, &mut old_key), (is, &mut new_key)] {
+                        if let Some(value) = side.flatten() {
+                            key.add(column, Some(value));
+                        }
+                    }
                 }
                 if column.shown == Shown::Not || !is_changed(column, was.flatten(), is.flatten()) {
                     continue;
@@ -265,12 +303,14 @@ impl Trigger {
                 }
             }
             if before.is_empty() && after.is_empty() && old.is_some() && new.is_some() {
-                return Ok(None);
+                return None;
             }
-            change.key = (!key.is_empty()).then(|| key.finish());
+            let finished = |key: Object| (!key.is_empty()).then(|| key.finish());
+            change.new_key = finished(new_key);
+            change.key = finished(old_key).or_else(|| change.new_key.clone());
             change.old = old.is_some().then(|| before.finish());
             change.new = new.is_some().then(|| after.finish());
-            Ok(Some(change))
+            Some(change)
         }
     }
 }

@@ -84,6 +84,22 @@ impl Text {
         &self.0
     }
 
+    /// As much of it as so many bytes hold, in whole characters.
+    pub fn clipped(mut self, longest: usize) -> Text {
+        if self.0.len() > longest {
+            // SAFETY: as many bytes as it says.
+            let length = unsafe {
+                pg_sys::pg_mbcliplen(
+                    self.0.as_ptr().cast::<c_char>(),
+                    self.0.len() as c_int,
+                    longest as c_int,
+                )
+            };
+            self.0.truncate(length.max(0) as usize);
+        }
+        self
+    }
+
     /// The text in UTF-8, to be shown; what is no character in it is U+FFFD.
     pub fn to_utf8(&self) -> Cow<'_, str> {
         if self.0.is_ascii() || is_utf8() {

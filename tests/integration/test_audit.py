@@ -115,7 +115,6 @@ MAINTENANCE = [
 ]  # fmt: skip
 
 
-@pytest.mark.xfail(reason="a segment whose savepoint was rolled back is taken to be in use: see test_audit_attacks.py", strict=False)
 def test_its_tables_are_looked_after_meanwhile(db):
     def meanwhile():
         for command in MAINTENANCE:

@@ -31,13 +31,11 @@ def insert(db, *notes, role=APP):
 REFUSALS = "SELECT tenant_id, detail ->> 'code' FROM tenancy.audit_log WHERE operation = 'REFUSED' ORDER BY recorded_at"
 
 
-@open_until_fixed("unprotect asks only whether the table is metered; the guard of the triggers goes with the protection")
 def test_an_owner_cannot_unprotect_what_is_audited(db, owner):
     with pytest.raises(psycopg.Error):
         owner.execute("SELECT tenancy.unprotect('item')")
 
 
-@open_until_fixed("columns are left out by name, and the owner gives another column that name")
 def test_a_column_that_takes_the_name_of_one_left_out(db, owner):
     db.run("ALTER TABLE item ADD COLUMN scratch int", "SELECT tenancy.audit('item', '{scratch}')")
     insert(db, "a")
@@ -52,7 +50,6 @@ def test_a_column_that_takes_the_name_of_one_left_out(db, owner):
     assert db.run("SELECT count(*) FROM tenancy.audit_log WHERE operation = 'UPDATE' AND relation = 'public.item'") == [(1,)]
 
 
-@open_until_fixed("columns are masked by name, and a rename takes the mask off")
 def test_a_masked_column_stays_masked_when_renamed(db, owner):
     db.run("SELECT tenancy.audit('item', mask => '{note}')")
     try:
@@ -65,7 +62,6 @@ def test_a_masked_column_stays_masked_when_renamed(db, owner):
     assert db.run("SELECT count(*) FROM tenancy.audit_log WHERE new::text ~ 'secret'") == [(0,)]
 
 
-@open_until_fixed("protect_new fits the triggers of meters to a new child, and not those of the audit")
 @pytest.mark.parametrize("how", ["partition", "partitioned", "attach", "child"])
 def test_what_comes_under_an_audited_table_is_audited(db, how):
     db.run("CREATE TABLE event (id int, tenant_id text NOT NULL) PARTITION BY LIST (id)", "CREATE TABLE base (id int, tenant_id text NOT NULL)",
@@ -93,7 +89,6 @@ def test_a_partition_that_is_changed_while_it_is_detached(db):
     assert db.run("SELECT count(*) FROM tenancy.audit_log WHERE operation = 'DELETE' AND relation = 'public.one'") == [(1,)]
 
 
-@open_until_fixed("what PL/pgSQL refuses goes through _tenancy.raise, which tells no witness")
 def test_attempts_to_weaken_are_on_record(db, owner):
     for command in ("DISABLE ROW LEVEL SECURITY", "DISABLE TRIGGER tenancy_audit"):
         with refused("PROTECTION_WEAKENED"):
@@ -111,7 +106,6 @@ def test_a_refusal_under_a_token_is_in_its_tenants_trail(db):
     assert db.run(REFUSALS) == [("acme", "QUOTA_EXCEEDED")]
 
 
-@open_until_fixed("the key of an entry is that before the change, also in the trail of the tenant that the row has come to")
 def test_a_row_that_changes_its_tenant_shows_the_new_one_nothing_of_the_old(db):
     db.run("CREATE TABLE parcel (tenant_id text, id int, PRIMARY KEY (tenant_id, id))", "SELECT tenancy.protect('parcel'), tenancy.audit('parcel')",
            "INSERT INTO parcel VALUES ('acme', 1)", "UPDATE parcel SET tenant_id = 'globex', id = 2")  # fmt: skip
@@ -119,7 +113,6 @@ def test_a_row_that_changes_its_tenant_shows_the_new_one_nothing_of_the_old(db):
     assert db.run(entry) == [({"tenant_id": "globex", "id": 2},)]
 
 
-@open_until_fixed("past 4096 segments the session forgets all of them, and each is begun anew by reading all heads")
 def test_a_session_for_thousands_of_tenants_keeps_its_segments(db):
     db.run("SELECT tenancy.create_tenant('t' || n) FROM generate_series(1, 4200) AS n")
     with db.connect("postgres") as dba:
@@ -132,7 +125,6 @@ def test_a_session_for_thousands_of_tenants_keeps_its_segments(db):
         assert value(dba, heads) < before + 1000
 
 
-@open_until_fixed("the count of what was left out, and the limit, are the session's and not the tenant's")
 def test_one_tenants_refusals_do_not_show_in_anothers_trail_nor_hide_there(db):
     """A pooler gives one session to both."""
     db.run("SELECT tenancy.set_quota('acme', 'calls', 0), tenancy.set_quota('globex', 'calls', 0)")
@@ -147,7 +139,6 @@ def test_one_tenants_refusals_do_not_show_in_anothers_trail_nor_hide_there(db):
     assert db.run(others) == [(True,)]
 
 
-@open_until_fixed("values are written under the parameters of whoever changes them")
 @pytest.mark.parametrize(
     "setting, column, first, second",
     [
@@ -189,7 +180,6 @@ def test_an_administrator_with_row_security_off_is_on_record(db):
     assert db.run(changes) == [(1,)]
 
 
-@open_until_fixed("drop_audit writes no entry")
 def test_dropping_is_on_record(db):
     count = "SELECT count(*) FROM tenancy.audit_log"
     ((before,),) = db.run(count)
@@ -197,7 +187,6 @@ def test_dropping_is_on_record(db):
     assert db.run(count) == [(before + 1,)]
 
 
-@open_until_fixed("a segment that a rolled back savepoint has written is taken to be in use, so it is kept when the heads are rewritten")
 def test_a_savepoint_and_heads_that_are_rewritten(db):
     with db.connect(APP) as app:
         set_session(app, "acme")
@@ -210,7 +199,6 @@ def test_a_savepoint_and_heads_that_are_rewritten(db):
     assert_whole(db)
 
 
-@open_until_fixed("the place of an entry that stays is used up when it cannot be written, here by a serialization failure")
 def test_an_entry_that_could_not_be_written_leaves_no_gap(db):
     db.run("SELECT tenancy.set_quota('acme', 'calls', 0)")
     insert(db, "a")
@@ -230,7 +218,6 @@ def test_an_entry_that_could_not_be_written_leaves_no_gap(db):
     assert problems(db) == []
 
 
-@open_until_fixed("begin() looks for the latest head by IS NOT DISTINCT FROM, which no index serves")
 def test_a_new_session_does_not_read_all_heads(db):
     db.run("""INSERT INTO _tenancy.audit_heads SELECT 'other' || n % 50, n, 1, '\\x00', now() - make_interval(secs => n) FROM generate_series(1, 200000) AS n""",
            "ANALYZE _tenancy.audit_heads")  # fmt: skip
@@ -241,7 +228,6 @@ def test_a_new_session_does_not_read_all_heads(db):
     assert after - before < 100
 
 
-@open_until_fixed("a tenant id that is malformed stops the change, also of a row that is to be removed")
 def test_rows_of_malformed_tenants_can_be_removed(db):
     db.run("SELECT tenancy.unaudit('item')", "INSERT INTO item (tenant_id) VALUES ('no tenant!')", "SELECT tenancy.audit('item')")
     db.run("DELETE FROM item WHERE tenant_id = 'no tenant!'")

@@ -352,7 +352,7 @@ class TestTokens:
     @pytest.mark.parametrize("withdraw, code", [
         ("SELECT tenancy.suspend_member('acme', '{user}')", "TENANT_ACCESS_DENIED"),
         ("SELECT tenancy.remove_member('acme', '{user}')", "TENANT_ACCESS_DENIED"),
-        ("SELECT tenancy.remove_user('{user}')", "TENANT_ACCESS_DENIED"),
+        ("SELECT tenancy.remove_user('{user}')", "TOKEN_INVALID"),
         ("SELECT tenancy.renew_password_key()", "TOKEN_INVALID"),
         ("SELECT tenancy.set_identity_provider('acme', 'https://sso.example', NULL, '{jwks}')", "TOKEN_INVALID"),
     ], ids=["suspended", "removed", "user removed", "key", "SSO"])  # fmt: skip

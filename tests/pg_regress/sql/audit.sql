@@ -587,4 +587,4 @@ DELETE FROM _tenancy.tenants WHERE id IN ('new', 'inviting', 'victim');
 DELETE FROM _tenancy.failed_sign_ins;
 DELETE FROM _tenancy.signing_keys;
 DELETE FROM _tenancy.issuers;
-SELECT id, status FROM tenancy.tenants ORDER BY id;
+SELECT id, status FROM tenancy.tenants WHERE id IN ('acme', 'beta', 'gone') ORDER BY id;
