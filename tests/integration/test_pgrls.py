@@ -49,6 +49,12 @@ BEHIND_THE_WALL = f"""
                    SELECT count(*) FROM pg_policy v WHERE v.polrelid = y.polrelid AND NOT v.polpermissive AND v.polroles = '{{0}}'
                      AND v.polname IN ('tenancy_insert', 'tenancy_update') AND v.polwithcheck IS NOT NULL))))) {POLICY}"""
 
+# The views of members: nobody reads those that the one that everybody reads is made of, of which each is a barrier.
+MEMBERS = """(%(at)s IN ('_tenancy.shown_members', '_tenancy.all_members', '_tenancy.own_members') AND NOT has_table_privilege(%(guest)s, c.oid, 'SELECT')
+              OR %(at)s = 'tenancy.members' AND (
+                 SELECT bool_and('security_barrier=true' = ANY (b.reloptions)) FROM pg_class b
+                 WHERE b.oid IN ('_tenancy.all_members'::regclass, '_tenancy.own_members'::regclass)))"""
+
 # rule: (why what it reports is not true, the query that says whether that is so)
 EXCUSES = {
     "SEC001": (
@@ -63,14 +69,14 @@ EXCUSES = {
     ),
     "SEC020": ("As SEC003: the restrictive policies check what is written.", BEHIND_THE_WALL),
     "SEC009": (
-        "The keys of tokens and passwords are nobody's to read but superusers', as the extension's owner is one, whatever else was granted.",
+        "Keys, passwords and members are nobody's to read but superusers', as the extension's owner is one, whatever else was granted.",
         f"""SELECT %(at)s IN ('_tenancy.issuers', '_tenancy.signing_keys', '_tenancy.used_tokens', '_tenancy.passwords',
-                             '_tenancy.failed_sign_ins') AND c.relforcerowsecurity
+                             '_tenancy.failed_sign_ins', '_tenancy.users', '_tenancy.members') AND c.relforcerowsecurity
                 AND (SELECT r.rolsuper FROM pg_roles r WHERE r.oid = c.relowner) {TABLE}""",
     ),
     "VIEW001": (
-        "It shows administrators the issuers without their keys, with the rights of its owner, and is granted to nobody.",
-        f"SELECT %(at)s = 'tenancy.issuers' AND c.relacl::text NOT LIKE '%%,%%' {TABLE}",
+        "They show administrators what is nobody else's, with the rights of their owner, and are granted to nobody; or a tenant its own members.",
+        f"SELECT {MEMBERS} OR %(at)s IN ('tenancy.issuers', 'tenancy.users') AND c.relacl::text NOT LIKE '%%,%%' {TABLE}",
     ),
     "SEC013": (
         "Triggers of ours run with the rights of the caller, and are functions of the library: they refuse, or count.",
@@ -117,8 +123,8 @@ EXCUSES = {
                                     THEN '_tenancy.audit_entries'::regclass END""",
     ),
     "VIEW002": (
-        "The view has no condition of its own that could be evaluated too late; the policies below it are barriers.",
-        "SELECT %(at)s IN ('tenancy.usage_records', 'tenancy.audit_log') AND pg_get_viewdef(%(at)s::regclass) !~* 'where'",
+        "The view has no condition of its own that could be evaluated too late; what is below it, policies or views, are barriers.",
+        f"""SELECT (%(at)s IN ('tenancy.usage_records', 'tenancy.audit_log') OR {MEMBERS}) AND pg_get_viewdef(c.oid) !~* 'where' {TABLE}""",
     ),
 }
 
