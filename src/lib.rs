@@ -172,7 +172,7 @@ extension_sql_file!("../sql/api/lint_readers.sql", name = "lint_readers", requir
 extension_sql_file!("../sql/api/lint_roles.sql", name = "lint_roles", requires = ["lint_readers"]);
 extension_sql_file!("../sql/api/lint_database.sql", name = "lint_database", requires = ["lint_roles"]);
 extension_sql_file!("../sql/api/lint.sql", name = "lint", requires = ["lint_database"]);
-extension_sql_file!("../sql/schema/70_audit.sql", name = "audit_tables", requires = ["quotas_table"]);
+extension_sql_file!("../sql/schema/70_audit.sql", name = "audit_tables", requires = ["findings_table"]);
 extension_sql_file!(
     "../sql/api/audit.sql",
     name = "audit",

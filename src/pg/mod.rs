@@ -94,6 +94,20 @@ pub fn session_name() -> text::Text {
     text::Text::of(format!("{started:x}.{process:x}").as_bytes())
 }
 
+/// Gives memory back to the system that was used once: the C library would keep it, for as long as the backend lives.
+pub fn give_memory_back() {
+    #[cfg(target_env = "gnu")]
+    {
+        unsafe extern "C" {
+            fn malloc_trim(keep: usize) -> std::ffi::c_int;
+        }
+        // SAFETY: frees nothing that is in use.
+        unsafe {
+            malloc_trim(0);
+        }
+    }
+}
+
 /// Random bytes, of which nobody can tell the next from those before.
 pub fn random<const LENGTH: usize>() -> [u8; LENGTH] {
     let mut bytes = [0; LENGTH];
