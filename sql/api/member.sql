@@ -47,7 +47,7 @@ that was granted SET ON PARAMETER tenancy.tenant_id, is exempt from row-level se
 TENANT_ACCESS_DENIED, 22023 TENANT_ID_INVALID, those of current_tenant(). Stable. PUBLIC may call it.';
 
 CREATE FUNCTION _tenancy.check_text(argument text, value text, longest integer) RETURNS void
-    LANGUAGE plpgsql IMMUTABLE
+    LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN

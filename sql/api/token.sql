@@ -18,7 +18,7 @@ COMMENT ON VIEW tenancy.issuers IS
 'The issuers whose tokens are trusted, without their keys. tenant_id: the only tenant that it is trusted for. Granted to nobody.';
 
 CREATE FUNCTION _tenancy.refuse_reserved_issuer(issuer text) RETURNS void
-    LANGUAGE plpgsql IMMUTABLE
+    LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
