@@ -270,32 +270,9 @@ CREATE FUNCTION tenancy.create_audit_partitions(months integer DEFAULT 3) RETURN
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
 AS $$
-DECLARE
-    created integer := 0;
-    month timestamp;
-    partition name;
 BEGIN
     PERFORM _tenancy.refuse_in_context('create_audit_partitions');
-    IF months IS NULL OR months < 0 THEN
-        PERFORM _tenancy.raise('PARAMETER_INVALID', 'months must not be negative', '{"argument": "months"}');
-    END IF;
-    FOR month IN SELECT generate_series(date_trunc('month', now() AT TIME ZONE 'UTC'),
-                                        date_trunc('month', now() AT TIME ZONE 'UTC') + make_interval(months => months), '1 month') LOOP
-        partition := 'audit_entries_' || to_char(month, 'YYYY_MM');
-        CONTINUE WHEN to_regclass(format('_tenancy.%I', partition)) IS NOT NULL;
-        EXECUTE format('CREATE TABLE _tenancy.%I (LIKE _tenancy.audit_entries_default INCLUDING CONSTRAINTS)', partition);
-        EXECUTE format('CREATE INDEX %I ON _tenancy.%I (tenant_id, recorded_at)', partition || '_tenant', partition);
-        -- What was written before the month had a partition. Who writes waits, and finds the partition then.
-        LOCK TABLE _tenancy.audit_entries_default IN ACCESS EXCLUSIVE MODE;
-        EXECUTE format('WITH moved AS (DELETE FROM _tenancy.audit_entries_default WHERE recorded_at >= %L AND recorded_at < %L RETURNING *)
-                        INSERT INTO _tenancy.%I SELECT * FROM moved',
-                       month AT TIME ZONE 'UTC', (month + '1 month') AT TIME ZONE 'UTC', partition);
-        EXECUTE format('ALTER TABLE _tenancy.audit_entries ATTACH PARTITION _tenancy.%I FOR VALUES FROM (%L) TO (%L)',
-                       partition, month AT TIME ZONE 'UTC', (month + '1 month') AT TIME ZONE 'UTC');
-        EXECUTE format('COMMENT ON TABLE _tenancy.%I IS %L', partition, 'the audit trail of ' || to_char(month, 'FMMonth YYYY'));
-        created := created + 1;
-    END LOOP;
-    RETURN created;
+    RETURN _tenancy.create_month_partitions('audit_entries', 'tenant_id, recorded_at', 'the audit trail', months);
 END
 $$;
 COMMENT ON FUNCTION tenancy.create_audit_partitions(integer) IS

@@ -213,8 +213,10 @@ $$;
 COMMENT ON FUNCTION _tenancy.lock_usage(text, text, bigint) IS
 'locks the total of a tenant and resource until the transaction ends; for the library, where it has no shared memory';
 
-CREATE FUNCTION tenancy.create_usage_partitions(months integer DEFAULT 3) RETURNS integer
-    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+-- The partitions of a table for this month and the next ones, where they are missing, with what its default partition has of them; how many
+-- it was. Who writes to the default partition waits, and finds the new one then.
+CREATE FUNCTION _tenancy.create_month_partitions(parent text, columns text, what text, months integer) RETURNS integer
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -222,26 +224,37 @@ DECLARE
     month timestamp;
     partition name;
 BEGIN
-    PERFORM _tenancy.refuse_in_context('create_usage_partitions');
     IF months IS NULL OR months < 0 THEN
         PERFORM _tenancy.raise('PARAMETER_INVALID', 'months must not be negative', '{"argument": "months"}');
     END IF;
     FOR month IN SELECT generate_series(date_trunc('month', now() AT TIME ZONE 'UTC'),
                                         date_trunc('month', now() AT TIME ZONE 'UTC') + make_interval(months => months), '1 month') LOOP
-        partition := 'usage_settled_' || to_char(month, 'YYYY_MM');
+        partition := concat(parent, '_', to_char(month, 'YYYY_MM'));
         CONTINUE WHEN to_regclass(format('_tenancy.%I', partition)) IS NOT NULL;
-        EXECUTE format('CREATE TABLE _tenancy.%I (LIKE _tenancy.usage_settled_default INCLUDING CONSTRAINTS)', partition);
-        EXECUTE format('CREATE INDEX %I ON _tenancy.%I (tenant_id, resource, recorded_at)', partition || '_tenant', partition);
-        -- What was settled before the month had a partition.
-        EXECUTE format('WITH moved AS (DELETE FROM _tenancy.usage_settled_default WHERE recorded_at >= %L AND recorded_at < %L RETURNING *)
-                        INSERT INTO _tenancy.%I SELECT * FROM moved',
+        EXECUTE format('CREATE TABLE _tenancy.%I (LIKE _tenancy.%I INCLUDING CONSTRAINTS)', partition, parent || '_default');
+        EXECUTE format('CREATE INDEX %I ON _tenancy.%I (%s)', partition || '_tenant', partition, columns);
+        EXECUTE format('LOCK TABLE _tenancy.%I IN ACCESS EXCLUSIVE MODE', parent || '_default');
+        EXECUTE format('WITH moved AS (DELETE FROM _tenancy.%I WHERE recorded_at >= %L AND recorded_at < %L RETURNING *)
+                        INSERT INTO _tenancy.%I SELECT * FROM moved', parent || '_default',
                        month AT TIME ZONE 'UTC', (month + '1 month') AT TIME ZONE 'UTC', partition);
-        EXECUTE format('ALTER TABLE _tenancy.usage_settled ATTACH PARTITION _tenancy.%I FOR VALUES FROM (%L) TO (%L)',
+        EXECUTE format('ALTER TABLE _tenancy.%I ATTACH PARTITION _tenancy.%I FOR VALUES FROM (%L) TO (%L)', parent,
                        partition, month AT TIME ZONE 'UTC', (month + '1 month') AT TIME ZONE 'UTC');
-        EXECUTE format('COMMENT ON TABLE _tenancy.%I IS %L', partition, 'settled entries of ' || to_char(month, 'FMMonth YYYY'));
+        EXECUTE format('COMMENT ON TABLE _tenancy.%I IS %L', partition, what || ' of ' || to_char(month, 'FMMonth YYYY'));
         created := created + 1;
     END LOOP;
     RETURN created;
+END
+$$;
+COMMENT ON FUNCTION _tenancy.create_month_partitions(text, text, text, integer) IS
+'creates the partitions of a table of the extension for this month and the next ones';
+
+CREATE FUNCTION tenancy.create_usage_partitions(months integer DEFAULT 3) RETURNS integer
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM _tenancy.refuse_in_context('create_usage_partitions');
+    RETURN _tenancy.create_month_partitions('usage_settled', 'tenant_id, resource, recorded_at', 'settled entries', months);
 END
 $$;
 COMMENT ON FUNCTION tenancy.create_usage_partitions(integer) IS
