@@ -14,6 +14,8 @@ GRANT EXECUTE ON FUNCTION
     tenancy.resolve_tenant(jsonb, jsonb, text), tenancy.pre_request(),
     tenancy.authenticate(jsonb, boolean), _tenancy.use_token(text, boolean), _tenancy.sign_in(jsonb),
     tenancy.normalize_tenant_id(text), tenancy.error_codes(),
+    -- It asks for a grant of its own, and what runs in a scope asks whether it is that scope.
+    tenancy.begin_cross_tenant(text[], text, interval), tenancy.end_cross_tenant(), _tenancy.in_scope(bigint),
     -- The current user, and who is a member of the current tenant; of another one, whoever may set it.
     tenancy.export_audit(text, timestamptz, timestamptz),
     tenancy.current_user_id(), tenancy.has_role(text[]), tenancy.is_member(text, text),

@@ -1,16 +1,15 @@
 //! For which tenant does the current statement run?
 //!
-//! Guarantees: the tenant is the parameter `tenancy.tenant_id` and nothing else (it rolls back with
-//! savepoints, reaches parallel workers, and `DISCARD ALL` clears it); it is confirmed against the registry at
-//! its first use in a transaction and after every change of parameter or registry.
+//! Guarantees: the tenant is what the parameters `tenancy.cross_tenant`, `tenancy.token` and `tenancy.tenant_id` say, in this order, and
+//! nothing else (they roll back with savepoints, reach parallel workers, and `DISCARD ALL` clears them); it is confirmed against the
+//! registry at its first use in a transaction and after every change of parameter or registry.
 //! Does not decide who may set it: PostgreSQL does (`GRANT SET ON PARAMETER`).
 
 use std::cell::{Cell, RefCell};
 use std::ffi::CStr;
 use std::rc::Rc;
 
-use pgrx::{AllocatedByPostgres, prelude::*};
-use serde_json::json;
+pub mod api;
 
 use crate::error::Error;
 use crate::guc::{self, BypassGuard, MissingTenant, Mode, Seal, SessionContext};
@@ -23,10 +22,11 @@ use crate::pg::{
     running,
     setter::Request,
     statement::Statement,
-    text::{Json, Text},
+    text::Text,
     token::Given,
 };
 use crate::registry::{self, Status};
+use crate::scope;
 use crate::tenant::TenantId;
 use crate::token::{self, Identity};
 
@@ -67,6 +67,7 @@ pub fn init() -> Named {
     pg::accessor::init(resolve);
     pg::setter::init(requested);
     pg::token::init(check_token);
+    pg::scope::init(check_scope, confirm_scope);
     pg::xact::listen(|event| {
         if event.is_end() {
             FIRST.set(None);
@@ -115,6 +116,7 @@ fn refusal(error: Error) -> Refusal {
 fn check(value: &[u8], source: Source, takes_effect: bool) -> Result<Assigned, Refusal> {
     let id = TenantId::parse(value).map_err(|malformed| refusal(Error::IdInvalid(malformed)))?;
     if takes_effect {
+        refuse_in_scope(source).map_err(refusal)?;
         judge_change(id, source).map_err(refusal)?;
     }
     let transaction = if LEFT_OVER.get().0 { EARLIER } else { pg::xact::number() };
@@ -142,6 +144,7 @@ fn check_token(text: &[u8], source: Source, takes_effect: bool) -> Result<Given,
             return Err(refusal(Error::ChangedInStatement));
         }
     } else if pg::xact::in_transaction() {
+        refuse_in_scope(source).map_err(refusal)?;
         let identity = token::verified(text).map_err(refusal)?;
         judge_change(identity.tenant, source).map_err(refusal)?;
         tenant = Some(identity.tenant);
@@ -153,6 +156,43 @@ fn check_token(text: &[u8], source: Source, takes_effect: bool) -> Result<Given,
         transaction,
         is_used: USING.with_borrow(|using| using.as_deref() == Some(text)),
     })
+}
+
+/// Judges a value of `tenancy.cross_tenant`.
+fn check_scope(text: &[u8], source: Source, takes_effect: bool) -> Result<pg::scope::Given, Refusal> {
+    let scope = match pg::in_parallel_worker() {
+        true if takes_effect && !pg::is_in_parallel_mode() => scope::handed_over(text),
+        true => None,
+        false => scope::is_beginning(text).filter(|_| takes_effect && source == Source::Session),
+    };
+    let Some(scope) = scope else { return Err(refusal(Error::ScopeByHand)) };
+    let id = TenantId::scope(scope.number);
+    judge_change(id, source).map_err(refusal)?;
+    Ok(pg::scope::Given {
+        assigned: Assigned { id, source, transaction: pg::xact::number() },
+        number: scope.number,
+        is_read_only: scope.is_read_only,
+    })
+}
+
+/// Raises unless the statement runs in the scope of that number.
+fn confirm_scope(number: i64) {
+    match confirmed() {
+        Ok(Some(id)) if id == TenantId::scope(number) => {}
+        Ok(_) => Error::ScopeOver("ended").raise(),
+        Err(error) => error.raise(),
+    }
+}
+
+/// Whether the session is in a scope of several tenants.
+pub fn is_crossing() -> bool {
+    pg::scope::is_given()
+}
+
+/// What is set in a scope would have no effect until it ends, and whoever set it would not know.
+fn refuse_in_scope(source: Source) -> Result<(), Error<'static>> {
+    let is_refused = is_crossing() && source == Source::Session && !pg::in_parallel_worker();
+    if is_refused { Err(Error::SetInScope) } else { Ok(()) }
 }
 
 /// Judges a change of the tenant.
@@ -279,6 +319,9 @@ fn confirm() -> Result<Option<TenantId>, Error<'static>> {
         Some(first) if first != id && is_sealed() => return Err(Error::Sealed(first)),
         _ => {}
     }
+    if id.is_scope() {
+        return scope::confirm().map(|()| Some(id));
+    }
     let standing = registry::standing(&id)?;
     if standing.status != Status::Active {
         return Err(Error::NotActive(id, standing.status.as_str()));
@@ -379,6 +422,7 @@ pub fn current() -> Option<TenantId> {
         Err(error) => error.raise(),
         Ok(None) if guc::missing_tenant() == MissingTenant::Empty => None,
         Ok(None) => Error::ContextMissing.raise(),
+        Ok(Some(id)) if id.is_scope() => Error::SeveralTenants.raise(),
         Ok(Some(id)) => Some(id),
     }
 }
@@ -394,6 +438,7 @@ pub fn confirmed_user() -> Option<Text> {
 /// The current tenant; raises where there is none.
 pub fn required() -> TenantId {
     match confirmed() {
+        Ok(Some(id)) if id.is_scope() => Error::SeveralTenants.raise(),
         Ok(Some(id)) => id,
         Ok(None) => Error::ContextMissing.raise(),
         Err(error) => error.raise(),
@@ -411,61 +456,7 @@ fn requested(tenant_id: Option<&[u8]>, is_local: Option<bool>) -> Request {
     }
 }
 
-/// Never returns: raises 42501 (`TENANT_ACCESS_DENIED`), or the error of a missing tenant. Policies call it
-/// where a row that is to be written is not the current tenant's. Volatile. PUBLIC may call it.
-#[pg_extern(schema = "tenancy", volatile, parallel_safe)]
-pub fn deny_write() -> bool {
-    Error::WriteAcrossTenants(required()).raise()
-}
-
-/// Seals the transaction: until it ends, no other tenant can be set or used, as with
-/// `tenancy.seal = 'transaction'`. Errors: those of `current_tenant()`. Volatile. PUBLIC may call it.
-#[pg_extern(schema = "tenancy", volatile)]
-pub fn seal() {
-    // To the tenant it is called in, which need not be the first that the transaction has been in.
-    FIRST.set(Some(required()));
-    SEALED.set(true);
-}
-
-/// Describes the context as one object: tenant, its status, user, where the tenant came from, whether the
-/// transaction is sealed, and the error that a protected table would raise, if any. Raises nothing itself.
-/// Stable. PUBLIC may call it.
-#[pg_extern(schema = "tenancy", stable, parallel_restricted)]
-pub fn context() -> Json {
-    let error = match confirm() {
-        Err(error) => Some(error.code()),
-        Ok(None) => Some(Error::ContextMissing.code()),
-        Ok(Some(_)) => None,
-    };
-    let named = named().ok().flatten().filter(|id| *id != TenantId::NONE);
-    let source = match pg::guc::assigned().map(|assigned| assigned.source) {
-        None if named.is_some() => "default_tenant",
-        None => "none",
-        Some(_) if pg::token::is_given() => "token",
-        Some(Source::Default | Source::Server) => "server",
-        Some(Source::Role) => "role",
-        Some(Source::Client) => "client",
-        Some(Source::Session) => "session",
-    };
-    Json::from(&json!({
-        "tenant_id": named.map(|id| id.as_str().to_owned()),
-        "status": named.and_then(|id| registry::standing(&id).ok()).map(|standing| standing.status.as_str()),
-        "user_id": user_id().map(|user| user.to_utf8().into_owned()),
-        "source": source,
-        "mode": if guc::mode() == Mode::Single { "single" } else { "multi" },
-        "sealed": is_sealed() && FIRST.get().is_some(),
-        "error": error,
-    }))
-}
-
-/// Raises 42501 (`TENANT_ACCESS_DENIED`) where a tenant is set: what a tenant runs must not reach the registry or the
-/// protection, whatever was granted. `what` is called so. Stable. For the functions of the extension.
-#[pg_extern(schema = "_tenancy", name = "refuse_in_context", stable, parallel_restricted)]
-pub fn refuse_in_context_sql(what: Text) {
-    refuse_in_context(&what.to_utf8());
-}
-
-/// The same for what is called in Rust.
+/// Raises 42501 (`TENANT_ACCESS_DENIED`) where a tenant is set; `what` is called so.
 pub fn refuse_in_context(what: &str) {
     if let Some(id) = set_by_parameter() {
         crate::pg::forget_error_context();
@@ -497,48 +488,4 @@ fn bypassed(table: &str) {
         }
         BypassGuard::Refuse => Error::Bypassed(table).raise(),
     }
-}
-
-/// Trigger on protected tables: raises 42501 (`TENANT_ACCESS_DENIED`) where a tenant is set. No policy applies to TRUNCATE, so
-/// `tenancy.bypass_guard` has to be asked as well.
-#[pg_trigger(sql = false)]
-pub fn deny_truncate<'a>(
-    trigger: &'a PgTrigger<'a>,
-) -> Result<Option<PgHeapTuple<'a, impl WhoAllocated>>, PgTriggerError> {
-    if let Some(id) = set_by_parameter() {
-        Error::TruncatedFor(id, &trigger.table_name()?).raise()
-    }
-    if !pg::user::means_all_rows() {
-        bypassed(&trigger.table_name()?);
-    }
-    Ok(trigger.old())
-}
-
-/// Lets the client's statement that is running go on for another tenant, as if it had just begun. For the extension's own
-/// functions that visit tenants; raises 42501 (`TENANT_ACCESS_DENIED`) for a role that is under row-level security.
-#[pg_extern(schema = "_tenancy", volatile)]
-pub fn begin_anew() {
-    if !pg::user::bypasses() {
-        Error::ChangedInStatement.raise()
-    }
-    running::begin_anew();
-}
-
-/// Trigger on tables of kind `system`: raises 42501 (`TENANT_ACCESS_DENIED`) where a tenant is set.
-#[pg_trigger(sql = false)]
-pub fn deny_system_write<'a>(
-    trigger: &'a PgTrigger<'a>,
-) -> Result<Option<PgHeapTuple<'a, impl WhoAllocated>>, PgTriggerError> {
-    if let Some(id) = set_by_parameter() {
-        Error::SystemTable(id, &trigger.table_name()?).raise()
-    }
-    Ok(trigger.old())
-}
-
-/// Trigger on tables of kind `audit`: raises 42501 (`TENANT_ACCESS_DENIED`) on any change but an insertion.
-#[pg_trigger(sql = false)]
-pub fn deny_audit_change<'a>(
-    trigger: &'a PgTrigger<'a>,
-) -> Result<Option<PgHeapTuple<'a, AllocatedByPostgres>>, PgTriggerError> {
-    Error::AuditTable(&trigger.table_name()?).raise()
 }

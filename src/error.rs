@@ -18,6 +18,7 @@ use crate::tenant::{Malformed, TenantId};
 mod catalogue;
 #[cfg(test)]
 mod tests;
+mod wording;
 pub use catalogue::CATALOGUE;
 
 fn sqlstate(code: &str) -> S {
@@ -127,6 +128,22 @@ pub enum Error<'a> {
     TooManyFailures,
     /// A failure that is a defect of the extension.
     Internal(&'a str),
+    /// What is asked for is one tenant's, in a scope of several.
+    SeveralTenants,
+    /// The tenant was to be set in a scope of several.
+    SetInScope,
+    /// A scope that is good no more, or not here: why.
+    ScopeOver(&'static str),
+    /// A scope is to be begun in another.
+    ScopeInScope,
+    /// `tenancy.cross_tenant` was to be set by hand.
+    ScopeByHand,
+    /// The role was not granted to cross to the tenant.
+    NotGranted(TenantId),
+    /// What isolation would not hold for, because the role is exempt from it.
+    Exempt(&'a str),
+    /// A scope was to be begun where another than the client's role is in force, or in a statement that writes.
+    ScopeInside,
     /// An argument that must not be null.
     NullArgument(&'static str),
     NotInstalled,
@@ -172,294 +189,7 @@ struct Wording {
     hint: &'static str,
 }
 
-const SET_LINE: &str = "Set the tenant in the transaction that uses it: BEGIN; SET LOCAL tenancy.tenant_id = '<tenant>'; ... COMMIT;";
-
 impl Error<'_> {
-    fn wording(&self) -> Wording {
-        let (code, message, detail, hint) = match self {
-            Error::ContextMissing => {
-                ("TENANT_CONTEXT_MISSING", "no tenant is set".to_owned(), json!({}), SET_LINE)
-            }
-            // Whose it was is nothing for whoever got the connection next.
-            Error::ContextStale => (
-                "TENANT_CONTEXT_MISSING",
-                "tenant context was set in an earlier transaction".to_owned(),
-                json!({"session_context": "refuse"}),
-                SET_LINE,
-            ),
-            Error::Sealed(id) => (
-                "TENANT_ACCESS_DENIED",
-                format!("transaction is sealed to tenant \"{}\"", id.as_str()),
-                json!({"tenant_id": id.as_str(), "sealed": true}),
-                "Use one transaction for each tenant.",
-            ),
-            Error::Unsealable(id) => (
-                "TENANT_ACCESS_DENIED",
-                "transaction began before it could be sealed".to_owned(),
-                json!({"tenant_id": id.as_str(), "sealed": false}),
-                "tenancy.seal needs the library from the start of a connection: add tenancy to shared_preload_libraries or session_preload_libraries.",
-            ),
-            Error::Overridden => (
-                "TENANT_ACCESS_DENIED",
-                "connection was started with a tenancy parameter that its role must not set".to_owned(),
-                json!({}),
-                "Connect without it, or have the role granted SET on the parameter.",
-            ),
-            Error::CursorOfAnother => (
-                "TENANT_ACCESS_DENIED",
-                "cursor was opened for another tenant".to_owned(),
-                json!({}),
-                "Open it again for the current tenant.",
-            ),
-            Error::ChangedInStatement => (
-                "TENANT_ACCESS_DENIED",
-                "tenant cannot change while a statement reads or writes its rows".to_owned(),
-                json!({}),
-                "Set the tenant in a statement of its own. What visits several tenants is a procedure: CALL, or DO.",
-            ),
-            Error::KeptCursor => (
-                "TENANT_ACCESS_DENIED",
-                "cursor on a protected table cannot outlive its transaction".to_owned(),
-                json!({}),
-                "Declare it without WITH HOLD, and fetch its rows in the transaction that set the tenant.",
-            ),
-            Error::Bypassed(table) => (
-                "TENANT_ACCESS_DENIED",
-                format!("isolation of table \"{table}\" is bypassed"),
-                json!({"relation": table, "bypass_guard": "refuse"}),
-                "Use a role under row-level security, or say that the rows of all tenants are meant: SET LOCAL row_security = off;",
-            ),
-            Error::TruncatedFor(id, table) => (
-                "TENANT_ACCESS_DENIED",
-                format!("table \"{table}\" cannot be truncated in the context of a tenant"),
-                json!({"tenant_id": id.as_str(), "relation": table}),
-                "TRUNCATE would remove the rows of all tenants: use DELETE.",
-            ),
-            Error::WriteAcrossTenants(id) => (
-                "TENANT_ACCESS_DENIED",
-                format!("row does not belong to tenant \"{}\"", id.as_str()),
-                json!({"tenant_id": id.as_str()}),
-                "Leave the tenant column out: its default is the current tenant.",
-            ),
-            Error::NotFound(id) => (
-                "TENANT_NOT_FOUND",
-                format!("tenant \"{}\" does not exist", id.as_str()),
-                json!({"tenant_id": id.as_str()}),
-                "An administrator registers it with: SELECT tenancy.create_tenant('<tenant>');",
-            ),
-            Error::NotActive(id, status) => (
-                "TENANT_SUSPENDED",
-                format!("tenant \"{}\" is {status}", id.as_str()),
-                json!({"tenant_id": id.as_str(), "status": status}),
-                "An administrator lets it in again with: SELECT tenancy.resume_tenant('<tenant>');",
-            ),
-            Error::IdInvalid(malformed) => (
-                "TENANT_ID_INVALID",
-                "malformed tenant id".to_owned(),
-                json!({"reason": malformed.reason()}),
-                "A tenant id has 1 to 128 letters, digits or characters of . _ : @ + -",
-            ),
-            Error::NoForm(id, form) => (
-                "TENANT_ID_INVALID",
-                format!("tenant id \"{}\" is not a {form}", id.as_str()),
-                json!({"tenant_id": id.as_str(), "type": form}),
-                "The table's tenant column and the tenant's id must be of the same form.",
-            ),
-            Error::Weakened(table, problem) => (
-                "PROTECTION_WEAKENED",
-                format!("protected table \"{table}\" would lose its isolation"),
-                json!({"relation": table, "problem": problem}),
-                "To give its protection up: SELECT tenancy.unprotect('<table>');",
-            ),
-            Error::ProtectionChanged => (
-                "PROTECTION_CHANGED",
-                "could not serialize access: what is protected has changed".to_owned(),
-                json!({}),
-                "Try the transaction again, or change tables at READ COMMITTED.",
-            ),
-            Error::ChangeNotEnded(table) => (
-                "PROTECTION_WEAKENED",
-                format!("change of the protection of table \"{table}\" was not ended"),
-                json!({"relation": table}),
-                "Change it by tenancy.protect and tenancy.unprotect only.",
-            ),
-            Error::InContext(id, what) => (
-                "TENANT_ACCESS_DENIED",
-                format!("{what} cannot be called in the context of a tenant"),
-                json!({"tenant_id": id.as_str()}),
-                "Call it in a session without a tenant: RESET tenancy.tenant_id;",
-            ),
-            Error::SystemTable(id, table) => (
-                "TENANT_ACCESS_DENIED",
-                format!("system table {table} cannot be changed in the context of a tenant"),
-                json!({"tenant_id": id.as_str(), "kind": "system"}),
-                "Change it in a session without a tenant: RESET tenancy.tenant_id;",
-            ),
-            Error::AuditTable(table) => (
-                "TENANT_ACCESS_DENIED",
-                format!("rows of audit table {table} cannot be changed"),
-                json!({"kind": "audit"}),
-                "An audit table takes INSERT and SELECT only.",
-            ),
-            Error::QuotaExceeded(quota) => (
-                "QUOTA_EXCEEDED",
-                match quota.tenant {
-                    Some(tenant) => {
-                        format!("quota of tenant \"{}\" for \"{}\" exceeded", tenant.as_str(), quota.resource)
-                    }
-                    None => format!("quota for \"{}\" exceeded", quota.resource),
-                },
-                quota.detail(),
-                "Free some of the resource, or have an administrator raise the limit with tenancy.set_quota.",
-            ),
-            Error::NotMetered(resource) => (
-                "RELATION_NOT_METERED",
-                format!("table is not metered for \"{}\"", resource.as_str()),
-                json!({"resource": resource.as_str()}),
-                "Meter it with: SELECT tenancy.meter('<table>', '<resource>');",
-            ),
-            Error::AlreadyMetered(resource) => (
-                "PARAMETER_INVALID",
-                format!("table is already metered for \"{}\"", resource.as_str()),
-                json!({"resource": resource.as_str()}),
-                "Take the meter away first: SELECT tenancy.unmeter('<table>', '<resource>');",
-            ),
-            Error::Tracked(resource) => (
-                "PARAMETER_INVALID",
-                format!("resource \"{}\" has usage that was tracked", resource.as_str()),
-                json!({"resource": resource.as_str()}),
-                "Meter the table for another resource.",
-            ),
-            Error::NotOwned => (
-                "RELATION_NOT_OWNED",
-                "must be owner of the table".to_owned(),
-                json!({}),
-                "Call it as the owner of the table, or as a superuser.",
-            ),
-            Error::NotPermanent => (
-                "RELATION_NOT_SUPPORTED",
-                "not a permanent table".to_owned(),
-                json!({}),
-                "Tables and partitioned tables that are not temporary can be protected.",
-            ),
-            Error::NotProtected => (
-                "RELATION_NOT_PROTECTED",
-                "table is not protected".to_owned(),
-                json!({}),
-                "Only rows that have a tenant can be counted for it: SELECT tenancy.protect('<table>');",
-            ),
-            Error::OfAnotherTenant(what) => (
-                "TENANT_ACCESS_DENIED",
-                format!("{what} of another tenant cannot be seen"),
-                json!({}),
-                "Members of pg_monitor see those of all tenants where no tenant is set.",
-            ),
-            Error::NotMember(id) => (
-                "TENANT_ACCESS_DENIED",
-                format!("user is not an active member of tenant \"{}\"", id.as_str()),
-                json!({"tenant_id": id.as_str()}),
-                "An administrator adds it with: SELECT tenancy.add_member('<tenant>', '<user>', '<role>');",
-            ),
-            Error::TooManyPrepared(resource) => (
-                "TOO_MANY_PREPARED",
-                format!("too many prepared transactions use \"{}\" of one tenant", resource.as_str()),
-                json!({"resource": resource.as_str()}),
-                "End some of them with COMMIT PREPARED or ROLLBACK PREPARED: SELECT gid FROM pg_prepared_xacts;",
-            ),
-            Error::Argument(name, rule) => (
-                "PARAMETER_INVALID",
-                format!("{name} {rule}"),
-                json!({"argument": name}),
-                "The function's description tells more: \\df+ tenancy.*;",
-            ),
-            Error::MeteredColumn(name) => (
-                "TENANT_COLUMN_NOT_FOUND",
-                format!("column \"{name}\" of a metered table is missing or of another type"),
-                json!({"column": name}),
-                "Meter the table again: tenancy.unmeter, then tenancy.meter.",
-            ),
-            Error::MeteredTenant(malformed) => (
-                "TENANT_ID_INVALID",
-                "malformed tenant id in a row of a metered table".to_owned(),
-                json!({"reason": malformed.reason()}),
-                "Register the tenant first, with: SELECT tenancy.create_tenant('<tenant>');",
-            ),
-            Error::LedgerIndex(name) => (
-                "RELATION_NOT_SUPPORTED",
-                format!("index \"{name}\" of the ledger of usage is not supported"),
-                json!({"index": name}),
-                "Drop it: the open part of the ledger takes B-tree indexes on columns, neither unique nor partial.",
-            ),
-            Error::TokenInvalid(reason) => (
-                "TOKEN_INVALID",
-                "token is not accepted".to_owned(),
-                json!({"reason": reason}),
-                "Ask its issuer for another one.",
-            ),
-            Error::TokenExpired => (
-                "TOKEN_EXPIRED",
-                "token has expired".to_owned(),
-                json!({}),
-                "Ask its issuer for another one.",
-            ),
-            Error::TokenOfAnother => (
-                "TENANT_ACCESS_DENIED",
-                "token is for another tenant than tenancy.tenant_id".to_owned(),
-                json!({}),
-                "Use one of both: RESET tenancy.tenant_id; or RESET tenancy.token;",
-            ),
-            Error::TokenKept => (
-                "PARAMETER_INVALID",
-                "token cannot be kept with a role, a database or a function".to_owned(),
-                json!({"argument": "tenancy.token"}),
-                "Set it where it is used: SELECT tenancy.authenticate($1);",
-            ),
-            Error::KeyInvalid(argument, reason) => (
-                "KEY_INVALID",
-                format!("{argument} {reason}"),
-                json!({"argument": argument}),
-                "Keys are JSON Web Keys: RSA, EC P-256, OKP Ed25519 or oct; a set of them is an object with the array keys.",
-            ),
-            Error::CredentialsInvalid => (
-                "CREDENTIALS_INVALID",
-                "credentials are not accepted".to_owned(),
-                json!({}),
-                "Tenant, user or password may be wrong, or the tenant may ask for its own identity provider.",
-            ),
-            Error::TooManyFailures => (
-                "TOO_MANY_FAILURES",
-                "too many failed attempts to sign in".to_owned(),
-                json!({}),
-                "Try it again in a quarter of an hour.",
-            ),
-            Error::Internal(message) => (
-                "INTERNAL_ERROR",
-                format!("internal error: {message}"),
-                json!({}),
-                "Report it to the maintainers of the extension tenancy.",
-            ),
-            Error::NullArgument("tenant_id") => (
-                "TENANT_ID_INVALID",
-                "tenant id must not be null".to_owned(),
-                json!({}),
-                "To leave the tenant: SELECT tenancy.clear_tenant();",
-            ),
-            Error::NullArgument(name) => (
-                "PARAMETER_INVALID",
-                format!("{name} must not be null"),
-                json!({"argument": name}),
-                "Leave it out to use its default.",
-            ),
-            Error::NotInstalled => (
-                "EXTENSION_NOT_INSTALLED",
-                "extension \"tenancy\" is not installed in this database".to_owned(),
-                json!({}),
-                "Install it with: CREATE EXTENSION tenancy;",
-            ),
-        };
-        Wording { code, message, detail, hint }
-    }
-
     pub fn code(&self) -> &'static str {
         self.wording().code
     }

@@ -55,6 +55,7 @@ pub enum SessionContext {
 /// `off`: superusers and roles with BYPASSRLS see all rows, as everywhere else.
 static BYPASS_GUARD: GucSetting<BypassGuard> = GucSetting::<BypassGuard>::new(BypassGuard::Off);
 /// The tenant of a single-tenant deployment; `default`, as the same schema's first tenant is usually called.
+static CROSS_TENANT: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static DEFAULT_TENANT: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"default"));
 /// Ten: more than anybody needs who knows the password, and no more than about a thousand guesses a day.
 static MAX_FAILED_SIGN_INS: GucSetting<i32> = GucSetting::<i32>::new(10);
@@ -103,6 +104,12 @@ pub fn init() {
         c"log writes to the server's log, refuse raises an error; SET row_security = off says that all rows are meant.",
         &BYPASS_GUARD,
         GucContext::Suset,
+    );
+    pg::scope::define(
+        c"tenancy.cross_tenant",
+        c"Scope of several tenants for which the session runs its statements.",
+        c"Set by tenancy.begin_cross_tenant() and tenancy.end_cross_tenant() only.",
+        &CROSS_TENANT,
     );
     pg::guc::define_tenant_id(
         c"tenancy.default_tenant",

@@ -12,11 +12,13 @@
 //! | [`guc`] | which parameters exist, who may set them, and why? |
 //! | [`guard`] | may the protection of a table be changed now? |
 //! | [`registry`] | does this tenant exist, and is it active? |
+//! | [`scope`] | to which tenants may the session cross, and until when? |
 //! | [`token`] | whose token is this, and is it good now? |
 //! | [`member`] | is this user a member of that tenant? |
 //! | [`context`] | for which tenant does the current statement run? |
 //! | [`sign_in`] | may this user sign in to that tenant with that password? |
 //! | [`audit`] | what has been done, by whom, and is the record whole? |
+//! | [`cross_tenant`] | who works for several tenants at once, why, and what was done? |
 //! | [`usage`] | how much of a resource is used? |
 //! | [`quota`] | how much may be used, and is that respected? |
 //! | [`meter`] | how much does a table hold? |
@@ -27,6 +29,7 @@ use pgrx::prelude::*;
 
 mod audit;
 mod context;
+mod cross_tenant;
 mod error;
 mod guard;
 mod guc;
@@ -37,6 +40,7 @@ mod pg;
 mod quota;
 mod registry;
 mod resource;
+mod scope;
 mod sign_in;
 mod tenant;
 #[cfg(any(test, feature = "pg_test"))]
@@ -79,11 +83,11 @@ extension_sql_file!(
     name = "context",
     requires = [
         "quotas_table",
-        context::deny_write,
-        context::context,
-        context::seal,
-        context::refuse_in_context_sql,
-        context::begin_anew,
+        context::api::deny_write,
+        context::api::context,
+        context::api::seal,
+        context::api::refuse_in_context_sql,
+        context::api::begin_anew,
         error::raise,
         error::error_codes,
         registry::normalize_tenant_id
@@ -174,16 +178,26 @@ extension_sql_file!("../sql/api/lint_database.sql", name = "lint_database", requ
 extension_sql_file!("../sql/api/lint.sql", name = "lint", requires = ["lint_database"]);
 extension_sql_file!("../sql/schema/70_audit.sql", name = "audit_tables", requires = ["findings_table"]);
 extension_sql_file!(
+    "../sql/schema/80_cross_tenant.sql",
+    name = "cross_tenant_table",
+    requires = ["audit_tables"]
+);
+extension_sql_file!(
     "../sql/api/audit.sql",
     name = "audit",
     requires = [
-        "audit_tables",
+        "cross_tenant_table",
         "guard",
         "lint",
         audit::api::audit_hash,
         audit::api::audit_start,
         audit::api::note_audit
     ]
+);
+extension_sql_file!(
+    "../sql/api/cross_tenant.sql",
+    name = "cross_tenant",
+    requires = ["audit", "cross_tenant_table"]
 );
 extension_sql_file!("../sql/grants.sql", name = "grants", finalize);
 
@@ -192,6 +206,7 @@ extension_sql_file!("../sql/grants.sql", name = "grants", finalize);
 pub extern "C-unwind" fn _PG_init() {
     pg::scan::init();
     registry::init();
+    scope::init();
     token::init();
     member::init();
     member::api::init();
@@ -200,6 +215,7 @@ pub extern "C-unwind" fn _PG_init() {
     guc::init();
     audit::init();
     audit::api::init();
+    cross_tenant::init();
     usage::init(guc::usage_counters, quota::INTERVALS);
     quota::init();
     meter::init();

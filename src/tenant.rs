@@ -46,6 +46,28 @@ impl TenantId {
     /// The id of no tenant: `parse` returns no such one.
     pub const NONE: TenantId = TenantId { len: 0, bytes: [0; MAX_LEN] };
 
+    /// What stands for the tenants of a scope in which there are several: no id, as `parse` returns no such one.
+    pub fn scope(number: i64) -> TenantId {
+        let text = format!("(cross-tenant scope {number})");
+        let mut id = TenantId { len: 0, bytes: [0; MAX_LEN] };
+        for (to, from) in id.bytes.iter_mut().zip(text.bytes()) {
+            *to = from;
+            id.len += 1;
+        }
+        id
+    }
+
+    /// The same from its text.
+    pub fn parse_scope(text: &[u8]) -> Option<TenantId> {
+        let number = text.strip_prefix(b"(cross-tenant scope ")?.strip_suffix(b")")?;
+        Some(TenantId::scope(std::str::from_utf8(number).ok()?.parse().ok()?))
+    }
+
+    /// Whether it stands for several.
+    pub fn is_scope(&self) -> bool {
+        self.bytes[0] == b'('
+    }
+
     /// Returns the id in its one spelling: a UUID in lower case, anything else as it stands.
     pub fn parse(text: &[u8]) -> Result<TenantId, Malformed> {
         match text.len() {

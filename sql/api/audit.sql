@@ -237,7 +237,7 @@ BEGIN
         SELECT * FROM (VALUES ('_tenancy.tenants', '{id}'), ('_tenancy.users', '{""}'), ('_tenancy.members', '{tenant_id,invitation}'),
                               ('_tenancy.issuers', '{tenant_id,jwks}'), ('_tenancy.signing_keys', '{"",key}'), ('_tenancy.passwords', '{"",hash}'),
                               ('_tenancy.protected', '{""}'), ('_tenancy.protected_schemas', '{""}'), ('_tenancy.meters', '{""}'),
-                              ('_tenancy.audited', '{""}')) AS t(relation, arguments)
+                              ('_tenancy.audited', '{""}'), ('_tenancy.cross_tenant_grants', '{""}')) AS t(relation, arguments)
     LOOP
         EXECUTE format('CREATE TRIGGER tenancy_audit AFTER INSERT OR UPDATE OR DELETE ON %s FOR EACH ROW EXECUTE FUNCTION _tenancy.audit_row(%s)',
                        item.relation, (SELECT string_agg(quote_literal(a), ', ') FROM unnest(item.arguments::text[]) AS a));

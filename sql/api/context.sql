@@ -34,9 +34,9 @@ COMMENT ON FUNCTION tenancy.seal() IS
 Volatile. PUBLIC may call it.';
 
 COMMENT ON FUNCTION tenancy.context() IS
-'Describes the context as one jsonb object: tenant_id, status, user_id, source (token, session, client, role, server,
-default_tenant or none), mode, sealed, and error: the code that a protected table would raise, or null. Raises nothing
-itself. Stable. PUBLIC may call it.';
+'Describes the context as one jsonb object: tenant_id, status, user_id, source (cross_tenant, token, session, client, role, server,
+default_tenant or none), mode, sealed, error: the code that a protected table would raise, or null, and, in a scope of several tenants,
+cross_tenant: scope, tenants, until, read_only. Raises nothing itself. Stable. PUBLIC may call it.';
 
 COMMENT ON FUNCTION tenancy.normalize_tenant_id(text) IS
 'Returns a tenant id in its one spelling: a UUID in lower case, any other id unchanged.

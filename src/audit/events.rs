@@ -61,7 +61,8 @@ impl Drop for Writing {
 pub fn refused(code: &'static str, detail: &str) {
     if RECORDED.contains(&code) {
         // Of a tenant that is not registered there is no trail.
-        let tenant = pg::guc::assigned().map(|assigned| assigned.id).filter(|_| code != "TENANT_NOT_FOUND");
+        let named = pg::guc::assigned().map(|assigned| assigned.id).filter(|id| !id.is_scope());
+        let tenant = named.filter(|_| code != "TENANT_NOT_FOUND");
         write(tenant, detail.to_owned());
     }
 }

@@ -45,6 +45,8 @@ struct Segment {
     /// Where this transaction has written it.
     written: Option<Place>,
     is_touched: bool,
+    /// The levels of subtransactions at which an `Undo` tells of it, the innermost last.
+    noted: Vec<i32>,
     /// Not to be gone on with after this transaction.
     is_void: bool,
 }
@@ -120,9 +122,8 @@ pub fn next(tenant: &Tenant, kept: Kept, hash: impl FnOnce(&Hash, i64, i64) -> H
         };
         if kept == Kept::WithTransaction {
             let level = xact::level();
-            let is_known =
-                undo.iter().rev().take_while(|undo| undo.level == level).any(|undo| undo.name == name);
-            if !is_known {
+            if segment.noted.last() != Some(&level) {
+                segment.noted.push(level);
                 let before = segment.is_touched.then_some(segment.now);
                 let before = before.or(segment.committed.map(|(mark, _)| mark));
                 undo.push(Undo { level, name, before });
@@ -171,6 +172,7 @@ fn begin(tenant: &Tenant) -> Segment {
         committed: None,
         written: None,
         is_touched: false,
+        noted: Vec::new(),
         is_void: false,
     }
 }
@@ -229,7 +231,18 @@ impl Segments {
     pub fn note(&mut self, event: Event) {
         match event {
             Event::SubCommitted(level) => {
-                self.undo.iter_mut().filter(|undo| undo.level == level).for_each(|undo| undo.level -= 1);
+                // The levels never fall in the order of the list.
+                let first = self.undo.iter().rposition(|undo| undo.level < level).map_or(0, |last| last + 1);
+                for mut undo in self.undo.split_off(first) {
+                    undo.level -= 1;
+                    let Some(segment) = self.all.get_mut(&undo.name) else { continue };
+                    segment.noted.pop();
+                    // What was before is what the outer level has noted, if it has.
+                    if segment.noted.last() != Some(&undo.level) {
+                        segment.noted.push(undo.level);
+                        self.undo.push(undo);
+                    }
+                }
             }
             Event::SubAborted(level) => {
                 while let Some(undo) = self.undo.pop_if(|undo| undo.level >= level) {
@@ -264,6 +277,7 @@ impl Segments {
             Some(mark) => {
                 if let Some(segment) = self.all.get_mut(&undo.name) {
                     segment.now = mark;
+                    segment.noted.pop();
                 }
             }
             None => drop(self.all.remove(&undo.name)),
@@ -280,6 +294,7 @@ impl Segments {
         });
         for segment in self.all.values_mut() {
             segment.is_touched = false;
+            segment.noted.clear();
             segment.written = None;
         }
     }

@@ -19,6 +19,10 @@ pub fn init() {
 
 /// The role of the context's user in the context's tenant; none where it is no active member, or no user is known.
 fn current_role() -> Option<Text> {
+    // Who crosses to several is a member of none.
+    if context::is_crossing() {
+        return None;
+    }
     let tenant = context::current()?;
     let user = context::user_id()?;
     role(&tenant, &user).unwrap_or_else(|error| error.raise())

@@ -80,6 +80,7 @@ pub fn init(resolver: Resolver) {
 /// Makes the next call resolve the tenant anew. Safe anywhere: no allocation, no error.
 pub fn forget() {
     super::member::forget();
+    super::scope::forget();
     // SAFETY: a backend is single-threaded, and no reference to CURRENT outlives a statement of this file.
     unsafe { *addr_of_mut!(CURRENT) = UNRESOLVED }
 }

@@ -75,9 +75,10 @@ pub fn init(check: Check, check_user: CheckUser, assign: Assign) {
     }
 }
 
-/// The tenant that the parameters name: by `tenancy.token`, or by `tenancy.tenant_id`. None where both are empty.
+/// The tenant that the parameters name: by `tenancy.token`, or by `tenancy.tenant_id`; before them, the scope of several that the session is
+/// in. None where all are empty.
 pub fn assigned() -> Option<Assigned> {
-    super::token::assigned().or_else(by_id)
+    super::scope::assigned().or_else(super::token::assigned).or_else(by_id)
 }
 
 /// The value of `tenancy.tenant_id`, or none where it is empty.
@@ -256,7 +257,11 @@ unsafe fn after_commit(entry: &pg_sys::config_generic, current: *mut c_char) -> 
 /// Whether the tenant that the parameters name may be another when the transaction has committed.
 pub fn ends_with_transaction() -> bool {
     // SAFETY: written once, at load.
-    unsafe { is_restored(TENANT_ID) || super::token::ends_with_transaction() }
+    unsafe {
+        is_restored(TENANT_ID)
+            || super::token::ends_with_transaction()
+            || super::scope::ends_with_transaction()
+    }
 }
 
 /// Whether a parameter gets an earlier value back when the transaction commits.

@@ -12,8 +12,9 @@ use pgrx::{pg_sys, prelude::*};
 
 use super::{
     part::Part,
-    planner, portal,
+    planner, portal, rewrite,
     running::{self, Step, Tenant},
+    scope,
     statement::{Statement, bypassed, entries, has_policy, is_exempt},
 };
 
@@ -186,11 +187,16 @@ unsafe extern "C-unwind" fn note_kept_by_utility() {
 unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, flags: c_int) {
     // SAFETY: PostgreSQL's own arguments, passed on.
     unsafe {
+        scope::keep_from_writing();
         // DECLARE ... WITH HOLD.
         if portal::active().is_some_and(portal::is_held) && !running::is_any_query() {
             refuse_kept(query);
         }
         let depth = running::enter_start(query);
+        // Before it can fail. What a command starts is told of as that command, and when it runs.
+        if depth == 0 && scope::is_given() {
+            scope::query_begins(query, depth);
+        }
         match PREVIOUS_START {
             Some(previous) => previous(query, flags),
             None => raw::standard_ExecutorStart(query, flags),
@@ -226,9 +232,13 @@ unsafe extern "C-unwind" fn executor_run(
     unsafe {
         let depth = running::enter_run(query);
         before_run(query, count);
+        let is_told = scope::is_given() && scope::query_runs(query, depth);
         match PREVIOUS {
             Some(previous) => previous(query, direction, count, once),
             None => raw::standard_ExecutorRun(query, direction, count, once),
+        }
+        if is_told {
+            scope::query_ended(query);
         }
         after_run(query, depth);
     }
@@ -244,9 +254,13 @@ unsafe extern "C-unwind" fn executor_run(
     unsafe {
         let depth = running::enter_run(query);
         before_run(query, count);
+        let is_told = scope::is_given() && scope::query_runs(query, depth);
         match PREVIOUS {
             Some(previous) => previous(query, direction, count),
             None => raw::standard_ExecutorRun(query, direction, count),
+        }
+        if is_told {
+            scope::query_ended(query);
         }
         after_run(query, depth);
     }
@@ -279,6 +293,9 @@ unsafe extern "C-unwind" fn plan(
     // SAFETY: PostgreSQL's own arguments, passed on.
     unsafe {
         let depth = running::enter_plan(query);
+        if scope::is_given() {
+            rewrite::to_scope(query);
+        }
         let plan = PREVIOUS_PLANNER.unwrap_or(raw::standard_planner);
         let plan = plan(query, text, options, parameters);
         if let Some(tenant) = running::leave_plan(depth) {
@@ -394,6 +411,10 @@ unsafe extern "C-unwind" fn process_utility(
         let command = (*statement).utilityStmt;
         if (*command).type_ == pg_sys::NodeTag::T_CopyStmt && is_guarding() {
             guard_copy(command.cast());
+        }
+        if scope::is_given() {
+            scope::keep_from_writing();
+            scope::command_begins(statement, text);
         }
         let step = match (*command).type_ {
             // Its own queries (is there a row without a parent?) are not the user's.

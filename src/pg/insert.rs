@@ -199,6 +199,12 @@ unsafe fn is_plain(index: pg_sys::Relation, info: *const pg_sys::IndexInfo) -> b
 #[derive(Clone, Copy)]
 pub struct Place(pg_sys::ItemPointerData);
 
+/// Sees to it that what was inserted to stay stays when the server crashes now.
+pub fn flush() {
+    // SAFETY: called inside a transaction that may write; up to where this process may have written.
+    unsafe { pg_sys::XLogFlush(pg_sys::GetXLogInsertRecPtr()) }
+}
+
 /// A table that is open for insertions until the transaction ends.
 pub struct Table(pg_sys::Relation);
 

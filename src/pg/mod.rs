@@ -18,6 +18,7 @@ use version_1;
 
 pub mod accessor;
 pub mod command;
+pub mod each;
 pub mod guc;
 pub mod hook;
 pub mod insert;
@@ -29,9 +30,11 @@ pub mod part;
 pub mod planner;
 pub mod portal;
 pub mod query;
+pub mod rewrite;
 pub mod row_trigger;
 pub mod running;
 pub mod scan;
+pub mod scope;
 pub mod setter;
 pub mod shmem;
 pub mod statement;
@@ -125,6 +128,17 @@ pub fn refuse_read_only(command: &'static std::ffi::CStr) {
         pg_sys::PreventCommandIfReadOnly(command.as_ptr());
         pg_sys::PreventCommandIfParallelMode(command.as_ptr());
     }
+}
+
+/// Raises 25006 on a standby, as the command of that name does.
+pub fn refuse_on_standby(command: &'static std::ffi::CStr) {
+    // SAFETY: a C string that lives for good.
+    unsafe { pg_sys::PreventCommandDuringRecovery(command.as_ptr()) }
+}
+
+/// Raises an error where the client has asked for the end of what is running.
+pub fn check_for_interrupts() {
+    pgrx::check_for_interrupts!();
 }
 
 /// Whether this process is a parallel worker, whose parameters were copied from its leader.

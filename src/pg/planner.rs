@@ -67,6 +67,50 @@ pub fn is_expression(query: *const pg_sys::Query) -> bool {
     unsafe { (*query).rtable.is_null() }
 }
 
+/// The policies of a query, of those in it, and of what they write, each where it stands in its tree.
+pub fn policies(query: *mut pg_sys::Query) -> Vec<*mut *mut pg_sys::Node> {
+    let mut found: Vec<*mut *mut pg_sys::Node> = Vec::new();
+    let context = std::ptr::from_mut(&mut found).cast();
+    // SAFETY: a query that is being planned; `found` is there while the walker notes places.
+    unsafe {
+        pg_sys::ffi::pg_guard_ffi_boundary(|| {
+            raw::query_tree_walker(query, note_policies, context, pg_sys::QTW_EXAMINE_RTES_BEFORE as c_int)
+        });
+    }
+    found
+}
+
+unsafe extern "C-unwind" fn note_policies(node: *mut pg_sys::Node, found: *mut c_void) -> bool {
+    use pg_sys::NodeTag::*;
+    // SAFETY: PostgreSQL passes nodes of the tree, or null; the tag of a node tells its type. `found` is the caller's.
+    unsafe {
+        if node.is_null() {
+            return false;
+        }
+        let places = &mut *found.cast::<Vec<*mut *mut pg_sys::Node>>();
+        match (*node).type_ {
+            T_Query => {
+                let flags = pg_sys::QTW_EXAMINE_RTES_BEFORE as c_int;
+                return raw::query_tree_walker(node.cast(), note_policies, found, flags);
+            }
+            T_RangeTblEntry => {
+                let entry = node.cast::<pg_sys::RangeTblEntry>();
+                if !(*entry).securityQuals.is_null() {
+                    places.push(std::ptr::addr_of_mut!((*entry).securityQuals).cast());
+                }
+                // What is in it is walked by whoever has called.
+                return false;
+            }
+            T_WithCheckOption => {
+                let check = node.cast::<pg_sys::WithCheckOption>();
+                places.push(std::ptr::addr_of_mut!((*check).qual));
+            }
+            _ => {}
+        }
+        raw::expression_tree_walker(node, note_policies, found)
+    }
+}
+
 /// Makes PostgreSQL plan anew what it has planned.
 pub fn drop_plans() {
     // SAFETY: marks what is in memory; raises nothing. Plans that are in use stay until they are not.
@@ -184,5 +228,5 @@ pub fn tagged(plan: *const pg_sys::PlannedStmt) -> Tenant {
         let Some(word) = words.next() else { break };
         id.extend_from_slice(&word.to_be_bytes()[4 - size..]);
     }
-    TenantId::parse(&id).ok()
+    TenantId::parse(&id).ok().or_else(|| TenantId::parse_scope(&id))
 }

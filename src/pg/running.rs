@@ -311,6 +311,39 @@ pub fn is_any_query() -> bool {
     running().runs.iter().any(|run| matches!(run.step, Step::Query(_)))
 }
 
+/// Whether what runs now is planned.
+pub fn is_planning() -> bool {
+    running().runs.last().is_some_and(|run| matches!(run.step, Step::Plan(_)))
+}
+
+/// Whether the step at that depth is a query of the client's own, and no part of another.
+pub fn is_client_query(depth: usize) -> bool {
+    let before = running().runs.iter().take(depth);
+    before.into_iter().all(|run| matches!(run.step, Step::Utility | Step::Alter))
+}
+
+/// Whether all that runs does no more than read: nothing that it reads is written by it.
+pub fn only_reads() -> bool {
+    running().runs.iter().all(|run| match run.step {
+        Step::Query(query) => reads_only(query),
+        Step::Plan(_) => true,
+        Step::Alter | Step::Utility | Step::Unknown => false,
+    })
+}
+
+fn reads_only(query: *const pg_sys::QueryDesc) -> bool {
+    const KEEPING: [pg_sys::CommandDest::Type; 2] =
+        [pg_sys::CommandDest::DestIntoRel, pg_sys::CommandDest::DestTransientRel];
+    // SAFETY: a query that is running has a plan; where its rows go is null or a receiver.
+    unsafe {
+        let plan = (*query).plannedstmt;
+        let to = (*query).dest.as_ref().map(|receiver| receiver.mydest);
+        (*query).operation == pg_sys::CmdType::CMD_SELECT
+            && !(*plan).hasModifyingCTE
+            && !to.is_some_and(|to| KEEPING.contains(&to))
+    }
+}
+
 /// Whether a utility command that runs queries of its own is among the steps.
 pub fn is_in_utility() -> bool {
     running().runs.iter().any(|run| matches!(run.step, Step::Alter))

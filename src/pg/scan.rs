@@ -135,6 +135,11 @@ impl Row {
         self.value::<Json>(column)?.value()
     }
 
+    pub fn oid(&self, column: i32) -> Option<pg_sys::Oid> {
+        self.value(column)
+    }
+
+    /// A `bigint`, or a moment in microseconds since 2000-01-01 UTC.
     pub fn bigint(&self, column: i32) -> Option<i64> {
         self.value(column)
     }

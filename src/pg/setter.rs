@@ -58,9 +58,14 @@ unsafe extern "C-unwind" fn judge(fcinfo: pg_sys::FunctionCallInfo, request: *mu
     }
 }
 
-/// `SET` or `SET LOCAL`, with the rights of the current role.
-unsafe fn set(name: &CStr, value: *const c_char, is_local: bool) {
-    use pg_sys::{GucAction::*, GucContext::*, GucSource::PGC_S_SESSION};
+/// `SET` or `SET LOCAL`.
+fn action(is_local: bool) -> pg_sys::GucAction::Type {
+    if is_local { pg_sys::GucAction::GUC_ACTION_LOCAL } else { pg_sys::GucAction::GUC_ACTION_SET }
+}
+
+/// Sets a parameter with the rights of the current role.
+pub(super) unsafe fn set(name: &CStr, value: *const c_char, action: pg_sys::GucAction::Type) {
+    use pg_sys::{GucContext::*, GucSource::PGC_S_SESSION};
     // SAFETY: C strings that live through the call; PostgreSQL copies the value.
     unsafe {
         raw::set_config_option(
@@ -68,7 +73,7 @@ unsafe fn set(name: &CStr, value: *const c_char, is_local: bool) {
             value,
             if raw::superuser() { PGC_SUSET } else { PGC_USERSET },
             PGC_S_SESSION,
-            if is_local { GUC_ACTION_LOCAL } else { GUC_ACTION_SET },
+            action,
             true,
             0,
             false,
@@ -80,7 +85,16 @@ unsafe fn set(name: &CStr, value: *const c_char, is_local: bool) {
 pub fn set_token(text: &[u8], is_local: bool) {
     let text = CString::new(text).unwrap_or_default();
     // SAFETY: a C string, which PostgreSQL copies.
-    unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| set(c"tenancy.token", text.as_ptr(), is_local)) }
+    unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| set(c"tenancy.token", text.as_ptr(), action(is_local))) }
+}
+
+/// Sets `tenancy.cross_tenant`, as the scope that is being begun. Called inside a guard.
+pub fn set_cross_tenant(text: &str, is_local: bool) {
+    let text = CString::new(text).unwrap_or_default();
+    // SAFETY: a C string, which PostgreSQL copies.
+    unsafe {
+        pg_sys::ffi::pg_guard_ffi_boundary(|| set(c"tenancy.cross_tenant", text.as_ptr(), action(is_local)))
+    }
 }
 
 // SAFETY (of the names): no other library exports symbols with the prefix `tenancy_`.
@@ -91,7 +105,7 @@ pub unsafe extern "C-unwind" fn tenancy_set_tenant(fcinfo: pg_sys::FunctionCallI
     // SAFETY: PostgreSQL's call frame, passed on; `request` is plain data of this frame.
     unsafe {
         judge(fcinfo, &mut request);
-        set(TENANT_ID, request.value.as_ptr().cast(), request.is_local);
+        set(TENANT_ID, request.value.as_ptr().cast(), action(request.is_local));
         super::accessor::tenancy_current_tenant(fcinfo)
     }
 }
@@ -100,7 +114,7 @@ pub unsafe extern "C-unwind" fn tenancy_set_tenant(fcinfo: pg_sys::FunctionCallI
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn tenancy_clear_tenant(_fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
     // SAFETY: C strings that live for good.
-    unsafe { set(TENANT_ID, c"".as_ptr(), false) };
+    unsafe { set(TENANT_ID, c"".as_ptr(), action(false)) };
     pg_sys::Datum::from(0)
 }
 

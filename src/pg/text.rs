@@ -151,6 +151,11 @@ pub fn reportable(text: String) -> String {
 }
 
 impl Json {
+    /// What is JSON, as the server has it.
+    pub fn of(text: Text) -> Json {
+        Json(text)
+    }
+
     /// As an argument of a query.
     pub fn argument(self) -> DatumWithOid<'static> {
         // SAFETY: a `jsonb`.

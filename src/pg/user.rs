@@ -67,6 +67,43 @@ pub fn may_monitor() -> bool {
     }
 }
 
+/// The role of that name, if there is one.
+pub fn named(name: &Text) -> Option<pg_sys::Oid> {
+    let name = std::ffi::CString::new(name.as_bytes()).ok()?;
+    // SAFETY: called inside a transaction, with a C string; returns zero where there is none.
+    let role = unsafe { pg_sys::get_role_oid(name.as_ptr(), true) };
+    (role != pg_sys::InvalidOid).then_some(role)
+}
+
+/// Whether the current role may SET ROLE to another.
+pub fn may_become(role: pg_sys::Oid) -> bool {
+    // SAFETY: called inside a transaction; looks up roles that exist.
+    unsafe {
+        #[cfg(feature = "pg15")]
+        return pg_sys::is_member_of_role(pg_sys::GetUserId(), role);
+        #[cfg(not(feature = "pg15"))]
+        return pg_sys::member_can_set_role(pg_sys::GetUserId(), role);
+    }
+}
+
+/// Whether a role, or the current one, is exempt from row-level security.
+pub fn is_exempt_role(role: Option<pg_sys::Oid>) -> bool {
+    // SAFETY: called inside a transaction; a role that exists.
+    unsafe { is_exempt(role.unwrap_or_else(|| pg_sys::GetUserId())) }
+}
+
+/// Whether a role is another, or inherits its privileges. False where either is gone.
+pub fn inherits(role: pg_sys::Oid, other: pg_sys::Oid) -> bool {
+    // SAFETY: called inside a transaction; looks up roles that may be gone.
+    unsafe { pg_sys::has_privs_of_role(role, other) }
+}
+
+/// Whether the function of another's that runs has rights that the client has not.
+pub fn is_inside_definer() -> bool {
+    // SAFETY: reads backend-local state.
+    unsafe { pg_sys::GetUserId() != pg_sys::GetOuterUserId() }
+}
+
 /// The role that the client acts as: that it has logged in as, or has SET.
 pub fn role() -> pg_sys::Oid {
     // SAFETY: reads backend-local state.

@@ -6,7 +6,7 @@
 
 use std::ptr::{addr_of, addr_of_mut};
 
-use pgrx::{pg_sys, prelude::*};
+use pgrx::{datum::datetime_support::ToIsoString, pg_sys, prelude::*};
 
 /// Reads of backend-local state, which raise nothing and so need no guard; some are asked for with each charge.
 mod raw {
@@ -145,6 +145,11 @@ pub fn statement_began() -> i64 {
 pub fn now() -> i64 {
     // SAFETY: reads the clock.
     unsafe { pg_sys::GetCurrentTimestamp() }
+}
+
+/// A moment as ISO 8601 writes it, in UTC; none for infinity.
+pub fn to_text(at: i64) -> Option<String> {
+    TimestampWithTimeZone::try_from(at).ok()?.to_iso_string_with_timezone("UTC").ok()
 }
 
 /// Whether no query, cursor or procedure of this backend can hold a datum any more.
