@@ -100,8 +100,7 @@ integration() {
 client() {
   # Few counters, so that those of the property test come and go.
   serve "client$major" --preload max_prepared_transactions=20 tenancy.usage_counters=64
-  ${TENANCY_BUILD_LOCK:+flock "$TENANCY_BUILD_LOCK"} \
-    cargo test --release --tests --manifest-path tests/client/Cargo.toml --target-dir target
+  cargo test --release --tests --manifest-path tests/client/Cargo.toml --target-dir target
 }
 
 # What a step cannot do without.
