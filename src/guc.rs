@@ -54,8 +54,9 @@ pub enum SessionContext {
 
 /// `off`: superusers and roles with BYPASSRLS see all rows, as everywhere else.
 static BYPASS_GUARD: GucSetting<BypassGuard> = GucSetting::<BypassGuard>::new(BypassGuard::Off);
-/// The tenant of a single-tenant deployment; `default`, as the same schema's first tenant is usually called.
+/// Empty: the functions that begin and end a scope set it, and nothing else does.
 static CROSS_TENANT: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+/// The tenant of a single-tenant deployment; `default`, as the same schema's first tenant is usually called.
 static DEFAULT_TENANT: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"default"));
 /// Ten: more than anybody needs who knows the password, and no more than about a thousand guesses a day.
 static MAX_FAILED_SIGN_INS: GucSetting<i32> = GucSetting::<i32>::new(10);

@@ -8,8 +8,8 @@ CREATE VIEW tenancy.cross_tenant_grants WITH (security_barrier) AS
     SELECT g.role::text::name AS role, g.tenant_id, g.until, g.read_only, g.granted_by, g.granted_at
     FROM _tenancy.cross_tenant_grants g;
 COMMENT ON VIEW tenancy.cross_tenant_grants IS
-'Who may cross to which tenants, and until when; those whose time is over until they are revoked or granted again. The tenant * stands for all.
-Granted to nobody.';
+'Who may cross to which tenants, and until when. A grant whose time is over is shown until it is revoked or another takes its place. The tenant *
+stands for all. Granted to nobody.';
 
 -- The number of a role; raises where there is none.
 CREATE FUNCTION _tenancy.role_named(role name) RETURNS regrole
@@ -41,9 +41,9 @@ BEGIN
     the_role := _tenancy.role_named(grant_cross_tenant.role);
     IF cardinality(tenants) IS NOT DISTINCT FROM 0 OR tenants IS NULL OR array_position(tenants, NULL) IS NOT NULL THEN
         PERFORM _tenancy.raise('PARAMETER_INVALID', 'tenants must be an array of tenant ids', '{"argument": "tenants"}',
-            'For all tenants, of today and later: ''{*}''.');
+            'To grant all tenants, of today and later, use ''{*}''.');
     ELSIF until IS NULL OR until <= clock_timestamp() THEN
-        PERFORM _tenancy.raise('PARAMETER_INVALID', 'until must be a time to come', '{"argument": "until"}');
+        PERFORM _tenancy.raise('PARAMETER_INVALID', 'until must be in the future', '{"argument": "until"}', 'For a grant without an end, use ''infinity''.');
     ELSIF read_only IS NULL THEN
         PERFORM _tenancy.raise('PARAMETER_INVALID', 'read_only must not be null', '{"argument": "read_only"}');
     END IF;
@@ -60,10 +60,10 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION tenancy.grant_cross_tenant(name, text[], timestamptz, boolean) IS
-'Lets a role, and those that inherit it, cross to tenants with tenancy.begin_cross_tenant() until a time to come. tenants: ids, or * for all, of
+'Lets a role, and those that inherit it, cross to tenants with tenancy.begin_cross_tenant() until that time. tenants: ids, or * for all, of
 today and later. read_only: whether a scope with one of them is for reading only. A grant for the same role and tenant takes the place of the
 earlier one. It gives no privilege on any table. Errors: 42704 TENANT_NOT_FOUND, 22023 TENANT_ID_INVALID, PARAMETER_INVALID. Volatile.
-Granted to nobody; refused in the context of a tenant.';
+Granted to nobody; refused in the context of a tenant, and in a scope.';
 
 CREATE FUNCTION tenancy.revoke_cross_tenant(role name, tenants text[] DEFAULT NULL) RETURNS bigint
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
@@ -81,31 +81,33 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION tenancy.revoke_cross_tenant(name, text[]) IS
-'Takes from a role what tenancy.grant_cross_tenant() gave it: for some tenants, as they were named there, or for all; returns for how many. Scopes
-that rest on it end with their next statement, in any session. Errors: 22023 TENANT_ID_INVALID, PARAMETER_INVALID. Volatile. Granted to nobody; refused in the
-context of a tenant.';
+'Takes from a role what tenancy.grant_cross_tenant() gave it; returns for how many tenants. tenants: ids or *, as they were granted; null for all of
+them. Scopes that depend on it end with their next statement, in any session. Revoke before the role is dropped. Errors: 22023 TENANT_ID_INVALID,
+PARAMETER_INVALID. Volatile. Granted to nobody; refused in the context of a tenant, and in a scope.';
 
 CREATE FUNCTION tenancy.begin_cross_tenant(tenants text[], reason text, duration interval DEFAULT NULL) RETURNS timestamptz
     LANGUAGE c VOLATILE PARALLEL UNSAFE
     AS 'MODULE_PATHNAME', 'begin_cross_tenant_wrapper';
 COMMENT ON FUNCTION tenancy.begin_cross_tenant(text[], text, interval) IS
 'Begins a scope: statements are about the rows of all of these tenants, and of no other. tenants: ids, or * for all that are registered now. reason: why, 1 to
-255 bytes, for the audit trail. duration: null for the rest of the transaction. Returns when the scope ends at the latest, as it was granted. For
-reading only, unless writing was granted for each of them. Errors: 42501 TENANT_ACCESS_DENIED where the role was not granted one of the
-tenants, is exempt from row-level security, or is in a scope or in a statement that writes; 42704 TENANT_NOT_FOUND, 22023
+255 bytes, for the audit trail. duration: null for the rest of the transaction. Returns when the scope ends at the latest, as it was granted. The transaction
+is read-only from then on, unless writing was granted for each of them. That it was begun is in the audit trail of each of the tenants, and each
+statement in that of no tenant. Errors: 42501 TENANT_ACCESS_DENIED where the role was not granted one of the tenants, is exempt from row-level
+security, or is in a scope, in a statement that does more than read, or in a SECURITY DEFINER function; 42704 TENANT_NOT_FOUND, 22023
 TENANT_ID_INVALID, PARAMETER_INVALID, 25006 on a standby. Volatile. PUBLIC may call it.';
 
 CREATE FUNCTION tenancy.end_cross_tenant() RETURNS boolean
     LANGUAGE c VOLATILE PARALLEL UNSAFE
     AS 'MODULE_PATHNAME', 'end_cross_tenant_wrapper';
 COMMENT ON FUNCTION tenancy.end_cross_tenant() IS
-'Ends the scope that the session is in; returns whether it was in one. A transaction that was read-only in it stays so. Volatile. PUBLIC may call it.';
+'Ends the scope that the session is in; returns whether it was in one. A transaction that was read-only in it stays so until it ends. Volatile.
+PUBLIC may call it.';
 
 CREATE FUNCTION _tenancy.in_scope(number bigint) RETURNS boolean
     LANGUAGE c STABLE STRICT PARALLEL SAFE LEAKPROOF
     AS 'MODULE_PATHNAME', 'tenancy_in_scope';
 COMMENT ON FUNCTION _tenancy.in_scope(bigint) IS
-'whether the session is in the scope of that number; raises an error where it is not. In the plans of what runs in a scope';
+'whether the session is in the scope of that number; raises an error where it is not. It is in the plans of what runs in a scope';
 
 CREATE FUNCTION tenancy.for_each_tenant(sql text, tenants text[] DEFAULT NULL, role name DEFAULT NULL)
     RETURNS TABLE (tenant_id text, rows bigint, result jsonb)
@@ -116,4 +118,5 @@ COMMENT ON FUNCTION tenancy.for_each_tenant(text, text[], name) IS
 what it has returned, as an array of objects: null for a statement that returns nothing. tenants: ids; null or * for all that are
 active. role: as which role, of which the caller is a member; null: as the caller. Neither may be exempt from row-level security. The caller needs SET ON
 PARAMETER tenancy.tenant_id. Errors: 42501 TENANT_ACCESS_DENIED, 42704 TENANT_NOT_FOUND, 55000 TENANT_SUSPENDED, 22023 TENANT_ID_INVALID,
-PARAMETER_INVALID, and those of the statement. Volatile. Granted to nobody.';
+PARAMETER_INVALID, 25006 on a standby, and those of the statement. Volatile. Granted to nobody; refused in the context of a tenant, and in a
+scope.';

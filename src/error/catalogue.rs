@@ -10,13 +10,13 @@ pub const CATALOGUE: &[Code] = &[
         "TENANT_CONTEXT_MISSING",
         S::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
         400,
-        "no tenant is set, or one from an earlier transaction was refused",
+        "no tenant is set, one from an earlier transaction was refused, or there are several",
     ),
     (
         "TENANT_ACCESS_DENIED",
         S::ERRCODE_INSUFFICIENT_PRIVILEGE,
         403,
-        "not allowed to be in, or to change to, that tenant; a write across tenants",
+        "not allowed to be in, to change to, or to cross to that tenant; a write across tenants",
     ),
     ("TENANT_NOT_FOUND", S::ERRCODE_UNDEFINED_OBJECT, 404, "no such tenant"),
     (

@@ -5,6 +5,7 @@ use serde_json::json;
 use super::{Error, Wording};
 
 const SET_LINE: &str = "Set the tenant in the transaction that uses it: BEGIN; SET LOCAL tenancy.tenant_id = '<tenant>'; ... COMMIT;";
+const END_LINE: &str = "End the scope first: SELECT tenancy.end_cross_tenant();";
 
 impl Error<'_> {
     pub(super) fn wording(&self) -> Wording {
@@ -17,7 +18,17 @@ impl Error<'_> {
                 "TENANT_CONTEXT_MISSING",
                 "tenant context was set in an earlier transaction".to_owned(),
                 json!({"session_context": "refuse"}),
-                SET_LINE,
+                match crate::pg::scope::is_given() {
+                    true => "End the scope, and begin it without a duration in each transaction: SELECT tenancy.end_cross_tenant();",
+                    false => SET_LINE,
+                },
+            ),
+            // What stands for the tenants of a scope is no tenant's id.
+            Error::Sealed(id) if id.is_scope() => (
+                "TENANT_ACCESS_DENIED",
+                "transaction is sealed to a cross-tenant scope".to_owned(),
+                json!({"cross_tenant": true, "sealed": true}),
+                "Use one transaction for each tenant or scope.",
             ),
             Error::Sealed(id) => (
                 "TENANT_ACCESS_DENIED",
@@ -60,6 +71,12 @@ impl Error<'_> {
                 format!("isolation of table \"{table}\" is bypassed"),
                 json!({"relation": table, "bypass_guard": "refuse"}),
                 "Use a role under row-level security, or say that the rows of all tenants are meant: SET LOCAL row_security = off;",
+            ),
+            Error::TruncatedFor(id, table) if id.is_scope() => (
+                "TENANT_ACCESS_DENIED",
+                format!("table \"{table}\" cannot be truncated in a cross-tenant scope"),
+                json!({"cross_tenant": true, "relation": table}),
+                "TRUNCATE would remove the rows of all tenants: use DELETE.",
             ),
             Error::TruncatedFor(id, table) => (
                 "TENANT_ACCESS_DENIED",
@@ -115,11 +132,23 @@ impl Error<'_> {
                 json!({"relation": table}),
                 "Change it by tenancy.protect and tenancy.unprotect only.",
             ),
+            Error::InContext(id, what) if id.is_scope() => (
+                "TENANT_ACCESS_DENIED",
+                format!("{what} cannot be called in a cross-tenant scope"),
+                json!({"cross_tenant": true}),
+                END_LINE,
+            ),
             Error::InContext(id, what) => (
                 "TENANT_ACCESS_DENIED",
                 format!("{what} cannot be called in the context of a tenant"),
                 json!({"tenant_id": id.as_str()}),
                 "Call it in a session without a tenant: RESET tenancy.tenant_id;",
+            ),
+            Error::SystemTable(id, table) if id.is_scope() => (
+                "TENANT_ACCESS_DENIED",
+                format!("system table {table} cannot be changed in a cross-tenant scope"),
+                json!({"cross_tenant": true, "kind": "system"}),
+                END_LINE,
             ),
             Error::SystemTable(id, table) => (
                 "TENANT_ACCESS_DENIED",
@@ -272,32 +301,32 @@ impl Error<'_> {
             ),
             Error::SeveralTenants => (
                 "TENANT_CONTEXT_MISSING",
-                "statement runs for several tenants".to_owned(),
+                "there is no current tenant in a cross-tenant scope".to_owned(),
                 json!({"cross_tenant": true}),
-                "Name the tenant in the tenant column, or leave the scope first: SELECT tenancy.end_cross_tenant();",
+                "Name one of the scope's tenants in the tenant column, or end the scope first: SELECT tenancy.end_cross_tenant();",
             ),
             Error::SetInScope => (
                 "TENANT_ACCESS_DENIED",
                 "tenant cannot be set in a cross-tenant scope".to_owned(),
                 json!({"cross_tenant": true}),
-                "Leave the scope first: SELECT tenancy.end_cross_tenant();",
+                END_LINE,
             ),
             Error::ScopeOver(why) => (
                 "TENANT_ACCESS_DENIED",
                 match *why {
                     "of another role" => "cross-tenant scope was begun by another role".to_owned(),
-                    "revoked" => "grant of the cross-tenant scope was revoked".to_owned(),
+                    "revoked" => "cross-tenant scope is no longer granted".to_owned(),
                     "expired" => "cross-tenant scope has expired".to_owned(),
                     _ => "cross-tenant scope has ended".to_owned(),
                 },
                 json!({"cross_tenant": why}),
-                "Leave it, and begin another one: SELECT tenancy.end_cross_tenant();",
+                "End it, and begin another one: SELECT tenancy.end_cross_tenant();",
             ),
             Error::ScopeInScope => (
                 "TENANT_ACCESS_DENIED",
-                "a cross-tenant scope has been begun already".to_owned(),
+                "session is already in a cross-tenant scope".to_owned(),
                 json!({"cross_tenant": true}),
-                "Leave it first: SELECT tenancy.end_cross_tenant();",
+                END_LINE,
             ),
             Error::ScopeByHand => (
                 "TENANT_ACCESS_DENIED",
@@ -307,7 +336,7 @@ impl Error<'_> {
             ),
             Error::NotGranted(id) => (
                 "TENANT_ACCESS_DENIED",
-                format!("role may not cross to tenant \"{}\"", id.as_str()),
+                format!("permission denied to cross to tenant \"{}\"", id.as_str()),
                 json!({"tenant_id": id.as_str()}),
                 "An administrator grants it with: SELECT tenancy.grant_cross_tenant('<role>', '{<tenant>}', now() + '1 hour');",
             ),
@@ -315,19 +344,26 @@ impl Error<'_> {
                 "TENANT_ACCESS_DENIED",
                 format!("{what} cannot isolate a role that is exempt from row-level security"),
                 json!({"function": what}),
-                "SET ROLE to one that is no superuser and has not BYPASSRLS; for_each_tenant takes one as its argument role.",
+                "Use a role that is not a superuser and does not have BYPASSRLS: by SET ROLE, or as the argument role of tenancy.for_each_tenant().",
             ),
             Error::ScopeInside => (
                 "TENANT_ACCESS_DENIED",
-                "cross-tenant scope cannot be begun inside another statement's work".to_owned(),
+                "cross-tenant scope cannot be begun in a statement that does more than read, or in a SECURITY DEFINER function".to_owned(),
                 json!({"cross_tenant": false}),
-                "Call it in a statement of its own, or in a procedure, with the role that the client acts as.",
+                "Begin it in a statement of its own: SELECT tenancy.begin_cross_tenant('{<tenant>}', '<reason>');",
             ),
             Error::NullArgument("tenant_id") => (
                 "TENANT_ID_INVALID",
                 "tenant id must not be null".to_owned(),
                 json!({}),
                 "To leave the tenant: SELECT tenancy.clear_tenant();",
+            ),
+            // These have no default.
+            Error::NullArgument(name @ ("reason" | "sql" | "tenants")) => (
+                "PARAMETER_INVALID",
+                format!("{name} must not be null"),
+                json!({"argument": name}),
+                "The function's description tells more: \\df+ tenancy.*;",
             ),
             Error::NullArgument(name) => (
                 "PARAMETER_INVALID",
