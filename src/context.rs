@@ -65,7 +65,11 @@ pub struct Named([bool; guc::PRIVILEGED.len()]);
 pub fn init() -> Named {
     pg::guc::init(check, check_user, assign);
     pg::accessor::init(resolve);
-    pg::setter::init(requested);
+    pg::setter::init(requested, || {
+        if let Err(error) = refuse_in_scope(Source::Session) {
+            error.raise()
+        }
+    });
     pg::token::init(check_token);
     pg::scope::init(check_scope, confirm_scope);
     pg::xact::listen(|event| {
@@ -191,8 +195,18 @@ pub fn is_crossing() -> bool {
 
 /// What is set in a scope would have no effect until it ends, and whoever set it would not know.
 fn refuse_in_scope(source: Source) -> Result<(), Error<'static>> {
-    let is_refused = is_crossing() && source == Source::Session && !pg::in_parallel_worker();
-    if is_refused { Err(Error::SetInScope) } else { Ok(()) }
+    let is_asked = source == Source::Session && !pg::in_parallel_worker();
+    if is_asked && !abandons_scope() { Err(Error::SetInScope) } else { Ok(()) }
+}
+
+/// Leaves a scope that is over: whoever goes on after it, as the next client of a pooler's connection, should not have to. Returns
+/// whether the session is in none now.
+pub fn abandons_scope() -> bool {
+    if is_crossing() && pg::xact::in_transaction() && (is_stale() || scope::confirm().is_err()) {
+        // As PostgreSQL sets one parameter where another changes: workers are to know.
+        scope::leave(false);
+    }
+    !is_crossing()
 }
 
 /// Judges a change of the tenant.

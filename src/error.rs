@@ -140,6 +140,12 @@ pub enum Error<'a> {
     ScopeByHand,
     /// The role was not granted to cross to the tenant.
     NotGranted(TenantId),
+    /// The role was not granted to cross to any tenant.
+    NothingGranted,
+    /// A row of a tenant outside of the scope was to be written.
+    WriteOutOfScope,
+    /// What runs for each tenant has set another.
+    TenantLeft,
     /// What isolation would not hold for, because the role is exempt from it.
     Exempt(&'a str),
     /// A scope was to be begun where another than the client's role is in force, or in a statement that writes.

@@ -14,7 +14,8 @@ use crate::error::Error;
 use crate::pg::{self, rewrite, scan::Cached, xact};
 use crate::tenant::TenantId;
 
-// The columns of _tenancy.cross_tenant_grants.
+// Columns of _tenancy.cross_tenant_grants.
+const TENANT: i32 = 1;
 const ROLE: i32 = 2;
 const UNTIL: i32 = 3;
 const READ_ONLY: i32 = 4;
@@ -145,22 +146,40 @@ fn granted_now(scope: &Scope) -> Result<i64, Error<'static>> {
     Ok(until)
 }
 
+/// What is granted to a role for a tenant, or `*`: to which role, until when, for reading only.
+fn grants_of(relations: pg::scan::Relations, role: pg::Oid, tenant: &[u8]) -> Vec<(pg::Oid, i64, bool)> {
+    let now = xact::now();
+    let read = |row: &pg::scan::Row| Some((row.oid(ROLE)?, row.bigint(UNTIL)?, row.boolean(READ_ONLY)?));
+    let rows = pg::scan::rows(relations, &[tenant], read);
+    let is_good = |(of, until, _): &(pg::Oid, i64, bool)| *until > now && pg::user::inherits(role, *of);
+    rows.into_iter().flatten().filter(is_good).collect()
+}
+
+/// Whether a role may cross to all tenants.
+pub fn is_granted_all(role: pg::Oid) -> bool {
+    let relations = TABLE.with(Cached::relations);
+    relations.is_some_and(|relations| !grants_of(relations, role, ALL).is_empty())
+}
+
+/// The tenants that a role was granted by their names, and may cross to now.
+pub fn granted_by_name(role: pg::Oid) -> Vec<TenantId> {
+    let Some(relations) = TABLE.with(Cached::relations) else { return Vec::new() };
+    let now = xact::now();
+    let read = |row: &pg::scan::Row| {
+        let is_good = row.bigint(UNTIL)? > now && pg::user::inherits(role, row.oid(ROLE)?);
+        is_good.then(|| row.text(TENANT)).flatten()
+    };
+    let names = pg::scan::rows(relations, &[], read);
+    names.into_iter().flatten().filter_map(|name| TenantId::parse(name.as_bytes()).ok()).collect()
+}
+
 /// What a role is granted now for all of these tenants; where that is nothing for one, for which.
 pub fn granted(role: pg::Oid, tenants: &[TenantId]) -> Result<Granted, Option<TenantId>> {
     let relations = TABLE.with(Cached::relations).ok_or(None)?;
-    let now = xact::now();
-    let grants_of = |tenant: &[u8]| -> Vec<(pg::Oid, i64, bool)> {
-        let read = |row: &pg::scan::Row| Some((row.oid(ROLE)?, row.bigint(UNTIL)?, row.boolean(READ_ONLY)?));
-        let rows = pg::scan::rows(relations, &[tenant], read);
-        rows.into_iter()
-            .flatten()
-            .filter(|(of, until, _)| *until > now && pg::user::inherits(role, *of))
-            .collect()
-    };
-    let for_all = grants_of(ALL);
+    let for_all = grants_of(relations, role, ALL);
     let mut each = Vec::with_capacity(tenants.len());
     for tenant in tenants {
-        let mut grants = grants_of(tenant.as_bytes());
+        let mut grants = grants_of(relations, role, tenant.as_bytes());
         grants.extend_from_slice(&for_all);
         if grants.is_empty() {
             return Err(Some(*tenant));

@@ -5,8 +5,8 @@ CREATE TRIGGER tenancy_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON _
 ALTER TABLE _tenancy.cross_tenant_grants ENABLE ALWAYS TRIGGER tenancy_changed;
 
 CREATE VIEW tenancy.cross_tenant_grants WITH (security_barrier) AS
-    SELECT g.role::text::name AS role, g.tenant_id, g.until, g.read_only, g.granted_by, g.granted_at
-    FROM _tenancy.cross_tenant_grants g;
+    SELECT coalesce(r.rolname, g.role::oid::text::name) AS role, g.tenant_id, g.until, g.read_only, g.granted_by, g.granted_at
+    FROM _tenancy.cross_tenant_grants g LEFT JOIN pg_roles r ON r.oid = g.role;
 COMMENT ON VIEW tenancy.cross_tenant_grants IS
 'Who may cross to which tenants, and until when. A grant whose time is over is shown until it is revoked or another takes its place. The tenant *
 stands for all. Granted to nobody.';
@@ -70,11 +70,16 @@ CREATE FUNCTION tenancy.revoke_cross_tenant(role name, tenants text[] DEFAULT NU
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
+    the_role regrole;
     revoked bigint;
 BEGIN
     PERFORM _tenancy.refuse_in_context('revoke_cross_tenant');
+    -- Of one that was dropped meanwhile there is the number, by which the view shows it.
+    SELECT g.role INTO the_role FROM _tenancy.cross_tenant_grants g
+    WHERE g.role::oid::text = revoke_cross_tenant.role AND NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = g.role);
+    the_role := coalesce(the_role, _tenancy.role_named(revoke_cross_tenant.role));
     DELETE FROM _tenancy.cross_tenant_grants g
-    WHERE g.role = _tenancy.role_named(revoke_cross_tenant.role)
+    WHERE g.role = the_role
       AND (tenants IS NULL OR g.tenant_id IN (SELECT CASE t WHEN '*' THEN t ELSE tenancy.normalize_tenant_id(t) END FROM unnest(tenants) AS t));
     GET DIAGNOSTICS revoked = ROW_COUNT;
     RETURN revoked;
@@ -89,7 +94,7 @@ CREATE FUNCTION tenancy.begin_cross_tenant(tenants text[], reason text, duration
     LANGUAGE c VOLATILE PARALLEL UNSAFE
     AS 'MODULE_PATHNAME', 'begin_cross_tenant_wrapper';
 COMMENT ON FUNCTION tenancy.begin_cross_tenant(text[], text, interval) IS
-'Begins a scope: statements are about the rows of all of these tenants, and of no other. tenants: ids, or * for all that are registered now. reason: why, 1 to
+'Begins a scope: statements are about the rows of all of these tenants, and of no other. tenants: ids, or * for all that were granted. reason: why, 1 to
 255 bytes, for the audit trail. duration: null for the rest of the transaction. Returns when the scope ends at the latest, as it was granted. The transaction
 is read-only from then on, unless writing was granted for each of them. That it was begun is in the audit trail of each of the tenants, and each
 statement in that of no tenant. Errors: 42501 TENANT_ACCESS_DENIED where the role was not granted one of the tenants, is exempt from row-level

@@ -23,6 +23,9 @@ use crate::tenant::TenantId;
 /// where a row that is to be written is not the current tenant's. Volatile. PUBLIC may call it.
 #[pg_extern(schema = "tenancy", volatile, parallel_safe)]
 pub fn deny_write() -> bool {
+    if is_crossing() {
+        Error::WriteOutOfScope.raise()
+    }
     Error::WriteAcrossTenants(required()).raise()
 }
 

@@ -10,7 +10,6 @@ use crate::pg::{
     each::{Arguments, Visits},
 };
 use crate::registry::{self, Status};
-use crate::scope;
 
 pub fn init() {
     pg::each::init(visits);
@@ -28,22 +27,20 @@ fn visits(arguments: &Arguments) -> Visits {
     if pg::user::is_exempt_role(role) {
         Error::Exempt("tenancy.for_each_tenant()").raise()
     }
-    let all = |name: Option<&[u8]>| name == Some(scope::ALL);
+    let is_active = |id: &_| registry::standing(id).is_ok_and(|of| of.status == Status::Active);
+    let active = || registered().into_iter().filter(is_active).collect::<Vec<_>>();
     let visited = match &arguments.tenants {
-        Some(named) if !named.iter().any(all) => {
-            let named = tenants(Some(named));
-            for tenant in &named {
-                if let Err(error) = registry::standing(tenant) {
-                    error.raise()
-                }
-            }
-            named
-        }
-        _ => {
-            let is_active = |id: &_| registry::standing(id).is_ok_and(|of| of.status == Status::Active);
-            registered().into_iter().filter(is_active).collect()
-        }
+        None => active(),
+        Some(named) => tenants(Some(named), active),
     };
+    // Before the first of them is visited.
+    for tenant in &visited {
+        match registry::standing(tenant) {
+            Ok(standing) if standing.status == Status::Active => {}
+            Ok(standing) => Error::NotActive(*tenant, standing.status.as_str()).raise(),
+            Err(error) => error.raise(),
+        }
+    }
     log::statement("FOR_EACH_TENANT", json!({"tenants": visited.len()}), &sql.to_utf8());
     Visits { sql: sql.clone(), tenants: visited, role }
 }

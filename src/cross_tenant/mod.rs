@@ -61,20 +61,20 @@ fn begun() -> Option<Begun> {
     BEGUN.with_borrow(|begun| begun.iter().find(|one| one.number == number).cloned())
 }
 
-/// The tenants that a function's argument names, each once, in their order.
-fn tenants(named: Option<&Array<&[u8]>>) -> Vec<TenantId> {
+/// The tenants that a function's argument names, each once, in their order; `all` are those that `*` stands for.
+fn tenants(named: Option<&Array<&[u8]>>, all: impl Fn() -> Vec<TenantId>) -> Vec<TenantId> {
     let Some(named) = named else { Error::NullArgument("tenants").raise() };
     let mut tenants = Vec::with_capacity(named.len());
     for name in named.iter() {
         match name {
             None => Error::Argument("tenants", "must not have a null element").raise(),
-            Some(all) if all == scope::ALL => tenants.extend(registered()),
+            Some(scope::ALL) => tenants.extend(all()),
             Some(text) => {
                 tenants.push(TenantId::parse(text).unwrap_or_else(|why| Error::IdInvalid(why).raise()))
             }
         }
     }
-    if tenants.is_empty() {
+    if named.is_empty() {
         Error::Argument("tenants", "must have an element").raise()
     }
     tenants.sort_unstable_by(|one, other| one.as_bytes().cmp(other.as_bytes()));
@@ -98,7 +98,7 @@ fn registered() -> Vec<TenantId> {
 
 /// Begins a scope: until the transaction ends, or for `duration`, statements are about the rows of all of `tenants`, and of no other.
 ///
-/// `tenants`: ids, or `*` for all that are registered now. `reason`: why, up to 255 bytes, for the audit trail. `duration`: null for the
+/// `tenants`: ids, or `*` for all that were granted, of those that are registered now. `reason`: why, up to 255 bytes, for the audit trail. `duration`: null for the
 /// rest of the transaction. Returns when the scope ends at the latest. Raises 42501 (`TENANT_ACCESS_DENIED`) where the role was not
 /// granted one of the tenants, is exempt from row-level security, or where a scope or a statement that writes is on; 42704
 /// (`TENANT_NOT_FOUND`), 22023 (`TENANT_ID_INVALID`, `PARAMETER_INVALID`). Volatile. PUBLIC may call it.
@@ -125,12 +125,19 @@ pub fn begin_cross_tenant(
     if pg::user::bypasses() {
         Error::Exempt("tenancy.begin_cross_tenant()").raise()
     }
-    if context::is_crossing() {
+    pg::inval::accept();
+    if !context::abandons_scope() {
         Error::ScopeInScope.raise()
     }
-    pg::inval::accept();
-    // Whether all are meant by who may not cross to all shows with the first that it may not.
-    let tenants = self::tenants(tenants.as_ref());
+    // Who was granted some crosses to those, and learns of no other.
+    let all = || match scope::is_granted_all(role) {
+        true => registered(),
+        false => scope::granted_by_name(role),
+    };
+    let tenants = self::tenants(tenants.as_ref(), all);
+    if tenants.is_empty() {
+        Error::NothingGranted.raise()
+    }
     let granted = match scope::granted(role, &tenants) {
         Ok(granted) => granted,
         Err(Some(tenant)) => Error::NotGranted(tenant).raise(),

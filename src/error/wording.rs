@@ -340,6 +340,24 @@ impl Error<'_> {
                 json!({"tenant_id": id.as_str()}),
                 "An administrator grants it with: SELECT tenancy.grant_cross_tenant('<role>', '{<tenant>}', now() + '1 hour');",
             ),
+            Error::NothingGranted => (
+                "TENANT_ACCESS_DENIED",
+                "permission denied to cross to other tenants".to_owned(),
+                json!({"cross_tenant": false}),
+                "An administrator grants it with: SELECT tenancy.grant_cross_tenant('<role>', '{<tenant>}', now() + '1 hour');",
+            ),
+            Error::WriteOutOfScope => (
+                "TENANT_ACCESS_DENIED",
+                "row does not belong to a tenant of the cross-tenant scope".to_owned(),
+                json!({"cross_tenant": true}),
+                "Name one of its tenants in the tenant column.",
+            ),
+            Error::TenantLeft => (
+                "TENANT_ACCESS_DENIED",
+                "statement that runs for each tenant has set another tenant".to_owned(),
+                json!({}),
+                "Leave it to tenancy.for_each_tenant() to set the tenant.",
+            ),
             Error::Exempt(what) => (
                 "TENANT_ACCESS_DENIED",
                 format!("{what} cannot isolate a role that is exempt from row-level security"),

@@ -117,6 +117,11 @@ unsafe extern "C-unwind" fn collect(fcinfo: pg_sys::FunctionCallInfo, tenant: *c
             Error::Argument("sql", "must not begin or end a transaction, nor copy from or to the client")
                 .raise()
         }
+        let id = CStr::from_ptr(tenant.cast());
+        // What it has returned would be told of a tenant that it is not of, and what comes after would run for another than before.
+        if super::guc::assigned().is_none_or(|assigned| assigned.id.as_bytes() != id.to_bytes()) {
+            Error::TenantLeft.raise()
+        }
         let count = pg_sys::SPI_processed;
         let result = pg_sys::SPI_tuptable.as_ref().map(|table| {
             let shape = pg_sys::BlessTupleDesc(table.tupdesc);
@@ -134,7 +139,6 @@ unsafe extern "C-unwind" fn collect(fcinfo: pg_sys::FunctionCallInfo, tenant: *c
             rows.push(b']');
             Json::of(Text::of(&rows))
         });
-        let id = CStr::from_ptr(tenant.cast());
         let columns = [
             Text::of(id.to_bytes()).into_datum(),
             (count as i64).into_datum(),

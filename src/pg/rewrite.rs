@@ -27,6 +27,7 @@ mod raw {
         pub fn palloc0(size: usize) -> *mut c_void;
         pub fn lappend(list: *mut pg_sys::List, item: *mut c_void) -> *mut pg_sys::List;
         pub fn make_andclause(clauses: *mut pg_sys::List) -> *mut pg_sys::Expr;
+        pub fn get_commutator(operator: pg_sys::Oid) -> pg_sys::Oid;
         pub fn set_opfuncid(operation: *mut pg_sys::OpExpr);
         pub fn copyObjectImpl(from: *const c_void) -> *mut c_void;
     }
@@ -209,13 +210,24 @@ unsafe fn comparison(operation: *mut pg_sys::OpExpr, nodes: &Nodes) -> *mut pg_s
     // SAFETY: a node of that type, whose arguments are nodes; new ones in the memory that the planner works in.
     unsafe {
         let [left, right] = super::statement::entries((*operation).args) else { return std::ptr::null_mut() };
-        let call = right.ptr_value.cast::<pg_sys::FuncExpr>();
-        if (*call).xpr.type_ != pg_sys::NodeTag::T_FuncExpr {
+        let array_for = |cell: &pg_sys::ListCell| {
+            let call = cell.ptr_value.cast::<pg_sys::FuncExpr>();
+            let is_call = (*call).xpr.type_ == pg_sys::NodeTag::T_FuncExpr;
+            nodes.arrays.iter().find(|(function, _)| is_call && *function == (*call).funcid)
+        };
+        // However it is written.
+        let (left, array) = match (array_for(right), array_for(left)) {
+            (Some((_, array)), _) => (left, array),
+            (None, Some((_, array))) => {
+                (*operation).opno = raw::get_commutator((*operation).opno);
+                (*operation).opfuncid = pg_sys::InvalidOid;
+                (right, array)
+            }
+            (None, None) => return std::ptr::null_mut(),
+        };
+        if (*operation).opno == pg_sys::InvalidOid {
             return std::ptr::null_mut();
         }
-        let Some((_, array)) = nodes.arrays.iter().find(|(function, _)| *function == (*call).funcid) else {
-            return std::ptr::null_mut();
-        };
         raw::set_opfuncid(operation);
         if !EQUALITIES.contains(&(*operation).opfuncid.to_u32()) {
             return std::ptr::null_mut();

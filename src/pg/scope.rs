@@ -86,7 +86,7 @@ pub(super) fn ends_with_transaction() -> bool {
 }
 
 /// In a scope that is for reading only, makes the transaction read-only until it ends, by PostgreSQL's own means: what was read in the
-/// scope is written nowhere. Raises nothing.
+/// scope is written nowhere but to temporary tables. Raises nothing.
 #[inline]
 pub fn keep_from_writing() {
     // SAFETY: backend-local; `StartTransaction` sets it so for the next transaction, and the end of a subtransaction to what it was.

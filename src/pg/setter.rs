@@ -38,11 +38,16 @@ pub struct Request {
 type Judge = fn(Option<&[u8]>, Option<bool>) -> Request;
 
 static mut JUDGE: Option<Judge> = None;
+/// Raises where the tenant cannot be cleared.
+static mut JUDGE_CLEARING: Option<fn()> = None;
 
-/// Sets the judge of the arguments.
-pub fn init(judge: Judge) {
+/// Sets the judges of the arguments, and of who clears the tenant.
+pub fn init(judge: Judge, clearing: fn()) {
     // SAFETY: a backend is single-threaded; this runs once, when the library is loaded.
-    unsafe { JUDGE = Some(judge) }
+    unsafe {
+        JUDGE = Some(judge);
+        JUDGE_CLEARING = Some(clearing);
+    }
 }
 
 #[pg_guard]
@@ -61,6 +66,14 @@ unsafe extern "C-unwind" fn judge(fcinfo: pg_sys::FunctionCallInfo, request: *mu
 /// `SET` or `SET LOCAL`.
 fn action(is_local: bool) -> pg_sys::GucAction::Type {
     if is_local { pg_sys::GucAction::GUC_ACTION_LOCAL } else { pg_sys::GucAction::GUC_ACTION_SET }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn judge_clearing() {
+    // SAFETY: written once, at load.
+    if let Some(judge) = unsafe { JUDGE_CLEARING } {
+        judge();
+    }
 }
 
 /// Sets a parameter with the rights of the current role.
@@ -114,7 +127,10 @@ pub unsafe extern "C-unwind" fn tenancy_set_tenant(fcinfo: pg_sys::FunctionCallI
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn tenancy_clear_tenant(_fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
     // SAFETY: C strings that live for good.
-    unsafe { set(TENANT_ID, c"".as_ptr(), action(false)) };
+    unsafe {
+        judge_clearing();
+        set(TENANT_ID, c"".as_ptr(), action(false));
+    }
     pg_sys::Datum::from(0)
 }
 
