@@ -50,7 +50,7 @@ thread_local! {
     /// Of the scope of that number, what was granted, and in which generation.
     static GRANTED: RefCell<Option<(i64, u64, Granted)>> = const { RefCell::new(None) };
     /// The scope that is being begun.
-    static BEGINNING: Cell<i64> = const { Cell::new(0) };
+    static BEGINNING: Cell<Option<i64>> = const { Cell::new(None) };
 }
 
 pub fn init() {
@@ -203,7 +203,7 @@ pub fn granted(role: pg::Oid, tenants: &[TenantId]) -> Result<Granted, Option<Te
 
 /// Whether a value of the parameter is that of the scope that is being begun.
 pub fn is_beginning(text: &[u8]) -> Option<Scope> {
-    Scope::parse(text).filter(|scope| scope.number == BEGINNING.get())
+    Scope::parse(text).filter(|scope| Some(scope.number) == BEGINNING.get())
 }
 
 /// What a value says that comes from the leader of a parallel worker.
@@ -216,14 +216,14 @@ struct Beginning;
 
 impl Drop for Beginning {
     fn drop(&mut self) {
-        BEGINNING.set(0);
+        BEGINNING.set(None);
     }
 }
 
 /// Enters a scope.
 pub fn enter(scope: &Scope, is_local: bool) {
     let _beginning = Beginning;
-    BEGINNING.set(scope.number);
+    BEGINNING.set(Some(scope.number));
     pg::setter::set_cross_tenant(&scope.to_text(), is_local);
 }
 

@@ -201,8 +201,8 @@ pub struct Place(pg_sys::ItemPointerData);
 
 /// Sees to it that what was inserted to stay stays when the server crashes now.
 pub fn flush() {
-    // SAFETY: called inside a transaction that may write; up to where this process may have written.
-    unsafe { pg_sys::XLogFlush(pg_sys::GetXLogInsertRecPtr()) }
+    // SAFETY: called inside a transaction that may write; up to the end of the last record that it has written.
+    unsafe { pg_sys::XLogFlush(pg_sys::XactLastRecEnd) }
 }
 
 /// A table that is open for insertions until the transaction ends.

@@ -41,13 +41,21 @@ const fn of(name: &'static str, input: Input, by_admin: bool, call: &'static str
     Target { name, input, by_admin, call }
 }
 
-const TARGETS: [Target; 26] = [
+const TARGETS: [Target; 28] = [
     of("set_config", Input::Text, false, "PERFORM set_config('tenancy.tenant_id', t, true)"),
     of("SET LOCAL", Input::Text, false, "EXECUTE format('SET LOCAL tenancy.tenant_id = %L', t)"),
     of("SET, then used", Input::Text, false, "PERFORM set_config('tenancy.tenant_id', t, true), tenancy.current_tenant()"),
     of("set_tenant", Input::Text, false, "PERFORM tenancy.set_tenant(t)"),
     of("normalize_tenant_id", Input::Text, false, "PERFORM tenancy.normalize_tenant_id(t)"),
     of("user_id", Input::Text, true, "PERFORM set_config('tenancy.user_id', t, true), tenancy.context()"),
+    of("cross_tenant", Input::Text, false, "PERFORM set_config('tenancy.cross_tenant', t, true), tenancy.context()"),
+    // What begins a scope is on record for good, so few inputs do.
+    of(
+        "begin_cross_tenant",
+        Input::Text,
+        false,
+        "PERFORM tenancy.begin_cross_tenant(CASE WHEN length(t) % 64 = 0 THEN '{*}' ELSE ARRAY[t] END, t), tenancy.context()",
+    ),
     of("default_tenant", Input::Text, true, "PERFORM set_config('tenancy.default_tenant', t, true), tenancy.context()"),
     of("check_quota", Input::Text, false, "PERFORM tenancy.check_quota(t)"),
     of("claims", Input::Json, false, "PERFORM tenancy.resolve_tenant(j)"),
@@ -202,8 +210,9 @@ fn run(database: &Database, seed: u64, cases: usize) -> Vec<String> {
             "SELECT tenancy.create_tenant('acme', subdomain => 'acme'), tenancy.create_tenant('7'),
                     tenancy.set_default_quota('calls', 1000000000),
                     tenancy.set_signing_key('here', jsonb_build_object('kty', 'oct', 'k', repeat('A', 43)));
-             GRANT SET ON PARAMETER tenancy.user_id TO {}",
-            database.role()
+             SELECT tenancy.grant_cross_tenant('{role}', '{{*}}', 'infinity');
+             GRANT SET ON PARAMETER tenancy.user_id TO {role}",
+            role = database.role()
         ))
         .expect("set up");
     let known = catalogue(&mut admin);
