@@ -66,6 +66,8 @@ DECLARE
     class record;
     protected record;
     context jsonb := tenancy.context();
+    crossing jsonb;
+    crossed text;
     bypass text;
     bound record;
     may_set boolean;
@@ -98,7 +100,8 @@ BEGIN
     is_mine := pg_has_role(role, 'MEMBER');
     -- The context of this session, else the one that the role's own sessions begin with.
     tenant := coalesce(context ->> 'tenant_id', CASE WHEN is_mine THEN bound.value END);
-    error := CASE WHEN context ->> 'tenant_id' IS NOT NULL THEN context ->> 'error' WHEN bound.value IS NULL THEN 'TENANT_CONTEXT_MISSING' END;
+    crossing := CASE WHEN is_mine THEN context -> 'cross_tenant' END;
+    error := CASE WHEN crossing IS NOT NULL OR context ->> 'tenant_id' IS NOT NULL THEN context ->> 'error' WHEN bound.value IS NULL THEN 'TENANT_CONTEXT_MISSING' END;
 
     item := 'relation';
     value := relation::text || CASE class.relkind WHEN 'r' THEN '' WHEN 'p' THEN ' (partitioned table)' WHEN 'v' THEN ' (view)'
@@ -135,12 +138,16 @@ BEGIN
             END IF;
         END LOOP;
     END IF;
+    crossed := CASE WHEN jsonb_array_length(crossing -> 'tenants') > 5 THEN format('%s tenants', jsonb_array_length(crossing -> 'tenants'))
+                    ELSE (SELECT 'tenants ' || string_agg(quote_ident(t), ', ') FROM jsonb_array_elements_text(crossing -> 'tenants') AS t) END;
     item := 'may be';
     value := CASE WHEN may_set THEN 'any tenant' WHEN bound.value IS NULL THEN 'no tenant'
                   ELSE coalesce('tenant ' || CASE WHEN is_mine THEN quote_ident(bound.value) END, 'one tenant') || ', by ' || bound.origin END;
     RETURN NEXT;
     item := 'context';
-    value := CASE WHEN context ->> 'tenant_id' IS NULL THEN 'this session has no tenant (tenancy.missing_tenant is ' || current_setting('tenancy.missing_tenant') || ')'
+    value := CASE WHEN crossing IS NOT NULL THEN format('this session is in a cross-tenant scope of %s%s', crossed, coalesce(', until ' || (crossing ->> 'until'), ''))
+                       || coalesce('; error ' || (context ->> 'error'), '')
+                  WHEN context ->> 'tenant_id' IS NULL THEN 'this session has no tenant (tenancy.missing_tenant is ' || current_setting('tenancy.missing_tenant') || ')'
                   ELSE format('this session is in tenant %s, from %s', quote_ident(context ->> 'tenant_id'), replace(context ->> 'source', '_', ' '))
                        || CASE WHEN (context ->> 'sealed')::boolean THEN ', sealed' ELSE '' END || coalesce('; error ' || (context ->> 'error'), '') END;
     RETURN NEXT;
@@ -182,7 +189,7 @@ BEGIN
             || ', because no tenant is set: BEGIN; SET LOCAL tenancy.tenant_id = ''...'';'
         WHEN error = 'TENANT_CONTEXT_MISSING' THEN 'Reads raise TENANT_CONTEXT_MISSING: BEGIN; SET LOCAL tenancy.tenant_id = ''...'';'
         WHEN error IS NOT NULL THEN format('Reads raise %s.', error)
-        ELSE 'It sees the rows of ' || coalesce('tenant ' || quote_ident(tenant), 'its tenant')
+        ELSE 'It sees the rows of ' || coalesce(crossed, 'tenant ' || quote_ident(tenant), 'its tenant')
             || CASE WHEN protected.kind = 'shared' THEN ' and everybody''s' ELSE '' END
             || CASE WHEN cardinality(narrowing) > 0 THEN format(', as far as %s lets them through', array_to_string(narrowing, ', ')) ELSE '' END
             || CASE WHEN visible = '0' THEN ': there are none' ELSE '' END || '.' END;
