@@ -135,7 +135,7 @@ class TestPooler:
                     assert end(client) is False
 
     def test_a_scope_of_a_time_is_of_the_server_connection(self, db, operator, dba):
-        """As a plain SET is; in transaction mode nobody may use it, unless the role refuses what was left over."""
+        """As a plain SET is: who has that connection next is in the scope, if it is of the same role. Behind a pooler a role refuses what was left over."""
         with pgbouncer(db, [OPERATOR]) as pooler, pooler.connect(OPERATOR) as one, pooler.connect(OPERATOR) as other:
             begin(one, duration="5 minutes")
             pid = backend_of(one)
