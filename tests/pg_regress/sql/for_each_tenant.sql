@@ -68,6 +68,24 @@ SELECT name FROM made ORDER BY 1;
 SELECT * FROM tenancy.for_each_tenant('DO $do$ BEGIN UPDATE item SET name = upper(name); END $do$', '{acme,beta}');
 SELECT tenant_id, rows > 0 AS some, result -> 0 ? 'QUERY PLAN' AS is_plan FROM tenancy.for_each_tenant('EXPLAIN SELECT * FROM item', '{acme}');
 SELECT f.tenant_id, r.* FROM tenancy.for_each_tenant('SELECT id, amount FROM item', '{acme,beta}') AS f, jsonb_to_recordset(f.result) AS r(id int, amount numeric) ORDER BY 2;
+-- Quotas, usage and the audit trail are those of the tenant that is visited; of all of them, or of none.
+RESET ROLE;
+SET client_min_messages = warning;
+SELECT tenancy.audit('item'), tenancy.meter('item', 'items');
+RESET client_min_messages;
+SELECT tenancy.set_quota('acme', 'items', 4), tenancy.set_quota('beta', 'items', 3);
+SELECT tenant_id, rows FROM tenancy.for_each_tenant('INSERT INTO item (id) SELECT 100 + max(id) FROM item', '{acme,beta}', 'regress_operator');
+SELECT tenant_id, rows FROM tenancy.for_each_tenant('INSERT INTO item (id) SELECT 100 + max(id) FROM item', '{1001,acme,beta}', 'regress_operator');   -- SHOULD FAIL
+BEGIN;
+SELECT tenancy.set_default_quota('calls', 100, 'month');
+SELECT tenant_id, result FROM tenancy.for_each_tenant('SELECT tenancy.track_usage(''calls'', 2) AS ok', '{acme,beta}', 'regress_operator');
+SELECT tenant_id, result FROM tenancy.for_each_tenant('SELECT resource, used FROM tenancy.quota_status ORDER BY 1', '{acme,beta}', 'regress_operator');
+ROLLBACK;
+SELECT * FROM tenancy.reconcile('item');
+SELECT a.tenant_id, a.operation, a.key FROM tenancy.audit_log a WHERE a.relation = 'public.item' AND a.recorded_at > current_setting('regress.since')::timestamptz
+ORDER BY a.tenant_id, a.number;
+SELECT tenant_id, rows FROM tenancy.for_each_tenant('DELETE FROM item WHERE id > 100', '{acme,beta}', 'regress_operator');
+SET ROLE regress_migrator;
 -- No transaction of its own, and no other tenant.
 SELECT * FROM tenancy.for_each_tenant('COMMIT', '{acme}');     -- SHOULD FAIL
 SELECT * FROM tenancy.for_each_tenant('DELETE FROM item; COMMIT', '{acme}');          -- SHOULD FAIL
@@ -138,6 +156,7 @@ UPDATE _tenancy.tenants SET status = 'suspended' WHERE status = 'active';
 SELECT * FROM tenancy.for_each_tenant('SELECT 1', role => 'regress_operator');
 ROLLBACK;
 
+SELECT tenancy.remove_quota('tenant', 'acme', 'items'), tenancy.remove_quota('tenant', 'beta', 'items');
 SELECT tenancy.revoke_cross_tenant('regress_operator');
 DROP TABLE made;
 DROP VIEW problems;
