@@ -262,6 +262,14 @@ pub fn log_bypass(table: &str, tenant: Option<TenantId>, user: Option<&Text>) {
         .report(PgLogLevel::LOG);
 }
 
+/// Says that a scope of a transaction ends with the statement that has begun it.
+pub fn warn_no_block() {
+    let message = "begin_cross_tenant() without a duration has no effect outside of a transaction block";
+    ErrorReport::new(S::ERRCODE_NO_ACTIVE_SQL_TRANSACTION, message, "tenancy")
+        .set_hint("Begin the transaction first: BEGIN; or say how long: SELECT tenancy.begin_cross_tenant(..., '10 minutes');")
+        .report(PgLogLevel::WARNING);
+}
+
 /// Says that a charge has passed a soft limit: a NOTICE whose DETAIL is like that of the error of a hard one.
 pub fn warn_of_quota(quota: &Quota) {
     let detail = detail_text("QUOTA_SOFT_LIMIT", &quota.detail());

@@ -39,7 +39,7 @@ DECLARE
 BEGIN
     PERFORM _tenancy.refuse_in_context('grant_cross_tenant');
     the_role := _tenancy.role_named(grant_cross_tenant.role);
-    IF cardinality(tenants) IS NOT DISTINCT FROM 0 OR tenants IS NULL OR array_position(tenants, NULL) IS NOT NULL THEN
+    IF cardinality(tenants) IS NOT DISTINCT FROM 0 OR tenants IS NULL OR EXISTS (SELECT FROM unnest(tenants) AS t WHERE t IS NULL) THEN
         PERFORM _tenancy.raise('PARAMETER_INVALID', 'tenants must be an array of tenant ids', '{"argument": "tenants"}',
             'To grant all tenants, of today and later, use ''{*}''.');
     ELSIF until IS NULL OR until <= clock_timestamp() THEN
@@ -71,6 +71,7 @@ CREATE FUNCTION tenancy.revoke_cross_tenant(role name, tenants text[] DEFAULT NU
 AS $$
 DECLARE
     the_role regrole;
+    ids text[];
     revoked bigint;
 BEGIN
     PERFORM _tenancy.refuse_in_context('revoke_cross_tenant');
@@ -78,9 +79,8 @@ BEGIN
     SELECT g.role INTO the_role FROM _tenancy.cross_tenant_grants g
     WHERE g.role::oid::text = revoke_cross_tenant.role AND NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = g.role);
     the_role := coalesce(the_role, _tenancy.role_named(revoke_cross_tenant.role));
-    DELETE FROM _tenancy.cross_tenant_grants g
-    WHERE g.role = the_role
-      AND (tenants IS NULL OR g.tenant_id IN (SELECT CASE t WHEN '*' THEN t ELSE tenancy.normalize_tenant_id(t) END FROM unnest(tenants) AS t));
+    ids := ARRAY(SELECT CASE t WHEN '*' THEN t ELSE tenancy.normalize_tenant_id(t) END FROM unnest(tenants) AS t);
+    DELETE FROM _tenancy.cross_tenant_grants g WHERE g.role = the_role AND (tenants IS NULL OR g.tenant_id = ANY (ids));
     GET DIAGNOSTICS revoked = ROW_COUNT;
     RETURN revoked;
 END
@@ -109,7 +109,8 @@ COMMENT ON FUNCTION tenancy.end_cross_tenant() IS
 PUBLIC may call it.';
 
 CREATE FUNCTION _tenancy.in_scope(number bigint) RETURNS boolean
-    LANGUAGE c STABLE STRICT PARALLEL SAFE LEAKPROOF
+    -- Not LEAKPROOF: its error would tell of rows that a policy hides, to whoever passes it a column of theirs.
+    LANGUAGE c STABLE STRICT PARALLEL SAFE
     AS 'MODULE_PATHNAME', 'tenancy_in_scope';
 COMMENT ON FUNCTION _tenancy.in_scope(bigint) IS
 'whether the session is in the scope of that number; raises an error where it is not. It is in the plans of what runs in a scope';

@@ -41,6 +41,8 @@ fn visits(arguments: &Arguments) -> Visits {
             Err(error) => error.raise(),
         }
     }
-    log::statement("FOR_EACH_TENANT", json!({"tenants": visited.len()}), &sql.to_utf8());
+    let name = arguments.role.as_ref().map(|name| name.to_utf8());
+    log::statement("FOR_EACH_TENANT", json!({"tenants": visited.len(), "role": name}), &sql.to_utf8());
+    pg::insert::flush();
     Visits { sql: sql.clone(), tenants: visited, role }
 }

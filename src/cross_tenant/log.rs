@@ -17,8 +17,8 @@ use crate::tenant::TenantId;
 
 /// The most bytes of JSON that a piece of a statement takes: an entry that stays must be short.
 const PIECE: usize = 600;
-/// The most pieces; of a longer statement there is its length.
-const PIECES: usize = 32;
+/// The most bytes of a statement: what is longer is not run, because the end of it would be on no record.
+const LONGEST: usize = 1 << 20;
 /// The same of a reason.
 const REASON: usize = 400;
 
@@ -76,21 +76,21 @@ pub fn statement(operation: &str, head: Value, text: &str) {
     let (first, mut rest) = split(text.trim(), PIECE);
     let mut detail = head.clone();
     detail["statement"] = json!(first);
+    if text.len() > LONGEST {
+        Error::Argument("statement", "must have up to 1 MB where it is put on record").raise()
+    }
     for part in 2.. {
         write(None, operation, &detail);
         if rest.is_empty() {
             break;
         }
         let piece;
-        (piece, rest) = if part > PIECES { ("", "") } else { split(rest, PIECE) };
+        (piece, rest) = split(rest, PIECE);
         detail = json!({"part": part, "statement": piece});
         for (name, value) in [("scope", head.get("scope")), ("statement_number", number.as_ref())] {
             if let Some(value) = value {
                 detail[name] = value.clone();
             }
-        }
-        if piece.is_empty() {
-            detail["length"] = json!(text.len());
         }
     }
 }
@@ -112,6 +112,8 @@ fn began(text: &[u8]) {
     });
     statement("CROSS_TENANT", head, &Text::of(text).to_utf8());
     TOLD.set(Some((number, begun.statements)));
+    // As with what is begun: the client has the rows before a crash.
+    pg::insert::flush();
 }
 
 /// It has returned or written so many rows.

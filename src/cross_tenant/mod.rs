@@ -114,7 +114,10 @@ pub fn begin_cross_tenant(
     if text.is_empty() || reason.as_bytes().len() > LONGEST_REASON {
         Error::Argument("reason", "must have 1 to 255 bytes, and not blanks alone").raise()
     }
-    let duration = duration.map(|interval| i64::try_from(interval.as_micros()).unwrap_or(i64::MAX));
+    let duration = duration.map(|interval| {
+        let micros = interval.as_micros();
+        i64::try_from(micros).unwrap_or(if micros < 0 { i64::MIN } else { i64::MAX })
+    });
     if duration.is_some_and(|micros| micros <= 0) {
         Error::Argument("duration", "must be positive").raise()
     }
@@ -168,7 +171,10 @@ pub fn begin_cross_tenant(
     });
     scope::enter(&scope, duration.is_none());
     pg::scope::keep_from_writing();
-    TimestampWithTimeZone::try_from(until).ok()
+    if duration.is_none() && !xact::is_in_block() && running::is_client_select() {
+        crate::error::warn_no_block();
+    }
+    (until < i64::MAX).then(|| TimestampWithTimeZone::try_from(until).ok()).flatten()
 }
 
 /// Ends the scope that the session is in; returns whether it was in one. A transaction that was read-only in it stays so. Volatile. PUBLIC may

@@ -172,7 +172,6 @@ pub unsafe extern "C-unwind" fn tenancy_for_each_tenant(fcinfo: pg_sys::Function
         prepare(fcinfo, &mut plan);
         let (mut role, mut security_context) = (pg_sys::InvalidOid, 0);
         raw::GetUserIdAndSecContext(&mut role, &mut security_context);
-        let level = raw::NewGUCNestLevel();
         let mut line = pg_sys::ErrorContextCallback {
             previous: pg_sys::error_context_stack,
             callback: Some(tell),
@@ -183,20 +182,22 @@ pub unsafe extern "C-unwind" fn tenancy_for_each_tenant(fcinfo: pg_sys::Function
             let tenant = plan.tenants.add(n);
             line.arg = tenant.cast_mut().cast();
             begin_anew();
+            let level = raw::NewGUCNestLevel();
             setter::set(c"tenancy.tenant_id", tenant.cast(), pg_sys::GucAction::GUC_ACTION_SAVE);
-            if plan.role != pg_sys::InvalidOid {
-                let local = pg_sys::SECURITY_LOCAL_USERID_CHANGE as c_int;
-                raw::SetUserIdAndSecContext(plan.role, security_context | local);
-            }
+            // As in a function with the rights of another: SET ROLE is refused.
+            let visitor = if plan.role == pg_sys::InvalidOid { role } else { plan.role };
+            let local = pg_sys::SECURITY_LOCAL_USERID_CHANGE as c_int;
+            raw::SetUserIdAndSecContext(visitor, security_context | local);
             raw::SPI_connect();
             let status = raw::SPI_execute(plan.sql, false, 0);
             collect(fcinfo, tenant, status);
             raw::SPI_finish();
             raw::SetUserIdAndSecContext(role, security_context);
+            // Whatever the statement has set goes with it.
+            raw::AtEOXact_GUC(false, level);
         }
         pg_sys::error_context_stack = line.previous;
         begin_anew();
-        raw::AtEOXact_GUC(true, level);
         pg_sys::Datum::from(0)
     }
 }

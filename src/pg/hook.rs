@@ -188,13 +188,14 @@ unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, flags:
     // SAFETY: PostgreSQL's own arguments, passed on.
     unsafe {
         scope::keep_from_writing();
+        scope::forget_query(query);
         // DECLARE ... WITH HOLD.
         if portal::active().is_some_and(portal::is_held) && !running::is_any_query() {
             refuse_kept(query);
         }
         let depth = running::enter_start(query);
         // Before it can fail. What a command starts is told of as that command, and when it runs.
-        if depth == 0 && scope::is_given() {
+        if scope::is_given() && !running::is_in_command(depth) {
             scope::query_begins(query, depth);
         }
         match PREVIOUS_START {
@@ -270,6 +271,10 @@ unsafe extern "C-unwind" fn executor_finish(query: *mut pg_sys::QueryDesc) {
     // SAFETY: PostgreSQL's own arguments, passed on.
     unsafe {
         let depth = running::enter_finish(query);
+        // Its triggers, and the checks of its foreign keys: a query that writes was told of, because no scope begins inside one.
+        if scope::is_given() {
+            running::note_told(depth);
+        }
         match PREVIOUS_FINISH {
             Some(previous) => previous(query),
             None => raw::standard_ExecutorFinish(query),
@@ -412,8 +417,8 @@ unsafe extern "C-unwind" fn process_utility(
         if (*command).type_ == pg_sys::NodeTag::T_CopyStmt && is_guarding() {
             guard_copy(command.cast());
         }
+        scope::keep_from_writing();
         if scope::is_given() {
-            scope::keep_from_writing();
             scope::command_begins(statement, text);
         }
         let step = match (*command).type_ {

@@ -28,7 +28,7 @@ mod raw {
         pub fn lappend(list: *mut pg_sys::List, item: *mut c_void) -> *mut pg_sys::List;
         pub fn make_andclause(clauses: *mut pg_sys::List) -> *mut pg_sys::Expr;
         pub fn get_commutator(operator: pg_sys::Oid) -> pg_sys::Oid;
-        pub fn set_opfuncid(operation: *mut pg_sys::OpExpr);
+        pub fn get_opcode(operator: pg_sys::Oid) -> pg_sys::Oid;
         pub fn copyObjectImpl(from: *const c_void) -> *mut c_void;
     }
 }
@@ -215,31 +215,27 @@ unsafe fn comparison(operation: *mut pg_sys::OpExpr, nodes: &Nodes) -> *mut pg_s
             let is_call = (*call).xpr.type_ == pg_sys::NodeTag::T_FuncExpr;
             nodes.arrays.iter().find(|(function, _)| is_call && *function == (*call).funcid)
         };
-        // However it is written.
-        let (left, array) = match (array_for(right), array_for(left)) {
-            (Some((_, array)), _) => (left, array),
-            (None, Some((_, array))) => {
-                (*operation).opno = raw::get_commutator((*operation).opno);
-                (*operation).opfuncid = pg_sys::InvalidOid;
-                (right, array)
-            }
+        // However it is written. The node itself stays as it is, where it is not that.
+        let (other, array, operator) = match (array_for(right), array_for(left)) {
+            (Some((_, array)), _) => (left, array, (*operation).opno),
+            (None, Some((_, array))) => (right, array, raw::get_commutator((*operation).opno)),
             (None, None) => return std::ptr::null_mut(),
         };
-        if (*operation).opno == pg_sys::InvalidOid {
+        if operator == pg_sys::InvalidOid {
             return std::ptr::null_mut();
         }
-        raw::set_opfuncid(operation);
-        if !EQUALITIES.contains(&(*operation).opfuncid.to_u32()) {
+        let function = raw::get_opcode(operator);
+        if !EQUALITIES.contains(&function.to_u32()) {
             return std::ptr::null_mut();
         }
         let copy = |node: *const c_void| raw::copyObjectImpl(node);
         let any = raw::palloc0(size_of::<pg_sys::ScalarArrayOpExpr>()).cast::<pg_sys::ScalarArrayOpExpr>();
         (*any).xpr.type_ = pg_sys::NodeTag::T_ScalarArrayOpExpr;
-        (*any).opno = (*operation).opno;
-        (*any).opfuncid = (*operation).opfuncid;
+        (*any).opno = operator;
+        (*any).opfuncid = function;
         (*any).useOr = true;
         (*any).inputcollid = (*operation).inputcollid;
-        (*any).args = raw::lappend(std::ptr::null_mut(), copy(left.ptr_value));
+        (*any).args = raw::lappend(std::ptr::null_mut(), copy(other.ptr_value));
         (*any).args = raw::lappend((*any).args, copy(array.cast_const().cast()));
         (*any).location = -1;
         let both = raw::lappend(std::ptr::null_mut(), any.cast());

@@ -41,6 +41,8 @@ struct Run {
     role: pg_sys::Oid,
     /// PostgreSQL's own check of a foreign key, which sees all rows; and what runs inside one.
     is_check: bool,
+    /// It is on record that it runs in a scope of several tenants, and with it what runs inside it.
+    is_told: bool,
     /// What is touched inside it matters later: for its next part, for what its portal keeps, for the plan.
     is_watched: bool,
     /// Something inside it has touched.
@@ -124,7 +126,8 @@ impl Running {
         let depth = self.runs.len();
         // SAFETY: reads backend-local state.
         let (role, is_check) = unsafe { (pg_sys::GetUserId(), pg_sys::InNoForceRLSOperation()) };
-        self.runs.push(Run { step, level, role, is_check, is_watched: false, has_touched: false });
+        let run = Run { step, level, role, is_check, is_watched: false, has_touched: false, is_told: false };
+        self.runs.push(run);
         self.is_unknown = self.is_to_be_asked();
         depth
     }
@@ -316,10 +319,28 @@ pub fn is_planning() -> bool {
     running().runs.last().is_some_and(|run| matches!(run.step, Step::Plan(_)))
 }
 
-/// Whether the step at that depth is a query of the client's own, and no part of another.
-pub fn is_client_query(depth: usize) -> bool {
-    let before = running().runs.iter().take(depth);
-    before.into_iter().all(|run| matches!(run.step, Step::Utility | Step::Alter))
+/// Notes that the step at that depth is on record, and with it what runs inside it.
+pub fn note_told(depth: usize) {
+    if let Some(run) = running().runs.get_mut(depth) {
+        run.is_told = true;
+    }
+}
+
+/// Whether a step at that depth is part of a query that is on record. What is not: a query of the client's own; one of a function that
+/// is called while a query is planned, which may never run; one of a query that began before its scope did.
+pub fn is_inside_told(depth: usize) -> bool {
+    running().runs.iter().take(depth).any(|run| run.is_told)
+}
+
+/// Whether nothing runs but the client's own query.
+pub fn is_client_select() -> bool {
+    let is_alone = matches!(running().runs.as_slice(), [run] if matches!(run.step, Step::Query(_)));
+    is_alone && !portal::active().is_some_and(portal::is_procedural)
+}
+
+/// Whether a utility command has begun before that depth.
+pub fn is_in_command(depth: usize) -> bool {
+    running().runs.iter().take(depth).any(|run| matches!(run.step, Step::Utility | Step::Alter))
 }
 
 /// Whether all that runs does no more than read: nothing that it reads is written by it.

@@ -13,7 +13,7 @@ use pgrx::{
 };
 
 use super::guc::{self, Assigned, Refusal, Source};
-use super::{planner, running};
+use super::{planner, running, xact};
 
 /// A value as its hooks keep it; plain bytes, because PostgreSQL frees it.
 #[derive(Clone, Copy)]
@@ -85,13 +85,20 @@ pub(super) fn ends_with_transaction() -> bool {
     unsafe { guc::is_restored(TEXT) }
 }
 
+/// The transaction that was last in a scope for reading only.
+static mut READING: u64 = 0;
+
 /// In a scope that is for reading only, makes the transaction read-only until it ends, by PostgreSQL's own means: what was read in the
-/// scope is written nowhere but to temporary tables. Raises nothing.
+/// scope is written nowhere but to temporary tables, after it neither. Raises nothing.
 #[inline]
 pub fn keep_from_writing() {
-    // SAFETY: backend-local; `StartTransaction` sets it so for the next transaction, and the end of a subtransaction to what it was.
+    // SAFETY: backend-local; `StartTransaction` sets it so for the next transaction, and the end of a subtransaction to what it was
+    // when that began: so it is set again.
     unsafe {
         if (*addr_of_mut!(GIVEN)).is_some_and(|given| given.is_read_only) {
+            READING = xact::number();
+        }
+        if READING == xact::number() {
             pg_sys::XactReadOnly = true;
         }
     }
@@ -119,9 +126,10 @@ pub fn listen(listener: Listener) {
 /// Tells of a query that is about to be started, or to run, in a scope.
 #[pg_guard]
 pub(super) unsafe extern "C-unwind" fn query_begins(query: *const pg_sys::QueryDesc, depth: usize) -> bool {
-    if super::in_parallel_worker() || !running::is_client_query(depth) {
+    if super::in_parallel_worker() || running::is_inside_told(depth) {
         return false;
     }
+    running::note_told(depth);
     // SAFETY: a query that is about to be started or run. LISTENER is only written at load.
     unsafe {
         TOLD = query;
@@ -132,10 +140,27 @@ pub(super) unsafe extern "C-unwind" fn query_begins(query: *const pg_sys::QueryD
     }
 }
 
-/// The same where it is about to run, unless it was told of just now; returns whether its rows are to be told of.
+/// The same where it is about to run, unless it was told of when it was started; returns whether its rows are to be told of.
 pub(super) unsafe fn query_runs(query: *const pg_sys::QueryDesc, depth: usize) -> bool {
     // SAFETY: as above.
-    unsafe { depth == 0 && TOLD == query || query_begins(query, depth) }
+    unsafe {
+        if TOLD == query {
+            running::note_told(depth);
+            return true;
+        }
+        query_begins(query, depth)
+    }
+}
+
+/// Forgets the query that was told of last where another one takes its place in memory: it was never run, or an error ended it.
+#[inline]
+pub(super) fn forget_query(query: *const pg_sys::QueryDesc) {
+    // SAFETY: backend-local; the pointers are only compared.
+    unsafe {
+        if TOLD == query {
+            TOLD = std::ptr::null();
+        }
+    }
 }
 
 /// Tells how many rows it has returned or written in this run.
@@ -164,7 +189,7 @@ pub(super) unsafe extern "C-unwind" fn command_begins(
             matches!(tag, T_TransactionStmt | T_VariableSetStmt | T_VariableShowStmt | T_DiscardStmt);
         if let Some(listener) = LISTENER
             && !is_idle
-            && running::is_client_query(usize::MAX)
+            && !running::is_inside_told(usize::MAX)
         {
             (listener.began)(own_text(statement, text));
         }

@@ -94,8 +94,8 @@ pub fn is_exempt_role(role: Option<pg_sys::Oid>) -> bool {
 
 /// Whether a role is another, or inherits its privileges. False where either is gone.
 pub fn inherits(role: pg_sys::Oid, other: pg_sys::Oid) -> bool {
-    // SAFETY: called inside a transaction; looks up roles that may be gone.
-    unsafe { pg_sys::has_privs_of_role(role, other) }
+    // SAFETY: called inside a transaction; looks up roles that may be gone. A role has its own privileges even then.
+    unsafe { !pg_sys::GetUserNameFromId(role, true).is_null() && pg_sys::has_privs_of_role(role, other) }
 }
 
 /// Whether the function of another's that runs has rights that the client has not.

@@ -82,6 +82,12 @@ pub fn in_transaction() -> bool {
     unsafe { raw::IsTransactionState() }
 }
 
+/// Whether the transaction goes on after the client's statement.
+pub fn is_in_block() -> bool {
+    // SAFETY: reads backend-local state.
+    unsafe { pg_sys::IsTransactionBlock() }
+}
+
 /// How deep the current subtransaction is nested; 1 outside of any.
 pub fn level() -> i32 {
     // SAFETY: reads backend-local state.

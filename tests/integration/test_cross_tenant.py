@@ -81,13 +81,29 @@ class TestItsEnd:
         assert value(operator, "SELECT tenancy.context() ->> 'error'") == "TENANT_ACCESS_DENIED"
         # What is no tenant's goes on; and so does the session, when it has left the scope.
         assert value(operator, "SELECT 1") == 1
-        with refused("TENANT_ACCESS_DENIED"):
-            begin(operator)
         assert end(operator) is True
         with refused("TENANT_CONTEXT_MISSING"):
             items(operator)
         begin(operator, duration="5 minutes")
         assert items(operator) == BOTH
+
+    def test_who_comes_after_it(self, operator, dba):
+        """Behind a pooler, who gets the connection next begins a scope, or sets its tenant, as if nothing had been."""
+        begin(operator, duration="0.2 seconds")
+        with refused("TENANT_ACCESS_DENIED"):
+            begin(operator)
+        time.sleep(0.3)
+        begin(operator, duration="0.2 seconds")
+        assert items(operator) == BOTH
+        time.sleep(0.3)
+        dba.execute(f"GRANT SET ON PARAMETER tenancy.tenant_id TO {OPERATOR}")
+        with operator.transaction():
+            operator.execute("SET LOCAL tenancy.tenant_id = 'acme'")
+            assert set(value(operator, "SELECT array_agg(DISTINCT tenant_id) FROM orders")) == {"acme"}
+            operator.execute("SET LOCAL max_parallel_workers_per_gather = 2; SET LOCAL parallel_setup_cost = 0; SET LOCAL parallel_tuple_cost = 0; SET LOCAL min_parallel_table_scan_size = 0")
+            assert set(value(operator, "SELECT array_agg(DISTINCT tenant_id) FROM orders")) == {"acme"}
+        dba.execute(f"REVOKE SET ON PARAMETER tenancy.tenant_id FROM {OPERATOR}")
+        assert end(operator) is False
 
     def test_of_its_time_in_the_middle_of_whatever(self, db, connect, operator):
         timed = {name: how for name, how in BEGUN.items() if how[1]}

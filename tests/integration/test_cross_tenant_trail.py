@@ -76,6 +76,14 @@ class TestTrail:
             operator.execute("SELECT pg_temp.reads()")
         assert "reads()" in str(trail(dba, scope)[before:]) or "orders" in str(trail(dba, scope)[before:])
 
+    def test_what_is_too_long_for_it(self, operator, dba):
+        """Its end would be on no record."""
+        with operator.transaction():
+            begin(operator)
+            assert value(operator, "SELECT length('" + "x" * 1_000_000 + "')") == 1_000_000
+            with refused("PARAMETER_INVALID"), operator.transaction():
+                operator.execute("SELECT '" + "x" * (1 << 20) + "', item FROM orders")
+
     def test_what_the_statement_reads_that_begins(self, operator, dba):
         """In a function of its own, and in another column."""
         operator.execute("""CREATE FUNCTION pg_temp.reads(begins boolean) RETURNS text LANGUAGE plpgsql AS $$
@@ -83,7 +91,7 @@ class TestTrail:
                                 IF begins THEN PERFORM tenancy.begin_cross_tenant('{acme,globex}', 'in a function'); END IF;
                                 RETURN (SELECT string_agg(item, ',' ORDER BY item) FROM public.orders);
                             END$$""")
-        for statement in ("SELECT pg_temp.reads(true)", "SELECT CASE WHEN tenancy.begin_cross_tenant('{acme,globex}', 'beside') IS NOT NULL THEN pg_temp.reads(false) END"):
+        for statement in ("SELECT pg_temp.reads(true)", "SELECT CASE WHEN (tenancy.begin_cross_tenant('{acme,globex}', 'beside') IS NULL) IS NOT NULL THEN pg_temp.reads(false) END"):
             with operator.transaction():
                 assert value(operator, statement) == "a1,a2,a3,g1,g2"
                 scope = scope_of(operator)["scope"]

@@ -118,9 +118,14 @@ SELECT f.tenant_id, f.result FROM tenancy.for_each_tenant('SELECT max(amount) FR
 BEGIN;
 SELECT count(*) FROM tenancy.for_each_tenant('SELECT 1', '{acme,beta}');
 SELECT tenancy.context() ->> 'source' AS source;
-SELECT count(*) FROM tenancy.for_each_tenant('SET tenancy.tenant_id = ''beta''', '{acme}');
+SAVEPOINT s;
+SELECT count(*) FROM tenancy.for_each_tenant('SET tenancy.tenant_id = ''beta''', '{acme}');               -- SHOULD FAIL: its result would be told of acme
+ROLLBACK TO s;
 SELECT tenancy.context() ->> 'source' AS source;
-SELECT count(*) FROM tenancy.for_each_tenant('SELECT set_config(''tenancy.tenant_id'', ''beta'', true)', '{acme}');
+SELECT count(*) FROM tenancy.for_each_tenant('SELECT set_config(''tenancy.tenant_id'', ''beta'', true)', '{acme}');   -- SHOULD FAIL
+ROLLBACK TO s;
+SELECT count(*) FROM tenancy.for_each_tenant('SET work_mem = ''12345kB''', '{acme,beta}');
+SHOW work_mem;                                                 -- as before
 SELECT tenancy.context() ->> 'source' AS source;
 COMMIT;
 SELECT tenancy.context() ->> 'source' AS source;
