@@ -16,6 +16,18 @@ mod raw {
     use super::*;
     unsafe extern "C-unwind" {
         pub static bytea_output: c_int;
+        pub fn FunctionCall1Coll(
+            function: *mut pg_sys::FmgrInfo,
+            collation: pg_sys::Oid,
+            argument: pg_sys::Datum,
+        ) -> pg_sys::Datum;
+        pub fn pg_detoast_datum_packed(datum: *mut pg_sys::varlena) -> *mut pg_sys::varlena;
+        pub fn heap_deform_tuple(
+            tuple: pg_sys::HeapTuple,
+            desc: pg_sys::TupleDesc,
+            values: *mut pg_sys::Datum,
+            nulls: *mut bool,
+        );
         pub fn datum_image_eq(
             one: pg_sys::Datum,
             other: pg_sys::Datum,
@@ -68,7 +80,7 @@ struct Column {
 }
 
 impl Column {
-    /// Whether two values are, to the byte.
+    /// Whether two values are, to the byte. Called inside a guard.
     unsafe fn are_same(&self, one: pg_sys::Datum, other: pg_sys::Datum) -> bool {
         // SAFETY: values of the column's type.
         unsafe {
@@ -82,8 +94,7 @@ impl Column {
                     return true;
                 }
             }
-            let length = c_int::from(self.length);
-            pg_sys::ffi::pg_guard_ffi_boundary(|| raw::datum_image_eq(one, other, self.is_by_value, length))
+            raw::datum_image_eq(one, other, self.is_by_value, self.length.into())
         }
     }
 }
@@ -244,12 +255,7 @@ impl Trigger {
             let data = &*self.data;
             let desc = (*data.tg_relation).rd_att;
             assert_eq!((*desc).natts as usize, layout.columns.len(), "a layout is of its table");
-            let row = |tuple: pg_sys::HeapTuple| {
-                let count = (*desc).natts as usize;
-                let (mut values, mut nulls) = (vec![pg_sys::Datum::from(0); count], vec![true; count]);
-                pg_sys::heap_deform_tuple(tuple, desc, values.as_mut_ptr(), nulls.as_mut_ptr());
-                values.into_iter().zip(nulls).map(|(value, is_null)| (!is_null).then_some(value)).collect()
-            };
+            let row = |tuple| Row::of(tuple, desc);
             let (old, new): (Option<Row>, Option<Row>) = match self.event() {
                 Event::Insert => (None, Some(row(data.tg_trigtuple))),
                 Event::Delete => (Some(row(data.tg_trigtuple)), None),
@@ -258,7 +264,7 @@ impl Trigger {
             };
             let tenant = |row: Option<&Row>| -> Option<TenantId> {
                 let (place, kind) = layout.tenant?;
-                let datum = row.and_then(|row| row[place]);
+                let datum = row.and_then(|row| row.at(place));
                 let raw = datum.and_then(|datum| pg_sys::ffi::pg_guard_ffi_boundary(|| kind.raw(datum)));
                 // What cannot be registered is no tenant.
                 raw.and_then(|raw| raw.parse().ok())
@@ -270,38 +276,10 @@ impl Trigger {
             };
             // Both sides of the story are whole where each is told to another tenant.
             let is_move = old.is_some() && new.is_some() && change.old_tenant != change.new_tenant;
-            let is_changed =
-                |column: &Column, before: Option<pg_sys::Datum>, after: Option<pg_sys::Datum>| {
-                    is_move
-                        || match (before, after) {
-                            (Some(before), Some(after)) => !column.are_same(before, after),
-                            (before, after) => before.is_some() != after.is_some(),
-                        }
-                };
-            let (mut old_key, mut new_key) = (Object::new(), Object::new());
-            let (mut before, mut after) = (Object::new(), Object::new());
-            for (place, column) in layout.columns.iter().enumerate() {
-                let (was, is) = (old.as_ref().map(|row| row[place]), new.as_ref().map(|row| row[place]));
-                if column.is_key && column.shown != Shown::Not {
-                    for (side, key) in [(was, &mut old_key), (is, &mut new_key)] {
-                        if let Some(value) = side.flatten() {
-                            key.add(column, Some(value));
-                        }
-                    }
-                }
-                if column.shown == Shown::Not || !is_changed(column, was.flatten(), is.flatten()) {
-                    continue;
-                }
-                // What is null of a row that comes or goes says nothing.
-                let is_both = was.is_some() && is.is_some() && !is_move;
-                for (side, object) in [(was, &mut before), (is, &mut after)] {
-                    if let Some(value) = side
-                        && (value.is_some() || is_both)
-                    {
-                        object.add(column, value);
-                    }
-                }
-            }
+            let mut told = Told::default();
+            // What an error leaves behind is outside of it.
+            pg_sys::ffi::pg_guard_ffi_boundary(|| told.fill(layout, old.as_ref(), new.as_ref(), is_move));
+            let Told { old_key, new_key, before, after } = told;
             if before.is_empty() && after.is_empty() && old.is_some() && new.is_some() {
                 return None;
             }
@@ -315,23 +293,97 @@ impl Trigger {
     }
 }
 
-/// The values of a row; none of those that are null.
-type Row = Vec<Option<pg_sys::Datum>>;
+/// What is told of a row.
+#[derive(Default)]
+struct Told {
+    old_key: Object,
+    new_key: Object,
+    before: Object,
+    after: Object,
+}
+
+impl Told {
+    /// Called inside a guard.
+    unsafe fn fill(&mut self, layout: &Layout, old: Option<&Row>, new: Option<&Row>, is_move: bool) {
+        // SAFETY: rows of as many columns as the layout has.
+        unsafe {
+            let is_changed =
+                |column: &Column, before: Option<pg_sys::Datum>, after: Option<pg_sys::Datum>| {
+                    is_move
+                        || match (before, after) {
+                            (Some(before), Some(after)) => !column.are_same(before, after),
+                            (before, after) => before.is_some() != after.is_some(),
+                        }
+                };
+            for (place, column) in layout.columns.iter().enumerate() {
+                let (was, is) = (old.map(|row| row.at(place)), new.map(|row| row.at(place)));
+                if column.is_key && column.shown != Shown::Not {
+                    for (side, key) in [(was, &mut self.old_key), (is, &mut self.new_key)] {
+                        if let Some(value) = side.flatten() {
+                            key.add(column, Some(value));
+                        }
+                    }
+                }
+                if column.shown == Shown::Not || !is_changed(column, was.flatten(), is.flatten()) {
+                    continue;
+                }
+                // What is null of a row that comes or goes says nothing.
+                let is_both = was.is_some() && is.is_some() && !is_move;
+                for (side, object) in [(was, &mut self.before), (is, &mut self.after)] {
+                    if let Some(value) = side
+                        && (value.is_some() || is_both)
+                    {
+                        object.add(column, value);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The values of a row.
+struct Row {
+    values: Vec<pg_sys::Datum>,
+    nulls: Vec<bool>,
+}
+
+impl Row {
+    unsafe fn of(tuple: pg_sys::HeapTuple, desc: pg_sys::TupleDesc) -> Row {
+        // SAFETY: a row of that description, which has as many columns.
+        unsafe {
+            let count = (*desc).natts as usize;
+            let (mut values, mut nulls) = (vec![pg_sys::Datum::from(0); count], vec![true; count]);
+            // Copies what is there, and raises nothing.
+            raw::heap_deform_tuple(tuple, desc, values.as_mut_ptr(), nulls.as_mut_ptr());
+            Row { values, nulls }
+        }
+    }
+
+    /// None where it is null.
+    fn at(&self, place: usize) -> Option<pg_sys::Datum> {
+        let is_null = self.nulls.get(place).is_none_or(|is_null| *is_null);
+        if is_null { None } else { self.values.get(place).copied() }
+    }
+}
 
 /// A JSON object that is being written.
+#[derive(Default)]
 struct Object(Vec<u8>);
 
 impl Object {
-    fn new() -> Object {
-        Object(vec![b'{'])
-    }
+    /// Room for some members, so that most are written where they stay.
+    const ROOM: usize = 256;
 
     fn is_empty(&self) -> bool {
-        self.0.len() == 1
+        self.0.is_empty()
     }
 
+    /// Called inside a guard.
     unsafe fn add(&mut self, column: &Column, value: Option<pg_sys::Datum>) {
-        if !self.is_empty() {
+        if self.is_empty() {
+            self.0.reserve(Object::ROOM);
+            self.0.push(b'{');
+        } else {
             self.0.push(b',');
         }
         self.0.extend(&column.member);
@@ -340,8 +392,8 @@ impl Object {
             (Some(_), Shown::Masked, _) | (_, _, None) => self.0.extend(b"\"***\""),
             // SAFETY: a value of the column's type, for a function that was made for it, which returns a `json`.
             (Some(value), _, Some(mut to_json)) => unsafe {
-                let json = pg_sys::FunctionCall1Coll(&mut to_json, pg_sys::InvalidOid, value);
-                let json = pg_sys::pg_detoast_datum_packed(json.cast_mut_ptr());
+                let json = raw::FunctionCall1Coll(&mut to_json, pg_sys::InvalidOid, value);
+                let json = raw::pg_detoast_datum_packed(json.cast_mut_ptr());
                 let bytes = pgrx::varlena::vardata_any(json).cast::<u8>();
                 self.0.extend(std::slice::from_raw_parts(bytes, pgrx::varlena::varsize_any_exhdr(json)));
             },
@@ -349,6 +401,9 @@ impl Object {
     }
 
     fn finish(mut self) -> Vec<u8> {
+        if self.is_empty() {
+            self.0.push(b'{');
+        }
         self.0.push(b'}');
         self.0
     }
