@@ -5,7 +5,7 @@
 
 use std::ffi::{CStr, c_int};
 
-use pgrx::{PgMemoryContexts, pg_sys, prelude::*};
+use pgrx::{pg_sys, prelude::*};
 
 use super::query::Pinned;
 use super::text::{Text, of_c_string};
@@ -99,6 +99,36 @@ impl Column {
     }
 }
 
+/// A memory context, until dropped. Not pgrx's, which leaves a copy of its name behind with each: a layout is made anew often.
+struct Memory(pg_sys::MemoryContext);
+
+impl Memory {
+    fn new() -> Memory {
+        // SAFETY: a name that lives for good; the sizes are those of PostgreSQL's ALLOCSET_SMALL_SIZES.
+        Memory(unsafe {
+            let name = c"tenancy audited table".as_ptr();
+            pg_sys::AllocSetContextCreateInternal(pg_sys::TopMemoryContext, name, 0, 1024, 8192)
+        })
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // SAFETY: what `new` made, in which nobody works.
+        unsafe { pg_sys::MemoryContextDelete(self.0) }
+    }
+}
+
+/// Works in another memory context until dropped, by an error as well; holds the one to go back to.
+struct Inside(pg_sys::MemoryContext);
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        // SAFETY: a context that outlives the work.
+        unsafe { pg_sys::MemoryContextSwitchTo(self.0) };
+    }
+}
+
 /// What is known of a table.
 pub struct Layout {
     columns: Vec<Column>,
@@ -107,7 +137,7 @@ pub struct Layout {
     /// The table's name with its schema, quoted where needed.
     pub name: Text,
     /// Of what the columns' functions are made.
-    _memory: PgMemoryContexts,
+    _memory: Memory,
 }
 
 /// A row trigger that is being called.
@@ -207,8 +237,7 @@ impl Trigger {
             let relation = (*self.data).tg_relation;
             let desc = (*relation).rd_att;
             // Not of what is current: that is gone when the trigger returns.
-            let mut memory = PgMemoryContexts::TopMemoryContext
-                .switch_to(|_| PgMemoryContexts::new("tenancy audited table"));
+            let memory = Memory::new();
             let key = pg_sys::RelationGetIndexAttrBitmap(
                 relation,
                 pg_sys::IndexAttrBitmapKind::INDEX_ATTR_BITMAP_PRIMARY_KEY,
@@ -233,7 +262,7 @@ impl Trigger {
                         c_int::from(column.attnum) - pg_sys::FirstLowInvalidHeapAttributeNumber,
                         key,
                     ),
-                    to_json: (!column.attisdropped).then(|| to_json(column, &mut memory)),
+                    to_json: (!column.attisdropped).then(|| to_json(column, &memory)),
                 });
             }
             if let (Some(name), None) = (tenant, place) {
@@ -423,12 +452,13 @@ fn quote(name: &[u8], out: &mut Vec<u8>) {
 }
 
 /// `to_json` for a column: it asks for the type of its argument, which a call from an expression would have told it.
-unsafe fn to_json(column: &pg_sys::FormData_pg_attribute, memory: &mut PgMemoryContexts) -> pg_sys::FmgrInfo {
+unsafe fn to_json(column: &pg_sys::FormData_pg_attribute, memory: &Memory) -> pg_sys::FmgrInfo {
     // SAFETY: nodes that are made in the layout's own memory, and live as long as it does.
     unsafe {
         let mut function = pg_sys::FmgrInfo::default();
-        pg_sys::fmgr_info_cxt(pg_sys::Oid::from(pg_sys::F_TO_JSON), &mut function, memory.value());
-        let expression = memory.switch_to(|_| {
+        pg_sys::fmgr_info_cxt(pg_sys::Oid::from(pg_sys::F_TO_JSON), &mut function, memory.0);
+        let expression = {
+            let _inside = Inside(pg_sys::MemoryContextSwitchTo(memory.0));
             let argument =
                 pg_sys::makeNullConst(column.atttypid, column.atttypmod, column.attcollation).cast();
             let arguments = pg_sys::lappend(std::ptr::null_mut(), argument);
@@ -440,7 +470,7 @@ unsafe fn to_json(column: &pg_sys::FormData_pg_attribute, memory: &mut PgMemoryC
                 pg_sys::InvalidOid,
                 pg_sys::CoercionForm::COERCE_EXPLICIT_CALL,
             )
-        });
+        };
         function.fn_expr = expression.cast();
         function
     }
