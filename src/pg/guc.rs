@@ -49,9 +49,10 @@ pub struct Refusal {
     pub hint: &'static str,
 }
 
-/// Judges a value that is not empty. The second argument is false where the value is only tried
+/// Judges a value that is not empty, and says what is to be kept of it. The third argument is false where the value is only tried
 /// (`ALTER ROLE … SET`, `CREATE FUNCTION … SET`).
-pub type Check = fn(&[u8], Source, bool) -> Result<Assigned, Refusal>;
+pub type Judge<T> = fn(&[u8], Source, bool) -> Result<T, Refusal>;
+pub type Check = Judge<Assigned>;
 /// Is told of the tenant that the parameters name, whenever one of them is given a value.
 pub type Assign = fn(Option<&Assigned>);
 
@@ -345,7 +346,7 @@ pub(super) unsafe fn find(name: &CStr) -> Option<*mut pg_sys::config_generic> {
     (!found.is_null()).then_some(found)
 }
 
-pub(super) fn source_of(source: pg_sys::GucSource::Type) -> Source {
+fn source_of(source: pg_sys::GucSource::Type) -> Source {
     use pg_sys::GucSource::*;
     match source {
         PGC_S_DEFAULT | PGC_S_DYNAMIC_DEFAULT => Source::Default,
@@ -372,7 +373,7 @@ unsafe fn allocate(size: usize) -> *mut c_void {
     unsafe { pg_sys::guc_malloc(pg_sys::LOG as c_int, size) }
 }
 
-pub(super) unsafe fn refuse(refusal: &Refusal) -> bool {
+unsafe fn refuse(refusal: &Refusal) -> bool {
     let text = |text: &str| {
         let text = CString::new(text).unwrap_or_default();
         // SAFETY: PostgreSQL's own place for these texts (`GUC_check_errmsg`), reset when the error is out.
@@ -395,7 +396,7 @@ pub(super) unsafe fn bytes_of<'a>(value: *const c_char) -> &'a [u8] {
 }
 
 /// Keeps what a check hook has found out for the assign hook; false where there is no memory for it.
-pub(super) unsafe fn keep<T: Copy>(extra: *mut *mut c_void, found: T) -> bool {
+unsafe fn keep<T: Copy>(extra: *mut *mut c_void, found: T) -> bool {
     // SAFETY: PostgreSQL's place for it, and memory of that size.
     unsafe {
         let memory = allocate(size_of::<T>());
@@ -408,25 +409,23 @@ pub(super) unsafe fn keep<T: Copy>(extra: *mut *mut c_void, found: T) -> bool {
     true
 }
 
-/// Judges a value; keeps the judgement in `extra`, if that is wanted.
-unsafe fn check(
+/// Judges a value that takes effect unless it is only tried, and keeps in `extra` what was found out; of an empty one, nothing.
+pub(super) unsafe fn judge<T: Copy>(
     value: *mut *mut c_char,
     extra: *mut *mut c_void,
     source: pg_sys::GucSource::Type,
-    is_context: bool,
+    check: Option<Judge<T>>,
 ) -> bool {
     // SAFETY: PostgreSQL passes valid pointers; the value is null or a C string.
     unsafe {
         let text = bytes_of(*value);
-        let Some(check) = CHECK else { return false };
+        let Some(check) = check else { return false };
         if text.is_empty() {
             return true;
         }
-        let takes_effect = is_context && source != pg_sys::GucSource::PGC_S_TEST;
-        match check(text, source_of(source), takes_effect) {
+        match check(text, source_of(source), source != pg_sys::GucSource::PGC_S_TEST) {
+            Ok(found) => keep(extra, found),
             Err(refusal) => refuse(&refusal),
-            Ok(assigned) if is_context => keep(extra, assigned),
-            Ok(_) => true,
         }
     }
 }
@@ -437,18 +436,23 @@ unsafe extern "C-unwind" fn check_context(
     extra: *mut *mut c_void,
     source: pg_sys::GucSource::Type,
 ) -> bool {
-    // SAFETY: PostgreSQL's arguments, passed on.
-    unsafe { check(value, extra, source, true) }
+    // SAFETY: PostgreSQL's arguments, passed on; CHECK is written once, at load.
+    unsafe { judge(value, extra, source, CHECK) }
 }
 
 #[pg_guard]
 unsafe extern "C-unwind" fn check_tenant_id(
     value: *mut *mut c_char,
-    extra: *mut *mut c_void,
+    _extra: *mut *mut c_void,
     source: pg_sys::GucSource::Type,
 ) -> bool {
-    // SAFETY: PostgreSQL's arguments, passed on.
-    unsafe { check(value, extra, source, false) }
+    // SAFETY: PostgreSQL passes valid pointers; the value is null or a C string. CHECK is written once, at load.
+    unsafe {
+        let text = bytes_of(*value);
+        let Some(check) = CHECK else { return false };
+        let refused = if text.is_empty() { None } else { check(text, source_of(source), false).err() };
+        refused.is_none_or(|refusal| refuse(&refusal))
+    }
 }
 
 #[pg_guard]

@@ -12,7 +12,7 @@ use pgrx::{
     prelude::*,
 };
 
-use super::guc::{self, Assigned, Refusal, Source};
+use super::guc::{self, Assigned};
 use super::{planner, running, xact};
 
 /// A value as its hooks keep it; plain bytes, because PostgreSQL frees it.
@@ -26,7 +26,7 @@ pub struct Given {
 }
 
 /// Judges a value that is not empty; the third argument is false where it is only tried.
-pub type Check = fn(&[u8], Source, bool) -> Result<Given, Refusal>;
+pub type Check = guc::Judge<Given>;
 /// Raises unless the session is in the scope of that number.
 pub type Confirm = fn(i64);
 
@@ -237,18 +237,8 @@ unsafe extern "C-unwind" fn check(
     extra: *mut *mut c_void,
     source: pg_sys::GucSource::Type,
 ) -> bool {
-    // SAFETY: PostgreSQL passes valid pointers; the value is null or a C string.
-    unsafe {
-        let text = guc::bytes_of(*value);
-        let Some(check) = CHECK else { return false };
-        if text.is_empty() {
-            return true;
-        }
-        match check(text, guc::source_of(source), source != pg_sys::GucSource::PGC_S_TEST) {
-            Ok(given) => guc::keep(extra, given),
-            Err(refusal) => guc::refuse(&refusal),
-        }
-    }
+    // SAFETY: PostgreSQL's arguments, passed on; CHECK is written once, at load.
+    unsafe { guc::judge(value, extra, source, CHECK) }
 }
 
 #[pg_guard]
