@@ -165,7 +165,7 @@ fn check_token(text: &[u8], source: Source, takes_effect: bool) -> Result<Given,
 /// Judges a value of `tenancy.cross_tenant`.
 fn check_scope(text: &[u8], source: Source, takes_effect: bool) -> Result<pg::scope::Given, Refusal> {
     let scope = match pg::in_parallel_worker() {
-        true if takes_effect && !pg::is_in_parallel_mode() => scope::handed_over(text),
+        true if takes_effect && !pg::is_in_parallel_mode() => scope::Scope::parse(text),
         true => None,
         false => scope::is_beginning(text).filter(|_| takes_effect && source == Source::Session),
     };

@@ -23,6 +23,7 @@ use crate::tenant::TenantId;
 /// Entries kept per backend, of about 200 bytes each: a pooled backend meets many tenants, and one that it has met costs no
 /// lookup. Past this it starts afresh when idle.
 const CACHED: usize = 16_384;
+const ID_COLUMN: i32 = 1;
 const STATUS_COLUMN: i32 = 2;
 const PLAN_COLUMN: i32 = 5;
 const SSO_REQUIRED_COLUMN: i32 = 12;
@@ -102,6 +103,13 @@ fn read_standing(id: &TenantId) -> Result<Standing, Error<'static>> {
         Some(Standing { status, sso_required: row.boolean(SSO_REQUIRED_COLUMN)? })
     };
     pg::scan::rows(relations, &[id.as_bytes()], read).pop().flatten().ok_or(Error::NotFound(*id))
+}
+
+/// All tenants, in the order of their ids.
+pub fn registered() -> Vec<TenantId> {
+    let Some(relations) = relations() else { Error::NotInstalled.raise() };
+    let ids = pg::scan::rows(relations, &[], |row| row.text(ID_COLUMN));
+    ids.into_iter().flatten().filter_map(|id| TenantId::parse(id.as_bytes()).ok()).collect()
 }
 
 /// Returns the plan that the tenant is on, if it is registered and on one.

@@ -71,7 +71,7 @@ pub fn init() {
 }
 
 impl Scope {
-    fn parse(text: &[u8]) -> Option<Scope> {
+    pub fn parse(text: &[u8]) -> Option<Scope> {
         let mut parts = std::str::from_utf8(text).ok()?.split(' ');
         let mut part = || parts.next();
         let (number, role, until) =
@@ -204,11 +204,6 @@ pub fn granted(role: pg::Oid, tenants: &[TenantId]) -> Result<Granted, Option<Te
 /// Whether a value of the parameter is that of the scope that is being begun.
 pub fn is_beginning(text: &[u8]) -> Option<Scope> {
     Scope::parse(text).filter(|scope| Some(scope.number) == BEGINNING.get())
-}
-
-/// What a value says that comes from the leader of a parallel worker.
-pub fn handed_over(text: &[u8]) -> Option<Scope> {
-    Scope::parse(text)
 }
 
 /// Until dropped, by an error as well.

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{log, registered, tenants};
+use super::{log, tenants};
 use crate::context;
 use crate::error::Error;
 use crate::pg::{
@@ -28,7 +28,7 @@ fn visits(arguments: &Arguments) -> Visits {
         Error::Exempt("tenancy.for_each_tenant()").raise()
     }
     let is_active = |id: &_| registry::standing(id).is_ok_and(|of| of.status == Status::Active);
-    let active = || registered().into_iter().filter(is_active).collect::<Vec<_>>();
+    let active = || registry::registered().into_iter().filter(is_active).collect::<Vec<_>>();
     let visited = match &arguments.tenants {
         None => active(),
         Some(named) => tenants(Some(named), active),

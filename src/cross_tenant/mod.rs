@@ -13,8 +13,9 @@ mod for_each;
 mod log;
 
 use crate::context;
-use crate::error::{Error, internal};
-use crate::pg::{self, running, scan::Cached, text::Text, xact};
+use crate::error::Error;
+use crate::pg::{self, running, text::Text, xact};
+use crate::registry;
 use crate::scope::{self, Scope};
 use crate::tenant::TenantId;
 
@@ -37,7 +38,6 @@ struct Begun {
 thread_local! {
     /// The latest, of which a rollback may bring back one that was ended.
     static BEGUN: RefCell<Vec<Begun>> = const { RefCell::new(Vec::new()) };
-    static TENANTS: Cached = const { Cached::new(c"tenants", c"tenants_pkey") };
     /// The statement whose rows are to be told of.
     static TOLD: Cell<Option<(i64, u64)>> = const { Cell::new(None) };
 }
@@ -49,9 +49,6 @@ pub fn init() {
         if event.is_end() {
             TOLD.set(None);
         }
-    });
-    pg::inval::listen(|changed| {
-        TENANTS.with(|table| table.note(changed));
     });
 }
 
@@ -80,20 +77,6 @@ fn tenants(named: Option<&Array<&[u8]>>, all: impl Fn() -> Vec<TenantId>) -> Vec
     tenants.sort_unstable_by(|one, other| one.as_bytes().cmp(other.as_bytes()));
     tenants.dedup();
     tenants
-}
-
-/// All tenants that are registered.
-fn registered() -> Vec<TenantId> {
-    let Some(relations) = TENANTS.with(Cached::relations) else { Error::NotInstalled.raise() };
-    let mut found = Vec::new();
-    pg::query::at_latest(|| {
-        pg::query::select(relations.table, "SELECT t.id FROM _tenancy.tenants t ORDER BY t.id", &[], |row| {
-            found.extend(row.get::<Text>(1)?.and_then(|id| TenantId::parse(id.as_bytes()).ok()));
-            Ok(())
-        })
-    })
-    .unwrap_or_else(|error| internal(error));
-    found
 }
 
 /// Begins a scope: until the transaction ends, or for `duration`, statements are about the rows of all of `tenants`, and of no other.
@@ -134,7 +117,7 @@ pub fn begin_cross_tenant(
     }
     // Who was granted some crosses to those, and learns of no other.
     let all = || match scope::is_granted_all(role) {
-        true => registered(),
+        true => registry::registered(),
         false => scope::granted_by_name(role),
     };
     let tenants = self::tenants(tenants.as_ref(), all);
@@ -148,7 +131,7 @@ pub fn begin_cross_tenant(
     };
     for tenant in &tenants {
         // Whatever its status is: that it is suspended may be why somebody looks at it.
-        if let Err(error) = crate::registry::standing(tenant) {
+        if let Err(error) = registry::standing(tenant) {
             error.raise()
         }
     }
