@@ -4,7 +4,7 @@ REVOKE ALL ON ALL ROUTINES IN SCHEMA tenancy, _tenancy FROM PUBLIC;
 
 -- The views show a tenant its own figures, and all to those who may monitor; the ledger is under a policy.
 GRANT SELECT ON tenancy.protected_tables, tenancy.protected_schemas, tenancy.foreign_keys, tenancy.meters, tenancy.usage_records, tenancy.usage_hourly, tenancy.usage_daily, tenancy.quota_status,
-    tenancy.members, tenancy.audit_log, tenancy.audited_tables, _tenancy.usage, _tenancy.audit_entries TO PUBLIC;
+    tenancy.members, tenancy.audit_log, tenancy.audited_tables, tenancy.trusted_operators, _tenancy.usage, _tenancy.audit_entries TO PUBLIC;
 GRANT EXECUTE ON FUNCTION
     -- What policies, defaults and triggers call runs with the rights of whoever queries the table.
     tenancy.current_tenant(), tenancy.current_tenant_uuid(), tenancy.current_tenant_bigint(),

@@ -31,7 +31,7 @@ use crate::tenant::TenantId;
 use crate::token::{self, Identity};
 
 /// The policy by which a protected table is known.
-const OURS: &CStr = c"tenancy_isolation";
+pub const OURS: &CStr = c"tenancy_isolation";
 
 /// The longest id of a user, in bytes: that of `_tenancy.users`. A pooler is told of it, and libpq takes no message of 30,000 bytes.
 pub const LONGEST_USER: usize = 255;

@@ -8,7 +8,7 @@ use std::ffi::{CStr, CString};
 use pgrx::PostgresGucEnum;
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
 
-use crate::pg::{self, text::Text};
+use crate::pg::{self, index_pushdown::Indexes, text::Text};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PostgresGucEnum)]
 pub enum BypassGuard {
@@ -58,6 +58,8 @@ static BYPASS_GUARD: GucSetting<BypassGuard> = GucSetting::<BypassGuard>::new(By
 static CROSS_TENANT: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 /// The tenant of a single-tenant deployment; `default`, as the same schema's first tenant is usually called.
 static DEFAULT_TENANT: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"default"));
+/// `on`: without it most indexes are of no use behind a policy.
+static INDEX_PUSHDOWN: GucSetting<Indexes> = GucSetting::<Indexes>::new(Indexes::All);
 /// Ten: more than anybody needs who knows the password, and no more than about a thousand guesses a day.
 static MAX_FAILED_SIGN_INS: GucSetting<i32> = GucSetting::<i32>::new(10);
 /// `error`: an application that forgot its tenant should find out, not see an empty page.
@@ -83,9 +85,10 @@ static TOKEN_CLOCK_SKEW: GucSetting<i32> = GucSetting::<i32>::new(30);
 static USER_ID: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 
 /// Every parameter that asks for a privilege.
-pub const PRIVILEGED: [&CStr; 12] = [
+pub const PRIVILEGED: [&CStr; 13] = [
     c"tenancy.bypass_guard",
     c"tenancy.default_tenant",
+    c"tenancy.index_pushdown",
     c"tenancy.max_failed_sign_ins",
     c"tenancy.mode",
     c"tenancy.password_token_lifetime",
@@ -119,6 +122,12 @@ pub fn init() {
         &DEFAULT_TENANT,
         GucFlags::default(),
         false,
+    );
+    pg::guc::define_plan_enum(
+        c"tenancy.index_pushdown",
+        c"Whether conditions of a query reach indexes of protected tables where their operators tell nothing of a row.",
+        c"tenant_indexes gives them to indexes with the tenant column only; off leaves plans as PostgreSQL makes them.",
+        &INDEX_PUSHDOWN,
     );
     GucRegistry::define_int_guc(
         c"tenancy.max_failed_sign_ins",
@@ -240,6 +249,10 @@ pub fn bypass_guard() -> BypassGuard {
 
 pub fn default_tenant() -> Option<Text> {
     text(&DEFAULT_TENANT)
+}
+
+pub fn index_pushdown() -> Indexes {
+    INDEX_PUSHDOWN.get()
 }
 
 pub fn max_failed_sign_ins() -> i32 {

@@ -33,6 +33,7 @@ mod cross_tenant;
 mod error;
 mod guard;
 mod guc;
+mod index_pushdown;
 mod member;
 mod meter;
 mod period;
@@ -199,6 +200,16 @@ extension_sql_file!(
     name = "cross_tenant",
     requires = ["audit", "cross_tenant_table"]
 );
+extension_sql_file!(
+    "../sql/schema/90_index_pushdown.sql",
+    name = "leakproof_operators_table",
+    requires = ["cross_tenant"]
+);
+extension_sql_file!(
+    "../sql/api/index_pushdown.sql",
+    name = "index_pushdown",
+    requires = ["leakproof_operators_table", index_pushdown::leakproof_functions]
+);
 extension_sql_file!("../sql/grants.sql", name = "grants", finalize);
 
 /// Runs when the library is loaded: at server start when preloaded, else at the first use in a session.
@@ -216,6 +227,7 @@ pub extern "C-unwind" fn _PG_init() {
     audit::init();
     audit::api::init();
     cross_tenant::init();
+    index_pushdown::init();
     usage::init(guc::usage_counters, quota::INTERVALS);
     quota::init();
     meter::init();

@@ -165,6 +165,32 @@ pub fn define_enum<T: GucEnum>(
     }
 }
 
+/// Defines an enum parameter on which plans depend, for superusers.
+pub fn define_plan_enum<T: GucEnum>(
+    name: &'static CStr,
+    short: &'static CStr,
+    long: &'static CStr,
+    setting: &'static GucSetting<T>,
+) {
+    unsafe extern "C-unwind" fn assign(_value: c_int, _extra: *mut c_void) {
+        super::planner::drop_plans();
+    }
+    // SAFETY: the hook has the signature PostgreSQL asks for and raises no error.
+    unsafe {
+        GucRegistry::define_enum_guc_with_hooks(
+            name,
+            short,
+            long,
+            setting,
+            GucContext::Suset,
+            GucFlags::default(),
+            None,
+            Some(assign),
+            None,
+        );
+    }
+}
+
 /// Defines a boolean parameter on which the current tenant depends.
 pub fn define_bool(
     name: &'static CStr,

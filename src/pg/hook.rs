@@ -11,6 +11,7 @@ use std::ffi::{CStr, c_char, c_int};
 use pgrx::{pg_sys, prelude::*};
 
 use super::{
+    index_pushdown,
     part::Part,
     planner, portal, rewrite,
     running::{self, Step, Tenant},
@@ -205,6 +206,7 @@ unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, flags:
         if planner::is_tagged((*query).plannedstmt) {
             start_tagged(query);
         }
+        index_pushdown::starts(query);
         running::leave(depth);
     }
 }
@@ -289,6 +291,11 @@ unsafe extern "C-unwind" fn tag(plan: *mut pg_sys::PlannedStmt, tenant: *const T
     planner::tag(plan, unsafe { *tenant });
 }
 
+#[pg_guard]
+unsafe extern "C-unwind" fn tag_pushed(plan: *mut pg_sys::PlannedStmt) {
+    planner::tag_pushed(plan);
+}
+
 unsafe extern "C-unwind" fn plan(
     query: *mut pg_sys::Query,
     text: *const c_char,
@@ -301,8 +308,12 @@ unsafe extern "C-unwind" fn plan(
         if scope::is_given() {
             rewrite::to_scope(query);
         }
-        let plan = PREVIOUS_PLANNER.unwrap_or(raw::standard_planner);
-        let plan = plan(query, text, options, parameters);
+        let planner = PREVIOUS_PLANNER.unwrap_or(raw::standard_planner);
+        let outer = index_pushdown::begins_plan();
+        let plan = planner(query, text, options, parameters);
+        if index_pushdown::ends_plan(outer) {
+            tag_pushed(plan);
+        }
         if let Some(tenant) = running::leave_plan(depth) {
             tag(plan, &tenant);
         }

@@ -185,6 +185,34 @@ unsafe fn may_be_inlined(cache: c_int, tuple: pg_sys::HeapTuple) -> bool {
 /// the plan, and looked up by nobody.
 const TAG: c_int = -7_400;
 
+/// The number under which a plan tells that an index was given a condition of the query.
+const PUSHED: c_int = -7_300;
+
+/// Marks a plan in which a condition of the query may have reached an index before the policies.
+pub fn tag_pushed(plan: *mut pg_sys::PlannedStmt) {
+    push_item(plan, PUSHED, 0);
+}
+
+/// Whether a plan is marked so.
+pub fn is_pushed(plan: *const pg_sys::PlannedStmt) -> bool {
+    // SAFETY: a valid plan, of which `invalItems` is a list of such nodes.
+    unsafe {
+        let items = super::statement::entries((*plan).invalItems);
+        items.iter().any(|cell| (*cell.ptr_value.cast::<pg_sys::PlanInvalItem>()).cacheId == PUSHED)
+    }
+}
+
+fn push_item(plan: *mut pg_sys::PlannedStmt, cache: c_int, value: u32) {
+    // SAFETY: nodes in the memory context of the plan, which was made just now.
+    unsafe {
+        let item = pg_sys::palloc0(size_of::<pg_sys::PlanInvalItem>()).cast::<pg_sys::PlanInvalItem>();
+        (*item).type_ = pg_sys::NodeTag::T_PlanInvalItem;
+        (*item).cacheId = cache;
+        (*item).hashValue = value;
+        (*plan).invalItems = pg_sys::lappend((*plan).invalItems, item.cast());
+    }
+}
+
 /// Marks a plan as holding rows of a tenant.
 pub fn tag(plan: *mut pg_sys::PlannedStmt, tenant: Tenant) {
     let id = tenant.map(|id| id.as_str().as_bytes().to_vec()).unwrap_or_default();
@@ -192,14 +220,7 @@ pub fn tag(plan: *mut pg_sys::PlannedStmt, tenant: Tenant) {
     words.extend(id.chunks(4).map(|part| part.iter().fold(0, |word, byte| word << 8 | u32::from(*byte))));
     // From the end, so that the length comes last.
     for (place, word) in words.into_iter().enumerate().rev() {
-        // SAFETY: nodes in the memory context of the plan, which was made just now.
-        unsafe {
-            let item = pg_sys::palloc0(size_of::<pg_sys::PlanInvalItem>()).cast::<pg_sys::PlanInvalItem>();
-            (*item).type_ = pg_sys::NodeTag::T_PlanInvalItem;
-            (*item).cacheId = TAG - place as c_int;
-            (*item).hashValue = word;
-            (*plan).invalItems = pg_sys::lappend((*plan).invalItems, item.cast());
-        }
+        push_item(plan, TAG - place as c_int, word);
     }
 }
 

@@ -1,0 +1,102 @@
+//! Index pushdown: which conditions of a query may reach an index before the policies of a protected table have been asked.
+//!
+//! Guarantees: only operators and functions that tell nothing of a row besides their result: those of `list`, and what a superuser has
+//! added. Either is known by its symbol in the server or in a library, and not by its name, so that nothing can stand in its place.
+
+pub mod list;
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
+use std::rc::Rc;
+
+use pgrx::prelude::*;
+
+use crate::guc;
+use crate::pg::{
+    self,
+    index_pushdown::Judges,
+    leakproof::{Check, Function},
+    scan::{self, Cached},
+};
+
+/// Column of _tenancy.leakproof_operators.
+const OPERATOR: i32 = 1;
+
+thread_local! {
+    static TABLE: Cached = const { Cached::new(c"leakproof_operators", c"leakproof_operators_pkey") };
+    /// The functions of the operators that a superuser has added, and in which generation they were read.
+    static ADDED: RefCell<Option<(u64, Rc<HashSet<pg::Oid>>)>> = const { RefCell::new(None) };
+    /// A plan may depend on them.
+    static IS_USED: Cell<bool> = const { Cell::new(false) };
+}
+
+pub fn init() {
+    pg::inval::listen(|changed| {
+        if TABLE.with(|table| table.note(changed)) && IS_USED.replace(false) {
+            pg::planner::drop_plans();
+        }
+    });
+    pg::index_pushdown::init(Judges { indexes: guc::index_pushdown, trust, policy: crate::context::OURS });
+}
+
+/// On what condition a function is trusted, if it is.
+fn trust(function: &Function) -> Option<Check> {
+    let (library, symbol) = function.symbol.as_ref()?;
+    list::find(library.as_bytes(), symbol.as_bytes())
+        .or_else(|| added().contains(&function.number).then_some(Check::Nothing))
+}
+
+/// The functions of the operators that a superuser has added.
+fn added() -> Rc<HashSet<pg::Oid>> {
+    let generation = TABLE.with(Cached::generation);
+    let known = ADDED.with_borrow(|added| {
+        added.as_ref().filter(|(read, _)| *read == generation).map(|(_, found)| found.clone())
+    });
+    IS_USED.set(true);
+    known.unwrap_or_else(|| {
+        let operators = TABLE
+            .with(Cached::relations)
+            .map(|relations| scan::rows(relations, &[], |row| row.oid(OPERATOR)))
+            .unwrap_or_default();
+        let found: HashSet<_> = operators.into_iter().flatten().map(pg::leakproof::opcode).collect();
+        let found = Rc::new(found);
+        ADDED.set(Some((generation, found.clone())));
+        found
+    })
+}
+
+/// The functions that are trusted as the extension comes: in which library (empty: the server's own), by which symbol, of which group, and what
+/// is asked of their arguments. Immutable. For the view of them.
+#[pg_extern(schema = "_tenancy", immutable, parallel_safe)]
+#[allow(clippy::type_complexity)]
+fn leakproof_functions() -> TableIterator<
+    'static,
+    (
+        name!(library, &'static str),
+        name!(symbol, &'static str),
+        name!(kind, &'static str),
+        name!(condition, Option<&'static str>),
+    ),
+> {
+    TableIterator::new(
+        list::all().map(|entry| (entry.library, entry.symbol, entry.group, entry.check.condition())),
+    )
+}
+
+impl Check {
+    /// What is asked of the arguments, for people.
+    fn condition(self) -> Option<&'static str> {
+        match self {
+            Check::Nothing => None,
+            Check::Collation => Some("deterministic collation"),
+            Check::Like => Some("pattern is a constant that is valid, deterministic collation"),
+            Check::Regex => {
+                Some("pattern is a constant without back references and lookaround, deterministic collation")
+            }
+            Check::Query => Some("value is a constant of at most 1000 bytes"),
+            Check::Path => Some("path is a constant without variables, methods and like_regex"),
+            Check::Array => Some("element type is compared by leakproof functions"),
+            Check::Range => Some("subtype is compared by a leakproof function"),
+        }
+    }
+}
