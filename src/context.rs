@@ -27,6 +27,7 @@ use crate::pg::{
 };
 use crate::registry::{self, Status};
 use crate::scope;
+use crate::statistics;
 use crate::tenant::TenantId;
 use crate::token::{self, Identity};
 
@@ -237,6 +238,9 @@ fn assign(value: Option<&Assigned>) {
     let was_asked = CHECKED.take();
     let last = LAST.replace(id);
     if id != last {
+        if let Some(id) = &id {
+            statistics::follow(id);
+        }
         running::note_change(last, id, id.is_some() && was_asked == id);
     }
     if let Some(value) = value

@@ -43,6 +43,7 @@ mod registry;
 mod resource;
 mod scope;
 mod sign_in;
+mod statistics;
 mod tenant;
 #[cfg(any(test, feature = "pg_test"))]
 mod tests;
@@ -228,6 +229,7 @@ pub extern "C-unwind" fn _PG_init() {
     audit::api::init();
     cross_tenant::init();
     index_pushdown::init();
+    statistics::init();
     usage::init(guc::usage_counters, quota::INTERVALS);
     quota::init();
     meter::init();

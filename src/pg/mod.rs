@@ -40,6 +40,7 @@ pub mod scope;
 pub mod setter;
 pub mod shmem;
 pub mod statement;
+pub mod statistics;
 pub mod text;
 pub mod token;
 pub mod transition;

@@ -111,6 +111,12 @@ unsafe extern "C-unwind" fn note_policies(node: *mut pg_sys::Node, found: *mut c
     }
 }
 
+/// Whether plan_cache_mode is force_generic_plan.
+pub fn keeps_generic_plans() -> bool {
+    // SAFETY: a plain read of a backend-local integer.
+    unsafe { pg_sys::plan_cache_mode as u32 == pg_sys::PlanCacheMode::PLAN_CACHE_MODE_FORCE_GENERIC_PLAN }
+}
+
 /// Makes PostgreSQL plan anew what it has planned.
 pub fn drop_plans() {
     // SAFETY: marks what is in memory; raises nothing. Plans that are in use stay until they are not.

@@ -9,7 +9,7 @@
 
 use std::ffi::{CStr, c_int};
 
-use pgrx::{FromDatum, pg_sys, prelude::*};
+use pgrx::{FromDatum, IntoDatum, pg_sys, prelude::*};
 
 use super::text::Text;
 use crate::tenant::{Malformed, TenantId};
@@ -436,6 +436,36 @@ impl Kind {
             pg_sys::INT8OID => Some(Kind::Bigint),
             pg_sys::INT4OID => Some(Kind::Integer),
             _ => None,
+        }
+    }
+
+    /// The type.
+    pub(super) fn number(self) -> pg_sys::Oid {
+        match self {
+            Kind::Text => pg_sys::TEXTOID,
+            Kind::Uuid => pg_sys::UUIDOID,
+            Kind::Bigint => pg_sys::INT8OID,
+            Kind::Integer => pg_sys::INT4OID,
+        }
+    }
+
+    /// The function that its values are compared with.
+    pub(super) fn equality(self) -> pg_sys::Oid {
+        pg_sys::Oid::from(match self {
+            Kind::Text => pg_sys::F_TEXTEQ,
+            Kind::Uuid => pg_sys::F_UUID_EQ,
+            Kind::Bigint => pg_sys::F_INT8EQ,
+            Kind::Integer => pg_sys::F_INT4EQ,
+        })
+    }
+
+    /// A tenant id as a column of that type holds it; none of one that it cannot hold.
+    pub(super) fn datum(self, id: &TenantId) -> Option<pg_sys::Datum> {
+        match self {
+            Kind::Text => id.as_str().into_datum(),
+            Kind::Uuid => pgrx::Uuid::from_bytes(id.uuid()?).into_datum(),
+            Kind::Bigint => id.bigint()?.into_datum(),
+            Kind::Integer => i32::try_from(id.bigint()?).ok()?.into_datum(),
         }
     }
 

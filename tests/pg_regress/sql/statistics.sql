@@ -1,0 +1,125 @@
+-- Plans for tenants of very different sizes: what is estimated of a tenant's rows, and which plans are kept.
+\set SHOW_CONTEXT never
+SET client_min_messages = warning;
+CREATE ROLE regress_planner;
+GRANT SET ON PARAMETER tenancy.tenant_id TO regress_planner;
+SELECT count(tenancy.create_tenant(t)) FROM unnest('{size-large,size-new,size-few,size-none,8000000001,8000000002,f0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11,f0eebc99-9c0b-4ef8-bb6d-6bb9bd380a12}'::text[]) AS t;
+SELECT count(tenancy.create_tenant('size-' || n)) FROM generate_series(1, 50) AS n;
+CREATE TABLE event (id bigint, tenant_id text, value int) WITH (autovacuum_enabled = off);
+INSERT INTO event SELECT n, CASE WHEN n % 10 <> 0 THEN 'size-large' ELSE 'size-' || 1 + n / 10 % 50 END, n % 1000 FROM generate_series(1, 40000) AS n;
+SELECT tenancy.protect('event');
+CREATE INDEX event_value ON event (value);
+GRANT SELECT, INSERT ON event TO regress_planner;
+ANALYZE event;
+
+CREATE FUNCTION estimate(query text) RETURNS numeric LANGUAGE plpgsql AS $$
+DECLARE
+    plan jsonb;
+BEGIN
+    EXECUTE 'EXPLAIN (FORMAT json) ' || query INTO plan;
+    RETURN plan -> 0 -> 'Plan' -> 'Plan Rows';
+END
+$$;
+-- How much is estimated of a tenant, what a query that names it gets, and what there is: in orders of magnitude.
+CREATE FUNCTION estimates(query text, VARIADIC tenants text[]) RETURNS TABLE (tenant text, named numeric, ours numeric, rows numeric) LANGUAGE plpgsql AS $$
+BEGIN
+    FOREACH tenant IN ARRAY tenants LOOP
+        PERFORM set_config('tenancy.tenant_id', '', false);
+        named := round(log(greatest(1, estimate(format('%s WHERE tenant_id = %L', query, tenant)))));
+        PERFORM set_config('tenancy.tenant_id', tenant, false);
+        SET ROLE regress_planner;
+        ours := round(log(greatest(1, estimate(query))));
+        RESET ROLE;
+        PERFORM set_config('tenancy.tenant_id', '', false);
+        EXECUTE format('SELECT round(log(greatest(1, count(*)))) FROM (%s WHERE tenant_id = %L) AS q', query, tenant) INTO rows;
+        RETURN NEXT;
+    END LOOP;
+END
+$$;
+-- A tenant with nine tenths of the rows, one with eighty, one without any.
+SELECT * FROM estimates('SELECT * FROM event', 'size-large', 'size-7', 'size-none');
+-- Tenants that came after ANALYZE.
+INSERT INTO event SELECT n, 'size-new', n % 1000 FROM generate_series(1, 20000) AS n;
+INSERT INTO event SELECT n, 'size-few', n % 1000 FROM generate_series(1, 40) AS n;
+SELECT pg_stat_force_next_flush();
+SELECT pg_stat_get_mod_since_analyze('event'::regclass) > 20000 AS known;
+SELECT * FROM estimates('SELECT * FROM event', 'size-new', 'size-few', 'size-none', 'size-large');
+-- ANALYZE knows better.
+ANALYZE event;
+SELECT * FROM estimates('SELECT * FROM event', 'size-new');
+
+-- The other types of column, a name to be quoted, a partition, a table without statistics.
+CREATE TABLE "Weird Event" ("Tenant Id" uuid, id bigint) WITH (autovacuum_enabled = off);
+INSERT INTO "Weird Event" SELECT 'f0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11', n FROM generate_series(1, 5000) AS n;
+CREATE TABLE numbered (tenant_id bigint, id bigint) WITH (autovacuum_enabled = off);
+INSERT INTO numbered SELECT 8000000001, n FROM generate_series(1, 5000) AS n;
+CREATE TABLE parted (tenant_id text NOT NULL, id bigint) PARTITION BY RANGE (id);
+CREATE TABLE parted_1 PARTITION OF parted FOR VALUES FROM (0) TO (3000) WITH (autovacuum_enabled = off);
+CREATE TABLE parted_2 PARTITION OF parted FOR VALUES FROM (3000) TO (100000) WITH (autovacuum_enabled = off);
+INSERT INTO parted SELECT 'size-1', n FROM generate_series(1, 5000) AS n;
+CREATE TABLE empty (tenant_id text, id bigint) WITH (autovacuum_enabled = off);
+SELECT tenancy.protect('"Weird Event"', 'tenant', 'Tenant Id');
+SELECT tenancy.protect(t) FROM unnest('{numbered,parted,empty}'::regclass[]) AS t;
+GRANT SELECT ON "Weird Event", numbered, parted, empty TO regress_planner;
+ANALYZE "Weird Event", numbered, parted;
+INSERT INTO "Weird Event" SELECT 'f0eebc99-9c0b-4ef8-bb6d-6bb9bd380a12', n FROM generate_series(1, 3000) AS n;
+INSERT INTO numbered SELECT 8000000002, n FROM generate_series(1, 3000) AS n;
+INSERT INTO parted SELECT 'size-2', n FROM generate_series(3000, 8000) AS n;
+SELECT pg_stat_force_next_flush();
+CREATE FUNCTION estimate_as(tenant text, query text) RETURNS numeric LANGUAGE plpgsql AS $$
+DECLARE
+    found numeric;
+BEGIN
+    PERFORM set_config('tenancy.tenant_id', tenant, false);
+    SET ROLE regress_planner;
+    found := round(log(greatest(1, estimate(query))), 1);
+    RESET ROLE;
+    PERFORM set_config('tenancy.tenant_id', '', false);
+    RETURN found;
+END
+$$;
+SELECT estimate_as('f0eebc99-9c0b-4ef8-bb6d-6bb9bd380a12', 'SELECT * FROM "Weird Event"') AS uuid, estimate_as('8000000002', 'SELECT * FROM numbered') AS bigint,
+       estimate_as('size-2', 'SELECT * FROM parted') AS partitions, estimate_as('size-2', 'SELECT * FROM empty') > 0 AS empty;
+
+-- A plan that is kept for a large tenant is not used for a small one; small ones share theirs.
+CREATE FUNCTION scan(statement text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    plan jsonb;
+BEGIN
+    EXECUTE 'EXPLAIN (FORMAT json) EXECUTE ' || statement INTO plan;
+    RETURN jsonb_path_query_array(plan, 'strict $.**."Index Name"');
+END
+$$;
+INSERT INTO event SELECT n, 'size-large', n % 1000 FROM generate_series(1, 40000) AS n;
+ANALYZE event;
+SET ROLE regress_planner;
+SET tenancy.tenant_id = 'size-large';
+PREPARE recent AS SELECT count(*) FROM event WHERE value < 20;
+EXECUTE recent;
+SELECT scan('recent') AS "for the large one";
+SELECT generic_plans, custom_plans FROM pg_prepared_statements WHERE name = 'recent';
+SET tenancy.tenant_id = 'size-7';
+EXECUTE recent;
+SELECT scan('recent') AS "for a small one";
+SET tenancy.tenant_id = 'size-8';
+EXECUTE recent;
+SELECT scan('recent') AS "for another";
+SET tenancy.tenant_id = 'size-large';
+EXECUTE recent;
+SELECT scan('recent') AS "for the large one again";
+-- Who asks for generic plans keeps them.
+SET plan_cache_mode = force_generic_plan;
+SET tenancy.tenant_id = 'size-7';
+EXECUTE recent;
+SELECT scan('recent') AS kept;
+RESET plan_cache_mode;
+RESET tenancy.tenant_id;
+RESET ROLE;
+
+DEALLOCATE recent;
+DROP TABLE event, "Weird Event", numbered, parted, empty;
+DROP FUNCTION estimate(text), estimates(text, text[]), estimate_as(text, text), scan(text);
+DELETE FROM _tenancy.tenants WHERE id LIKE 'size-%' OR id ~ '^(800000000[12]|f0eebc99-.*)$';
+REVOKE SET ON PARAMETER tenancy.tenant_id FROM regress_planner;
+DROP ROLE regress_planner;
+RESET client_min_messages;
