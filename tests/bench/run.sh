@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # `make bench`: what protection, metering, tokens and auditing cost, against what one would write instead. Ratios of one run on one server.
 # BENCH_QUICK=1 takes some two minutes and is good for finding mistakes, not for figures.
-# Usage: run.sh [protection|quota|token|audit …]
+# Usage: run.sh [protection|planning|quota|token|audit …]
 # shellcheck source=tests/tools/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../tools/lib.sh"
 
@@ -22,11 +22,12 @@ measure() {
   PATH=$TENANCY_PG_BIN:$PATH python3 "$REPO/tests/bench/$script"
 }
 
-for part in "${@:-protection quota token audit}"; do
+for part in "${@:-protection planning quota token audit}"; do
   # shellcheck disable=SC2086
   for name in $part; do
     case $name in
       protection) measure bench.py --preload ;;
+      planning) measure planning.py --preload ;;
       quota)
         TENANCY_BENCH_SERVER=preloaded measure quota.py --preload --durable
         TENANCY_BENCH_SERVER=plain measure quota.py --no-preload --durable
