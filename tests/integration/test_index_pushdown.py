@@ -1,0 +1,168 @@
+"""Index pushdown in what one session of pg_regress cannot show: several sessions, protocols, parallel workers, dumps, a library that comes late."""
+
+import os
+
+import pytest
+from support import APP, MAJOR, OWNER, Database, pg_program, refused, server_of, server_tool, set_session, value
+
+ROWS = 4000
+CIRCLES = "&&(circle,circle)"
+BY_WORD = "SELECT count(*) FROM docs WHERE words @@ %s::tsquery"
+
+
+def create_docs(database):
+    """`docs`: each word in a hundredth of the rows, of acme and globex by turns."""
+    database.run(
+        """CREATE TABLE docs (id bigint PRIMARY KEY, tenant_id text, words tsvector, price numeric, round circle)""",
+        f"""INSERT INTO docs SELECT n, CASE n % 2 WHEN 0 THEN 'acme' ELSE 'globex' END, to_tsvector('simple', 'w' || n / 2 % 100), n / 2 % 100,
+            circle(point(n, n), 1) FROM generate_series(1, {ROWS}) AS n""",
+        "CREATE INDEX docs_words ON docs USING gin (words)",
+        "CREATE INDEX docs_price ON docs (price)",
+        "CREATE INDEX docs_round ON docs USING gist (round)",
+        "SELECT tenancy.protect('docs')",
+        "ANALYZE docs",
+        role=OWNER,
+    )
+
+
+@pytest.fixture(scope="module")
+def db(db):
+    create_docs(db)
+    return db
+
+
+@pytest.fixture
+def acme(app):
+    set_session(app, "acme")
+    return app
+
+
+def nodes(plan):
+    yield plan
+    for inner in plan.get("Plans", []):
+        yield from nodes(inner)
+
+
+def plan_of(connection, query, arguments=None):
+    return list(nodes(value(connection, f"EXPLAIN (FORMAT json) {query}", arguments)[0]["Plan"]))
+
+
+def indexes(connection, query, arguments=None):
+    return {node["Index Name"] for node in plan_of(connection, query, arguments) if "Index Name" in node}
+
+
+def test_a_statement_that_the_client_prepares(acme):
+    """PostgreSQL makes plans for the values, as long as they are the better ones."""
+    acme.execute("SET enable_seqscan = off")
+    acme.execute("PREPARE by_word (tsquery) AS SELECT count(*) FROM docs WHERE words @@ $1")
+    for n in range(12):
+        assert value(acme, f"EXECUTE by_word('w{n}')") == 20
+    assert "docs_words" in indexes(acme, "EXECUTE by_word('w5')")
+    for n in range(12):
+        assert acme.execute(BY_WORD, [f"w{n}"], prepare=True).fetchone() == (20,)
+    assert acme.execute("SELECT custom_plans >= 7 FROM pg_prepared_statements WHERE name = 'by_word'").fetchone() == (True,)
+
+
+def test_parallel_workers(db, acme):
+    db.run(
+        f"CREATE TABLE prices AS SELECT n AS id, CASE n % 2 WHEN 0 THEN 'acme' ELSE 'globex' END AS tenant_id, (n / 2 % 100)::numeric AS price FROM generate_series(1, {ROWS}) AS n",
+        "CREATE INDEX prices_price ON prices (price)",
+        "SELECT tenancy.protect('prices', create_index => false)",
+        "ANALYZE prices",
+        role=OWNER,
+    )
+    for name, to in {"parallel_setup_cost": 0, "parallel_tuple_cost": 0, "min_parallel_table_scan_size": 0, "min_parallel_index_scan_size": 0,
+                     "enable_seqscan": "off", "enable_indexscan": "off"}.items():  # fmt: skip
+        acme.execute(f"SET {name} = {to}")
+    acme.execute("SET max_parallel_workers_per_gather = 2")
+    query = "SELECT count(*) FROM prices WHERE price < 50"
+    plan = plan_of(acme, query)
+    assert any(node["Node Type"].startswith("Gather") for node in plan), plan
+    assert any(node.get("Index Name") == "prices_price" and "Index Cond" in node for node in plan), plan
+    assert value(acme, query) == ROWS // 4
+
+
+def test_in_a_scope_of_several_tenants(db, dba, make_role, connect):
+    role = make_role("it_pushing_operator")
+    dba.execute("SELECT tenancy.grant_cross_tenant(%s, '{acme,globex}', 'infinity')", [role])
+    operator = connect(role)
+    operator.execute("SET enable_seqscan = off")
+    with operator.transaction():
+        operator.execute("SELECT tenancy.begin_cross_tenant('{acme,globex}', 'both')")
+        assert "docs_words" in indexes(operator, "SELECT count(*) FROM docs WHERE words @@ 'w5'")
+        assert value(operator, "SELECT count(*) FROM docs WHERE words @@ 'w5'") == 40
+    dba.execute("SELECT tenancy.revoke_cross_tenant(%s)", [role])
+
+
+def test_what_is_trusted_no_more_leaves_the_plans_of_other_sessions(db, dba, acme):
+    acme.execute("SET enable_seqscan = off")
+    acme.execute("SET plan_cache_mode = force_generic_plan")
+    acme.execute("PREPARE by_round (circle) AS SELECT count(*) FROM docs WHERE round && $1")
+    explain = "EXECUTE by_round('<(100,100),1>')"
+    assert "docs_round" not in indexes(acme, explain)
+    dba.execute(f"SELECT tenancy.trust_operator('{CIRCLES}')")
+    # Plans that are kept stay; it is for the next.
+    acme.execute("DEALLOCATE by_round")
+    acme.execute("PREPARE by_round (circle) AS SELECT count(*) FROM docs WHERE round && $1")
+    assert "docs_round" in indexes(acme, explain)
+    dba.execute("BEGIN")
+    dba.execute(f"SELECT tenancy.distrust_operator('{CIRCLES}')")
+    assert "docs_round" in indexes(acme, explain), "not before the commit"
+    dba.execute("COMMIT")
+    assert "docs_round" not in indexes(acme, explain)
+    dba.execute("BEGIN")
+    dba.execute(f"SELECT tenancy.trust_operator('{CIRCLES}')")
+    set_session(dba, "acme")
+    with refused("TENANT_ACCESS_DENIED"):
+        dba.execute(f"SELECT tenancy.distrust_operator('{CIRCLES}')")
+    dba.execute("ROLLBACK")
+    assert "docs_round" not in indexes(acme, "SELECT count(*) FROM docs WHERE round && '<(100,100),1>'")
+
+
+def test_dump_and_restore(db, server, tmp_path):
+    db.run(f"SELECT tenancy.trust_operator('{CIRCLES}')")
+    restored = Database(server, "it_pushing_restored", extension=False)
+    try:
+        at = ["--host", server.host, "--port", server.port, "--username", "postgres"]
+        pg_program("pg_dump", *at, "--format", "custom", "--file", str(tmp_path / "dump"), db.name)
+        pg_program("pg_restore", *at, "--exit-on-error", "--dbname", restored.name, str(tmp_path / "dump"))
+        added = "SELECT operator::text FROM tenancy.trusted_operators WHERE kind = 'added'"
+        assert restored.run(added) == [(CIRCLES,)]
+        with restored.connect(APP) as app:
+            set_session(app, "acme")
+            app.execute("SET enable_seqscan = off")
+            assert "docs_round" in indexes(app, "SELECT count(*) FROM docs WHERE round && '<(100,100),1>'")
+    finally:
+        restored.drop()
+        db.run(f"SELECT tenancy.distrust_operator('{CIRCLES}')")
+
+
+def test_an_operator_that_is_dropped_is_forgotten(db, dba):
+    dba.execute("CREATE FUNCTION same_circle(circle, circle) RETURNS boolean LANGUAGE internal IMMUTABLE STRICT AS 'circle_same'")
+    dba.execute("CREATE OPERATOR ~~~= (LEFTARG = circle, RIGHTARG = circle, FUNCTION = same_circle)")
+    dba.execute("SELECT tenancy.trust_operator('~~~=(circle,circle)')")
+    dba.execute("DROP OPERATOR ~~~= (circle, circle)")
+    assert value(dba, "SELECT count(*) FROM tenancy.trusted_operators WHERE kind = 'added'") == 0
+    set_session(dba, "acme")
+    assert value(dba, "SELECT count(*) FROM docs WHERE round && '<(100,100),1>'") > 0
+    dba.execute("RESET tenancy.tenant_id")
+    dba.execute("DELETE FROM _tenancy.leakproof_operators")
+
+
+def test_a_library_that_comes_late():
+    """It is there from the first use of a function of the extension on, which the policy is."""
+    name = f"it-pushing-{os.getpid()}"
+    server = server_of(server_tool("start", str(MAJOR), name, "--no-preload"))
+    try:
+        server.create_roles()
+        database = Database(server, "it_pushing_late")
+        database.create_shop()
+        create_docs(database)
+        with database.connect(APP) as app:
+            app.execute("SET enable_seqscan = off")
+            set_session(app, "acme")
+            assert value(app, "SELECT count(*) FROM docs WHERE words @@ 'w5'") == 20
+            assert "docs_words" in indexes(app, "SELECT count(*) FROM docs WHERE words @@ 'w5'")
+            assert value(app, "SELECT count(*) FROM docs WHERE words @@ 'w5'") == 20
+    finally:
+        server_tool("stop", name)
