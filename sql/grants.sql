@@ -53,6 +53,9 @@ GRANT EXECUTE ON FUNCTION tenancy.lint(text), tenancy.lint_coverage() TO pg_moni
 GRANT SELECT ON tenancy.accepted_findings TO pg_monitor, pg_database_owner;
 GRANT EXECUTE ON FUNCTION tenancy.accept_finding(text, text), tenancy.unaccept_finding(text) TO pg_database_owner;
 
+-- It reads statistics, which tell of the size of tenants, and what statements are run.
+GRANT EXECUTE ON FUNCTION tenancy.index_advice(regclass, interval) TO pg_monitor, pg_database_owner;
+
 DO $$
 BEGIN
     -- CREATE EXTENSION silences what is less than a WARNING, which this is.

@@ -211,6 +211,27 @@ extension_sql_file!(
     name = "index_pushdown",
     requires = ["leakproof_operators_table", index_pushdown::leakproof_functions]
 );
+extension_sql_file!(
+    "../sql/api/index_advice_evidence.sql",
+    name = "index_advice_evidence",
+    requires = ["index_pushdown"]
+);
+extension_sql_file!(
+    "../sql/api/index_advice_parts.sql",
+    name = "index_advice_parts",
+    requires = ["index_advice_evidence"]
+);
+extension_sql_file!(
+    "../sql/api/index_advice_missing.sql",
+    name = "index_advice_missing",
+    requires = ["index_advice_parts"]
+);
+extension_sql_file!(
+    "../sql/api/index_advice_spare.sql",
+    name = "index_advice_spare",
+    requires = ["index_advice_missing"]
+);
+extension_sql_file!("../sql/api/index_advice.sql", name = "index_advice", requires = ["index_advice_spare"]);
 extension_sql_file!("../sql/grants.sql", name = "grants", finalize);
 
 /// Runs when the library is loaded: at server start when preloaded, else at the first use in a session.
