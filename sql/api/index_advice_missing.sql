@@ -33,11 +33,11 @@ CREATE FUNCTION _tenancy.advice_foreign_keys(scene _tenancy.advice_scene) RETURN
     SET search_path = pg_catalog, pg_temp
 AS $$
     WITH t AS MATERIALIZED (
-        SELECT t.oid, t.kind, t.tenant_column, t.qualified, t.deleted FROM unnest(scene.tables) t
+        SELECT t.oid, t.kind, t.tenant_column, t.qualified, t.deleted, t.tenant_rows FROM unnest(scene.tables) t
     ), serving AS MATERIALIZED (
-        SELECT s.leaf, s.method, s.keys, s.predicate FROM _tenancy.advice_serving(scene) s WHERE s.method <> 'brin'
+        SELECT s.leaf, s.method, s.keys, s.predicate, s.is_leading FROM _tenancy.advice_serving(scene) s WHERE s.method <> 'brin'
     ), k AS MATERIALIZED (
-        SELECT k.oid, k.conname, k.confrelid::regclass AS parent, t.oid AS top, t.qualified, t.tenant_column, t.tenant_column = ANY (n.names) AS is_scoped,
+        SELECT k.oid, k.conname, k.confrelid::regclass AS parent, t.oid AS top, t.qualified, t.tenant_column, t.tenant_rows, t.tenant_column = ANY (n.names) AS is_scoped,
                array_remove(n.names, t.tenant_column) AS rest,
                -- What is wrong with a key that could hold the tenant, and does not, is for lint to say.
                t.tenant_column = ANY (n.names) OR coalesce(p.kind <> 'shared', false) AND t.kind <> 'shared' AS may_be_scoped,
@@ -49,7 +49,7 @@ AS $$
                             JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.attnum) n
         WHERE k.contype = 'f' AND k.conparentid = 0
     ), lacking AS MATERIALIZED (
-        SELECT k.oid, sum(m.bytes)::bigint AS bytes
+        SELECT k.oid, sum(m.bytes)::bigint AS bytes, bool_and(m.oid IN (SELECT s.leaf FROM serving s WHERE s.is_leading)) AS is_led
         FROM k JOIN unnest(scene.members) m ON m.top = k.top AND m.relkind = 'r'
         WHERE cardinality(k.rest) > 0
           -- Rows that nobody deletes ask for no check: those of an audit trail, or of a table that is no tenant's, which are few and stay.
@@ -64,19 +64,22 @@ AS $$
                          ELSE s.keys && k.rest END)
         GROUP BY k.oid HAVING sum(m.bytes) >= 1048576
     ), wanted AS MATERIALIZED (
-        SELECT k.*, l.bytes, CASE WHEN k.is_scoped THEN k.tenant_column || k.rest ELSE k.rest || k.tenant_column END AS columns
+        SELECT k.*, l.bytes, k.is_scoped AND l.is_led AS is_led, CASE WHEN k.is_scoped THEN k.tenant_column || k.rest ELSE k.rest || k.tenant_column END AS columns
         FROM k JOIN lacking l ON l.oid = k.oid
+        -- By the tenant alone, the check finds few rows.
+        WHERE NOT (k.is_scoped AND l.is_led) OR coalesce(k.tenant_rows >= 1000, true)
     )
     SELECT w.top, 'foreign_key_index_missing', CASE WHEN w.deleted > 0 THEN 'medium' ELSE 'low' END,
-           format('no index serves the check of foreign key %I: a deletion from %s reads all of %s (%s); %s%s', w.conname, w.parent,
-                  w.qualified, pg_size_pretty(w.bytes), CASE WHEN w.deleted > 0 THEN format('%s rows were deleted there', w.deleted) ELSE 'none was seen so far' END,
-                  CASE WHEN NOT w.is_scoped THEN '; the key does not hold the tenant, so the check looks in the rows of all' END),
+           format('no index serves the check of foreign key %I: a deletion from %s reads all of %s; deletions seen so far: %s%s', w.conname, w.parent,
+                  CASE WHEN w.is_led THEN format('the tenant''s rows of %s%s', w.qualified, ', some ' || w.tenant_rows || ' of the largest')
+                       ELSE format('%s (%s)', w.qualified, pg_size_pretty(w.bytes)) END, w.deleted, CASE WHEN NOT w.is_scoped THEN '; the key does not hold the tenant, so the check looks in the rows of all' END),
            w.columns, format('btree (%s)', (SELECT string_agg(quote_ident(c.name), ', ' ORDER BY c.place) FROM unnest(w.columns) WITH ORDINALITY AS c(name, place))),
            NULL::text, NULL::name, NULL::text, NULL::text, jsonb_build_object('rows_deleted', w.deleted), NULL::oid, NULL::timestamptz
     FROM wanted w
-    -- One index serves the longer key and the shorter.
-    WHERE NOT EXISTS (SELECT FROM wanted o WHERE o.top = w.top AND cardinality(o.columns) > cardinality(w.columns)
-                      AND o.is_scoped AND w.is_scoped AND o.columns[1:cardinality(w.columns)] = w.columns)
+    -- One index serves the longer key and the shorter; and one that leads with the key serves it with the tenant and without.
+    WHERE NOT EXISTS (SELECT FROM wanted o WHERE o.top = w.top AND w.is_scoped AND CASE
+        WHEN o.is_scoped THEN cardinality(o.columns) > cardinality(w.columns) AND o.columns[1:cardinality(w.columns)] = w.columns
+        ELSE o.rest[1] = ANY (w.rest) END)
 $$;
 COMMENT ON FUNCTION _tenancy.advice_foreign_keys(_tenancy.advice_scene) IS 'advice: foreign keys whose check finds no index';
 
@@ -152,7 +155,8 @@ COMMENT ON FUNCTION _tenancy.advice_sorts(_tenancy.advice_scene) IS 'advice: col
 
 -- GIN indexes on what a tenant searches, without the tenant: what is found is of all of them, and all but its own is thrown away. btree_gin lets
 -- one GIN index have both. Not for tenant columns of type integer, which policies compare with a bigint: btree_gin has no such operator. Nor of
--- shared tables, because GIN does not find NULL. Nor where conditions that are not leakproof never reach an index.
+-- shared tables, because GIN does not find NULL. Where conditions reach indexes with the tenant column only, the others need not be scanned to be missed;
+-- where they reach none, no index helps.
 CREATE FUNCTION _tenancy.advice_gin(scene _tenancy.advice_scene) RETURNS SETOF _tenancy.advice
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -161,7 +165,7 @@ AS $$
         SELECT t.oid, t.tenant_column, t.tenants FROM unnest(scene.tables) t
         WHERE t.kind <> 'shared' AND t.tenants > 1 AND t.bytes >= 1048576 AND t.atttypid = ANY ('{text,varchar,uuid,bigint}'::regtype[])
           AND t.oid IN (SELECT m.top FROM unnest(scene.members) m WHERE m.relkind = 'r' AND NOT m.is_single)
-          AND current_setting('tenancy.index_pushdown', true) IS DISTINCT FROM 'off'
+          AND current_setting('tenancy.index_pushdown') <> 'off'
     ), x AS MATERIALIZED (
         SELECT x.*, d.columns, coalesce(t.tenant_column = ANY (x.keys), false) AS has_tenant, t.tenant_column, t.tenants
         FROM unnest(scene.indexes) x JOIN t ON t.oid = x.top
@@ -170,7 +174,9 @@ AS $$
         WHERE x.method = 'gin' AND x.depth = 0
     )
     SELECT x.top, 'gin_index_without_tenant', 'medium',
-           format('GIN index %I finds rows of all %s tenants: %s scans found %s rows each', x.name, x.tenants, x.scans, x.entries / x.scans),
+           CASE WHEN p.of_tenant_only THEN format('GIN index %I does not have column %I: with tenancy.index_pushdown = tenant_indexes, no condition of a tenant reaches it',
+                                                  x.name, x.tenant_column)
+                ELSE format('GIN index %I finds rows of all %s tenants: %s scans found %s rows each', x.name, x.tenants, x.scans, x.entries / x.scans) END,
            x.tenant_column || array_remove(x.keys, NULL), format('gin (%I, %s', x.tenant_column, substr(b.body, 6)), x.predicate,
            (SELECT s.spcname FROM pg_tablespace s WHERE s.oid = x.reltablespace),
            CASE WHEN e.installed_version IS NULL THEN 'CREATE EXTENSION IF NOT EXISTS btree_gin;' END, NULL::text,
@@ -178,7 +184,8 @@ AS $$
     FROM x
     JOIN pg_available_extensions e ON e.name = 'btree_gin'
     CROSS JOIN LATERAL (SELECT _tenancy.index_body(x.oid) AS body) b
-    WHERE x.is_valid AND x.scans >= 10 AND x.entries >= 100 * x.scans AND b.body LIKE 'gin (%' AND NOT x.has_tenant
+    CROSS JOIN (SELECT current_setting('tenancy.index_pushdown') = 'tenant_indexes' AS of_tenant_only) p
+    WHERE x.is_valid AND (p.of_tenant_only OR x.scans >= 10 AND x.entries >= 100 * x.scans) AND b.body LIKE 'gin (%' AND NOT x.has_tenant
       AND NOT EXISTS (SELECT FROM x AS y WHERE y.top = x.top AND y.has_tenant AND y.columns @> x.columns AND (y.predicate IS NULL OR y.predicate = x.predicate))
 $$;
 COMMENT ON FUNCTION _tenancy.advice_gin(_tenancy.advice_scene) IS 'advice: GIN indexes without the tenant column';

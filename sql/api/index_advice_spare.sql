@@ -46,7 +46,7 @@ AS $$
         ORDER BY x.oid, y.is_kept DESC, y.bytes, y.oid
     )
     SELECT p.top, 'index_redundant', 'low',
-           format('index %I (%s) has nothing that %I (%s), which begins with the same columns, has not; the %s scans of it would read that',
+           format('index %I (%s) has nothing that %I (%s), which begins with the same columns, does not have; it was scanned %s times',
                   p.name, pg_size_pretty(p.bytes), p.instead, pg_size_pretty(p.instead_bytes), p.scans),
            p.keys, NULL::text, NULL::text, NULL::name, NULL::text, _tenancy.drop_index(p.oid),
            jsonb_build_object('index', p.name, 'bytes', p.bytes, 'scans', p.scans, 'instead', p.instead, 'instead_bytes', p.instead_bytes), NULL::oid, NULL::timestamptz
