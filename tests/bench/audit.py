@@ -2,8 +2,8 @@
 
 import statistics
 
-from bench import QUICK, heading, print_results, psql, ratio, result, say
 from slices import CLIENTS, alternate, per_second, timed
+from support import QUICK, heading, print_results, psql, ratio, result, say
 
 ROWS = 10_000 if QUICK else 100_000
 

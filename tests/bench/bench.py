@@ -1,21 +1,18 @@
 """What protection costs, as ratios measured in one run on one server.
 
 Variants take turns: transactions of one connection, each of a variant drawn by lot, and scans one after the other. So
-whatever else the machine does touches all of them alike. A missed aim is printed, not an error: machines differ.
+whatever else the machine does touches all of them alike.
 """
 
-import contextlib
 import glob
 import os
 import re
-import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
-import time
 
-QUICK = os.environ.get("BENCH_QUICK") == "1"
+from support import HERE, QUICK, SCRIPTS, awake, heading, print_results, psql, ratio, result, say
+
 ROWS = 20_000 if QUICK else 200_000
 SCAN_ROWS = 200_000 if QUICK else 1_000_000
 REGISTRIES = (10, 1_000, 20_000) if QUICK else (10, 10_000, 1_000_000)
@@ -23,39 +20,6 @@ SECONDS = 3 if QUICK else 40  # for each mix of transactions
 PARTS = 10  # of a mix; a ratio is the median of theirs
 WARM = 0.5  # of a mix comes first and is not counted: in it the connection meets its tenants
 SCAN_ROUNDS = 7 if QUICK else 25
-STARTED = time.monotonic()
-HERE = os.path.dirname(os.path.abspath(__file__))
-SCRIPTS = tempfile.mkdtemp(prefix="tenancy-bench-")
-
-
-def say(text):
-    print(f"[{time.monotonic() - STARTED:4.0f}s] {text}", file=sys.stderr, flush=True)
-
-
-def psql(database, *arguments, text=None, user="postgres"):
-    command = ["psql", "-XqAt", "-v", "ON_ERROR_STOP=1", "-U", user, "-d", database, *arguments]
-    environment = {**os.environ, "PGOPTIONS": "-c client_min_messages=warning"}
-    done = subprocess.run(command, input=text, capture_output=True, text=True, env=environment)
-    if done.returncode != 0:
-        sys.exit(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
-    return done.stdout
-
-
-@contextlib.contextmanager
-def awake():
-    """Keeps the processors from sleeping, with work that gives way to any other.
-
-    A processor that sleeps between two statements takes longer to wake than a statement takes, which would hide what
-    is measured, and differently on each machine. A busy server does not sleep.
-    """
-    spin = "import os\nos.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))\nwhile True: pass"
-    spinners = [subprocess.Popen([sys.executable, "-c", spin]) for _ in range(os.cpu_count() or 1)]
-    try:
-        yield
-    finally:
-        for spinner in spinners:
-            spinner.kill()
-            spinner.wait()
 
 
 # Requests --------------------------------------------------------------------------------------------------------
@@ -129,36 +93,6 @@ def throughputs(database, name, work, mode, tenants, rows=ROWS):
         variant: [1e6 / usual([us for number, us in part if number == at]) for part in parts]
         for at, variant in enumerate(variants)
     }
-
-
-def ratio(ours, theirs):
-    return statistics.median(a / b for a, b in zip(ours, theirs))
-
-
-# The table of results --------------------------------------------------------------------------------------------
-
-RESULTS = []
-
-
-def heading(text):
-    RESULTS.append((text, None, None, None, None))
-
-
-def result(what, value, aim=None, at_most=False, figures=""):
-    verdict = "" if aim is None else ("PASS" if (value <= aim if at_most else value >= aim) else "MISS")
-    sign = "" if aim is None else f"{'<=' if at_most else '>='} {aim:.2f}"
-    RESULTS.append((what, f"{value:.3f}", sign, verdict, figures))
-
-
-def print_results():
-    print(f"\n{'':62} {'ratio':>7}  {'aim':8} {'':5} medians")
-    for what, value, aim, verdict, figures in RESULTS:
-        if value is None:
-            print(f"\n{what}")
-        else:
-            print(f"  {what:60} {value:>7}  {aim:8} {verdict:5} {figures}")
-    missed = sum(1 for row in RESULTS if row[3] == "MISS")
-    print(f"\n{missed} aims missed" if missed else "\nevery aim reached", f"({time.monotonic() - STARTED:.0f} s)")
 
 
 def per_second(taken, *variants):
@@ -278,15 +212,12 @@ def set_up():
 
 
 def main():
-    try:
-        set_up()
-        with awake():
-            requests()
-            registries()
-        scans()
-        estimates()
-    finally:
-        shutil.rmtree(SCRIPTS, ignore_errors=True)
+    set_up()
+    with awake():
+        requests()
+        registries()
+    scans()
+    estimates()
     print_results()
 
 

@@ -7,7 +7,7 @@ thousands of protected tables. Few orders of joins are tried, so that the tables
 import re
 import statistics
 
-from bench import QUICK, heading, print_results, psql, ratio, result, say
+from support import QUICK, heading, print_results, psql, ratio, result, say
 
 JOINED = (1, 10, 100)
 ROUNDS = 20 if QUICK else 200

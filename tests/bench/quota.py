@@ -7,8 +7,8 @@ import os
 import statistics
 import subprocess
 
-from bench import QUICK, SCRIPTS, heading, print_results, psql, ratio, result, say
 from slices import CLIENTS, ROUNDS, alternate, per_second, throughput, timed
+from support import QUICK, SCRIPTS, heading, print_results, psql, ratio, result, say
 
 ROWS = 30_000 if QUICK else 300_000
 TENANTS = 10_000 if QUICK else 1_000_000

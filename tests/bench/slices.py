@@ -9,7 +9,7 @@ import statistics
 import subprocess
 import sys
 
-from bench import QUICK, SCRIPTS, psql
+from support import QUICK, SCRIPTS, psql
 
 CLIENTS = 8
 SLICE = 1 if QUICK else 2  # seconds

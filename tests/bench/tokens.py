@@ -8,7 +8,8 @@ import tempfile
 import time
 
 import bench
-from bench import QUICK, awake, heading, per_second, print_results, psql, ratio, result, say, throughputs
+from bench import per_second, throughputs
+from support import QUICK, awake, heading, print_results, psql, ratio, result, say
 
 TOKENS = 200 if QUICK else 1_000  # of which each is verified once
 KEYS = {
