@@ -5,7 +5,7 @@ TOOLS := tests/tools
 MAJORS ?= 15 18
 PG_CONFIG ?= pg_config
 
-.PHONY: all help demo test fuzz test-15 test-16 test-17 test-18 install bench lint test-core test-assert check-16 check-17 clean
+.PHONY: all help demo test fuzz test-15 test-16 test-17 test-18 install bench chart lint test-core test-assert check-16 check-17 clean
 
 all: ## build the extension for PostgreSQL 15, in a private PostgreSQL of its own
 	@$(TOOLS)/setup.sh 15
@@ -37,10 +37,14 @@ fuzz: ## the long runs: a million random inputs to each parser, 100,000 random s
 install: ## build and install into the PostgreSQL that PG_CONFIG names (default: pg_config on the PATH)
 	@$(TOOLS)/install.sh "$(PG_CONFIG)"
 
-bench: ## the measurements behind the README's claims
-	@$(TOOLS)/setup.sh 15
-	@$(TOOLS)/install.sh 15
-	@tests/bench/run.sh
+bench: ## the measurements behind the README's claims (PARTS="speed protection planning quota token audit"), on PostgreSQL 15 and, for speed, 18
+	@$(TOOLS)/setup.sh 15 18
+	@for major in 15 18; do $(TOOLS)/install.sh $$major || exit 1; done
+	@tests/bench/run.sh $(PARTS)
+
+chart: ## docs/speed.svg, from what `make bench` has measured last
+	@$(TOOLS)/setup.sh chart
+	@. $(TOOLS)/lib.sh && "$$CACHE/venv/bin/python" tests/bench/chart.py
 
 lint: ## formatting, clippy on 15 and 18, shellcheck, the rules of the code base
 	@$(TOOLS)/setup.sh 15 18

@@ -1,31 +1,41 @@
 #!/usr/bin/env bash
 # `make bench`: what protection, metering, tokens and auditing cost, against what one would write instead. Ratios of one run on one server.
-# BENCH_QUICK=1 takes some two minutes and is good for finding mistakes, not for figures.
-# Usage: run.sh [protection|planning|quota|token|audit …]
+# BENCH_QUICK=1 takes some two minutes for each part and is good for finding mistakes, not for figures.
+# Usage: run.sh [speed|protection|planning|quota|token|audit …]      MAJOR: that of the server; 15, and for `speed` 18, which has pgvector here
 # shellcheck source=tests/tools/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../tools/lib.sh"
 
-MAJOR=${MAJOR:-15}
-NAME=bench$MAJOR
-trap '"$TOOLS/server.sh" stop "$NAME"' EXIT
+major=15
+trap '"$TOOLS/server.sh" stop "bench$major"' EXIT
 # Everything in memory and nothing in the background, so that what is measured is CPU.
 settings=(shared_buffers=2GB autovacuum=off jit=off max_wal_size=8GB checkpoint_timeout=1h max_parallel_workers_per_gather=0
   max_prepared_transactions=0) # the default of PostgreSQL, and not of our tests
 
-# measure SCRIPT OPTION…
+# measure SCRIPT OPTION…: on a server of $major
 measure() {
   local script=$1 env
   shift
-  env=$("$TOOLS/server.sh" start "$MAJOR" "$NAME" "$@" "${settings[@]}")
+  env=$("$TOOLS/server.sh" start "$major" "bench$major" "${settings[@]}" "$@")
   # shellcheck disable=SC1090
   . "$env"
   PATH=$TENANCY_PG_BIN:$PATH python3 "$REPO/tests/bench/$script"
+  "$TOOLS/server.sh" stop "bench$major"
 }
 
-for part in "${@:-protection planning quota token audit}"; do
+# A third of the memory in GB, which is to hold three copies of the data: 2 to 8.
+buffers() { awk '/^MemTotal/ { n = int($2 / 3145728); print (n < 2 ? 2 : n > 8 ? 8 : n) "GB" }' /proc/meminfo; }
+
+for part in "${@:-speed protection planning quota token audit}"; do
   # shellcheck disable=SC2086
   for name in $part; do
+    major=${MAJOR:-15}
     case $name in
+      speed)
+        major=${MAJOR:-18}
+        "$TOOLS/setup.sh" flights
+        # What is loaded is not written twice.
+        TENANCY_FLIGHTS=$CACHE/flights measure speed.py --preload "shared_buffers=$(buffers)" wal_level=minimal max_wal_senders=0
+        ;;
       protection) measure bench.py --preload ;;
       planning) measure planning.py --preload ;;
       quota)

