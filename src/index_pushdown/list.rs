@@ -309,12 +309,7 @@ const GROUPS: &[Group] = &[
             "ltree_cmp",
         ],
     ),
-    (
-        "ltree",
-        "ltree",
-        Check::Query,
-        &["ltq_regex", "ltq_rregex", "lt_q_regex", "lt_q_rregex", "ltxtq_exec", "ltxtq_rexec"],
-    ),
+    ("ltree", "ltree", Check::Query, &["ltq_regex", "ltq_rregex", "ltxtq_exec", "ltxtq_rexec"]),
     // Bounding boxes are compared as they are stored; the reference system is not asked for.
     (
         "postgis-3",

@@ -13,7 +13,7 @@ use pgrx::{pg_sys, prelude::*};
 use super::{
     index_pushdown,
     part::Part,
-    planner, portal, rewrite,
+    planner, portal, pushed_scan, rewrite,
     running::{self, Step, Tenant},
     scope,
     statement::{Statement, bypassed, entries, has_policy, is_exempt},
@@ -206,7 +206,7 @@ unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, flags:
         if planner::is_tagged((*query).plannedstmt) {
             start_tagged(query);
         }
-        index_pushdown::starts(query);
+        pushed_scan::starts(query);
         running::leave(depth);
     }
 }

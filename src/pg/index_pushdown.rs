@@ -5,34 +5,24 @@
 //! `set_rel_pathlist_hook` lets it make those by index once more, with the conditions marked as leakproof that the judge trusts, and
 //! takes the mark away: filters keep the order that PostgreSQL gives them, after the policies.
 //!
-//! What an operator tells of a row besides its result is what must not get out. So a plan that was made with such a condition is tagged, and
-//! where it runs, each scan of an index checks first that the stack is deep enough for any of the operators that are trusted: one that found
-//! it too small would raise an error, and only where there is a row.
+//! What an operator tells of a row besides its result is what must not get out; nor may anything else be called on a row, or because there
+//! is one, that could tell. So conditions, indexes and policies that PostgreSQL itself would use are left out where they call what is not
+//! trusted, and a plan that was made with such a condition is tagged: `pushed_scan` watches over its run.
 
-use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ffi::{CStr, c_void};
 
 use pgrx::{guc::GucEnum, pg_sys, prelude::*};
 
 use super::{
-    leakproof::{Trust, is_trusted},
-    planner,
+    leakproof::{As, Trust, function, holds},
+    planner, pushed_scan,
     statement::{entries, has_policy},
-    xact,
 };
 
 mod raw {
     use super::*;
     unsafe extern "C-unwind" {
         pub fn create_index_paths(root: *mut pg_sys::PlannerInfo, rel: *mut pg_sys::RelOptInfo);
-        // A macro of this name calls the function of the other since 16; pgrx has no binding for that.
-        #[cfg_attr(not(feature = "pg15"), link_name = "planstate_tree_walker_impl")]
-        pub fn planstate_tree_walker(
-            state: *mut pg_sys::PlanState,
-            walker: unsafe extern "C-unwind" fn(*mut pg_sys::PlanState, *mut c_void) -> bool,
-            context: *mut c_void,
-        ) -> bool;
-        pub fn set_stack_base() -> *mut c_char;
-        pub fn restore_stack_base(base: *mut c_char);
     }
 }
 
@@ -97,18 +87,10 @@ pub struct Judges {
     pub policy: &'static CStr,
 }
 
-/// What the operators that are trusted need at most, with arguments of the size that is accepted: MatchText calls itself for each `%`.
-const STACK_NEEDED: usize = 512 * 1024;
-
 static mut JUDGES: Option<Judges> = None;
 static mut PREVIOUS: pg_sys::set_rel_pathlist_hook_type = None;
-static mut PREVIOUS_LOG: pg_sys::emit_log_hook_type = None;
 /// The plan that is being made has been given a condition.
 static mut HAS_PUSHED: bool = false;
-/// A scan of a tagged plan is running.
-static mut IS_SCANNING: bool = false;
-/// Where the stack begins.
-static mut STACK_BASE: usize = 0;
 
 /// Called once, when the library is loaded.
 pub fn init(judges: Judges) {
@@ -117,15 +99,8 @@ pub fn init(judges: Judges) {
         JUDGES = Some(judges);
         PREVIOUS = pg_sys::set_rel_pathlist_hook;
         pg_sys::set_rel_pathlist_hook = Some(add_paths);
-        PREVIOUS_LOG = pg_sys::emit_log_hook;
-        pg_sys::emit_log_hook = Some(emit_log);
     }
-    xact::listen(|event| {
-        if event.is_end() {
-            // SAFETY: backend-local. An error that is caught leaves the mark: the scan that it has ended may be inside another.
-            unsafe { IS_SCANNING = false }
-        }
-    });
+    pushed_scan::init();
 }
 
 /// Begins a plan; returns what `ends_plan` wants.
@@ -153,13 +128,17 @@ unsafe extern "C-unwind" fn add_paths(
             && !(*rel).indexlist.is_null();
         let marked = if may { mark(root, rel) } else { std::ptr::null_mut() };
         if !marked.is_null() {
-            let all = (*rel).indexlist;
+            let (all, has_joins) = ((*rel).indexlist, (*rel).has_eclass_joins);
             (*rel).indexlist = (*marked).indexes;
+            (*rel).has_eclass_joins = has_joins && (*marked).has_joins;
+            // By a distance: its operator would be called on the rows that a condition has led to.
+            let ordered = (*marked).ordered;
+            set_ordered(ordered, false);
             raw::create_index_paths(root, rel);
+            set_ordered(ordered, true);
             (*rel).indexlist = all;
-            for cell in entries((*marked).conditions) {
-                (*cell.ptr_value.cast::<pg_sys::RestrictInfo>()).leakproof = false;
-            }
+            (*rel).has_eclass_joins = has_joins;
+            put_back(&*marked);
             HAS_PUSHED = true;
         }
         if let Some(previous) = PREVIOUS {
@@ -168,9 +147,44 @@ unsafe extern "C-unwind" fn add_paths(
     }
 }
 
+unsafe fn set_ordered(indexes: *mut pg_sys::List, is_ordered: bool) {
+    // SAFETY: indexes of the table that is being planned.
+    unsafe {
+        for cell in entries(indexes) {
+            (*cell.ptr_value.cast::<pg_sys::IndexOptInfo>()).amcanorderbyop = is_ordered;
+        }
+    }
+}
+
 struct Marked {
-    conditions: *mut pg_sys::List,
+    /// The conditions that are marked.
+    trusted: *mut pg_sys::List,
+    /// Those from which PostgreSQL's own mark is taken: what they call could tell of a row that the others have led to.
+    others: *mut pg_sys::List,
+    /// Conditions with alternatives of which one is such, and those alternatives: PostgreSQL 18 gathers them anew.
+    hidden: *mut pg_sys::List,
+    alternatives: *mut pg_sys::List,
     indexes: *mut pg_sys::List,
+    /// Those of them that can return rows in the order of an operator.
+    ordered: *mut pg_sys::List,
+    /// Whether columns may be looked up that are equal to those of other tables.
+    has_joins: bool,
+}
+
+/// Takes back what was marked.
+unsafe fn put_back(marked: &Marked) {
+    // SAFETY: conditions of a table whose paths have been made; both lists of alternatives have the same length.
+    unsafe {
+        for cell in entries(marked.trusted) {
+            (*cell.ptr_value.cast::<pg_sys::RestrictInfo>()).leakproof = false;
+        }
+        for cell in entries(marked.others) {
+            (*cell.ptr_value.cast::<pg_sys::RestrictInfo>()).leakproof = true;
+        }
+        for (condition, alternatives) in entries(marked.hidden).iter().zip(entries(marked.alternatives)) {
+            (*condition.ptr_value.cast::<pg_sys::RestrictInfo>()).orclause = alternatives.ptr_value.cast();
+        }
+    }
 }
 
 /// Marks the conditions of a protected table that are trusted; null where there is none.
@@ -184,56 +198,89 @@ unsafe extern "C-unwind" fn mark(
         let none = std::ptr::null_mut();
         let Some(judges) = JUDGES else { return none };
         let which = (judges.indexes)();
-        // The parameter is the superuser's; and a stack that is too small for the check below would be one for all.
-        if which == Indexes::None || stack_limit() < 2 * STACK_NEEDED {
+        // The parameter is the superuser's.
+        if which == Indexes::None || !pushed_scan::can_keep_stack() {
             return none;
         }
         let all = [(*rel).baserestrictinfo, (*rel).joininfo];
         let waits =
             all.iter().any(|list| entries(*list).iter().any(|cell| waits(rel, cell.ptr_value.cast())));
-        if !waits || !is_protected(root, rel, judges.policy) {
+        if !waits || !is_protected(root, rel, judges.policy) || !is_first(rel, judges.trust) {
             return none;
         }
-        let indexes = if which == Indexes::OfTenant { indexes_of_tenant(rel) } else { (*rel).indexlist };
+        let indexes = usable_indexes(rel, which, judges.trust);
         if indexes.is_null() {
             return none;
         }
-        let mut conditions = std::ptr::null_mut();
-        for list in all {
-            for cell in entries(list) {
-                mark_condition(rel, cell.ptr_value.cast(), judges.trust, &mut conditions);
+        let mut ordered = std::ptr::null_mut();
+        for cell in entries(indexes) {
+            if (*cell.ptr_value.cast::<pg_sys::IndexOptInfo>()).amcanorderbyop {
+                ordered = pg_sys::lappend(ordered, cell.ptr_value);
             }
         }
-        if conditions.is_null() {
+        let mut marked = Marked {
+            trusted: std::ptr::null_mut(),
+            others: std::ptr::null_mut(),
+            hidden: std::ptr::null_mut(),
+            alternatives: std::ptr::null_mut(),
+            indexes,
+            ordered,
+            has_joins: are_plain(root, rel, judges.trust),
+        };
+        for list in all {
+            for cell in entries(list) {
+                mark_condition(rel, cell.ptr_value.cast(), judges.trust, &mut marked);
+            }
+        }
+        if marked.trusted.is_null() {
+            put_back(&marked);
             return none;
         }
-        let marked = pg_sys::palloc0(size_of::<Marked>()).cast::<Marked>();
-        *marked = Marked { conditions, indexes };
-        marked
+        let kept = pg_sys::palloc0(size_of::<Marked>()).cast::<Marked>();
+        *kept = marked;
+        kept
     }
 }
 
-/// Whether a condition must wait for the policies.
-unsafe fn waits(rel: *const pg_sys::RelOptInfo, condition: *const pg_sys::RestrictInfo) -> bool {
+/// Whether a condition must wait for the policies, unless it is leakproof.
+unsafe fn is_late(rel: *const pg_sys::RelOptInfo, condition: *const pg_sys::RestrictInfo) -> bool {
     // SAFETY: a condition of the table.
-    unsafe { !(*condition).leakproof && (*condition).security_level > (*rel).baserestrict_min_security }
+    unsafe { (*condition).security_level > (*rel).baserestrict_min_security }
 }
 
-/// Marks a condition that is trusted; of one that is made of alternatives, those that are.
+/// Whether a condition waits for the policies.
+unsafe fn waits(rel: *const pg_sys::RelOptInfo, condition: *const pg_sys::RestrictInfo) -> bool {
+    // SAFETY: a condition of the table.
+    unsafe { !(*condition).leakproof && is_late(rel, condition) }
+}
+
+/// Marks a condition that is trusted; of one that is made of alternatives, those that are. Takes the mark from one that is not.
 unsafe fn mark_condition(
     rel: *const pg_sys::RelOptInfo,
     condition: *mut pg_sys::RestrictInfo,
     trust: Trust,
-    marked: &mut *mut pg_sys::List,
+    marked: &mut Marked,
 ) {
     // SAFETY: a condition of the table; alternatives are a tree of AND and OR over conditions.
     unsafe {
-        if waits(rel, condition) && is_trusted((*condition).clause.cast(), trust) {
-            (*condition).leakproof = true;
-            *marked = pg_sys::lappend(*marked, condition.cast());
+        if is_late(rel, condition) {
+            let is_trusted = holds((*condition).clause.cast(), trust, As::Condition);
+            if is_trusted && !(*condition).leakproof {
+                marked.trusted = pg_sys::lappend(marked.trusted, condition.cast());
+            } else if !is_trusted && (*condition).leakproof {
+                marked.others = pg_sys::lappend(marked.others, condition.cast());
+            }
+            (*condition).leakproof = is_trusted;
         }
-        if !(*condition).orclause.is_null() {
-            mark_alternatives(rel, (*condition).orclause.cast(), trust, marked);
+        let alternatives = (*condition).orclause;
+        if !alternatives.is_null() {
+            let before = entries(marked.others).len();
+            mark_alternatives(rel, alternatives.cast(), trust, marked);
+            if entries(marked.others).len() > before {
+                marked.hidden = pg_sys::lappend(marked.hidden, condition.cast());
+                marked.alternatives = pg_sys::lappend(marked.alternatives, alternatives.cast());
+                (*condition).orclause = std::ptr::null_mut();
+            }
         }
     }
 }
@@ -242,7 +289,7 @@ unsafe fn mark_alternatives(
     rel: *const pg_sys::RelOptInfo,
     node: *mut pg_sys::Node,
     trust: Trust,
-    marked: &mut *mut pg_sys::List,
+    marked: &mut Marked,
 ) {
     // SAFETY: as above.
     unsafe {
@@ -255,6 +302,44 @@ unsafe fn mark_alternatives(
             pg_sys::NodeTag::T_RestrictInfo => mark_condition(rel, node.cast(), trust, marked),
             _ => {}
         }
+    }
+}
+
+/// Whether the policy that asks for the tenant comes before all that could tell of a row: others come first by their names.
+unsafe fn is_first(rel: *const pg_sys::RelOptInfo, trust: Trust) -> bool {
+    unsafe extern "C-unwind" fn is_ours(number: pg_sys::Oid, _: *mut c_void) -> bool {
+        function(number).is_some_and(|function| function.is_in(b"tenancy"))
+    }
+    // SAFETY: conditions of the table.
+    unsafe {
+        let conditions = || {
+            entries((*rel).baserestrictinfo).iter().map(|cell| cell.ptr_value.cast::<pg_sys::RestrictInfo>())
+        };
+        let ours = conditions()
+            .filter(|condition| planner::calls((**condition).clause.cast(), is_ours))
+            .map(|condition| (*condition).security_level)
+            .min();
+        ours.is_some_and(|ours| {
+            conditions()
+                .filter(|condition| (**condition).security_level <= ours)
+                .all(|condition| holds((*condition).clause.cast(), trust, As::Condition))
+        })
+    }
+}
+
+/// Whether what the columns of a table are equal to calls only what is trusted.
+unsafe fn are_plain(root: *const pg_sys::PlannerInfo, rel: *const pg_sys::RelOptInfo, trust: Trust) -> bool {
+    // SAFETY: the table's numbers are of classes of the query; each has a list of members.
+    unsafe {
+        entries((*root).eq_classes)
+            .iter()
+            .map(|cell| cell.ptr_value.cast::<pg_sys::EquivalenceClass>())
+            .filter(|class| {
+                pg_sys::bms_overlap((**class).ec_relids, (*rel).relids) || !(*rel).top_parent_relids.is_null()
+            })
+            .flat_map(|class| entries((*class).ec_members))
+            .map(|cell| cell.ptr_value.cast::<pg_sys::EquivalenceMember>())
+            .all(|member| holds((*member).em_expr.cast(), trust, As::Key))
     }
 }
 
@@ -282,27 +367,16 @@ unsafe fn is_protected(
     }
 }
 
-/// The indexes that the policy's own condition leads to.
-unsafe fn indexes_of_tenant(rel: *const pg_sys::RelOptInfo) -> *mut pg_sys::List {
-    // SAFETY: conditions and indexes of the table; an index has as many keys as it says.
+/// The indexes that conditions are given to.
+unsafe fn usable_indexes(rel: *const pg_sys::RelOptInfo, which: Indexes, trust: Trust) -> *mut pg_sys::List {
+    // SAFETY: indexes of the table, which is locked.
     unsafe {
-        let mut columns = std::ptr::null_mut();
-        for cell in entries((*rel).baserestrictinfo) {
-            let condition = cell.ptr_value.cast::<pg_sys::RestrictInfo>();
-            if (*condition).security_level == (*rel).baserestrict_min_security {
-                pg_sys::pull_varattnos((*condition).clause.cast(), (*rel).relid, &mut columns);
-            }
-        }
+        let of_tenant =
+            if which == Indexes::OfTenant { columns_of_tenant(rel) } else { std::ptr::null_mut() };
         let mut found = std::ptr::null_mut();
         for cell in entries((*rel).indexlist) {
             let index = cell.ptr_value.cast::<pg_sys::IndexOptInfo>();
-            let keys = std::slice::from_raw_parts((*index).indexkeys, (*index).nkeycolumns as usize);
-            // A B-tree is entered by its first key; those that have no order, by any.
-            let is_ordered = (*index).relam.to_u32() == pg_sys::BTREE_AM_OID.to_u32();
-            let leads = keys.iter().take(if is_ordered { 1 } else { keys.len() }).any(|key| {
-                *key != 0 && pg_sys::bms_is_member(*key - pg_sys::FirstLowInvalidHeapAttributeNumber, columns)
-            });
-            if leads {
+            if is_calm(index, trust) && (which == Indexes::All || leads_to(index, of_tenant)) {
                 found = pg_sys::lappend(found, index.cast());
             }
         }
@@ -310,129 +384,64 @@ unsafe fn indexes_of_tenant(rel: *const pg_sys::RelOptInfo) -> *mut pg_sys::List
     }
 }
 
-/// Bytes that the stack may have.
-fn stack_limit() -> usize {
-    // SAFETY: a plain read of a backend-local integer, which is not negative.
-    unsafe { pg_sys::max_stack_depth as usize * 1024 }
-}
-
-/// Whether the stack has what the operators need.
-#[inline]
-unsafe fn has_stack() -> bool {
-    // SAFETY: PostgreSQL's base is put back at once; a backend has one stack.
+/// Whether nothing is called because of an index that could tell of a row: not its access method, nor the functions of its operator
+/// classes, nor its predicate. Where a page is looked at as a whole, the key of a partial index is computed of rows that it does not hold.
+unsafe fn is_calm(index: *const pg_sys::IndexOptInfo, trust: Trust) -> bool {
+    let is_built_in = |number: pg_sys::Oid| number.to_u32() < pg_sys::FirstNormalObjectId;
+    // SAFETY: an index has as many keys as it says.
     unsafe {
-        if STACK_BASE == 0 {
-            let base = raw::set_stack_base();
-            raw::restore_stack_base(base);
-            STACK_BASE = base as usize;
-        }
-        let here = 0u8;
-        STACK_BASE.abs_diff(std::ptr::addr_of!(here) as usize) + STACK_NEEDED <= stack_limit()
+        let keys = (*index).nkeycolumns as usize;
+        let of = |numbers: *const pg_sys::Oid| std::slice::from_raw_parts(numbers, keys).iter().copied();
+        is_built_in((*index).relam)
+            && (of((*index).opfamily).chain(of((*index).opcintype)).all(is_built_in)
+                || is_in_c((*index).indexoid))
+            && ((*index).indpred.is_null()
+                || holds((*index).indpred.cast(), trust, As::Key)
+                    && holds((*index).indexprs.cast(), trust, As::AnyRow))
     }
 }
 
-/// A scan of an index, as PostgreSQL has it.
-type Scan = unsafe extern "C-unwind" fn(*mut pg_sys::PlanState) -> *mut pg_sys::TupleTableSlot;
-static mut INDEX_SCAN: Option<Scan> = None;
-static mut INDEX_ONLY_SCAN: Option<Scan> = None;
-static mut BITMAP_SCAN: Option<Scan> = None;
-
-/// Prepares the scans of a tagged plan that is about to run.
-pub unsafe fn starts(query: *mut pg_sys::QueryDesc) {
-    // SAFETY: a query that has been started. Its subplans are reached from the nodes that call them.
+/// Whether the functions of the operator classes of an index are in C, as a superuser's own may be no less than what is trusted.
+unsafe fn is_in_c(index: pg_sys::Oid) -> bool {
+    // SAFETY: the planner has the index locked; its relation has as many functions as its access method says for each key.
     unsafe {
-        if planner::is_pushed((*query).plannedstmt) && !(*query).planstate.is_null() {
-            check_scans((*query).planstate, std::ptr::null_mut());
-        }
+        let relation = pg_sys::index_open(index, pg_sys::NoLock as pg_sys::LOCKMODE);
+        let each = (*(*relation).rd_indam).amsupport as usize;
+        let count = (*(*relation).rd_index).indnkeyatts as usize * each;
+        let functions = std::slice::from_raw_parts((*relation).rd_support, count);
+        let found = functions
+            .iter()
+            .filter(|number| **number != pg_sys::InvalidOid)
+            .all(|number| function(*number).is_some_and(|function| function.symbol.is_some()));
+        pg_sys::index_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
+        found
     }
 }
 
-unsafe extern "C-unwind" fn check_scans(state: *mut pg_sys::PlanState, none: *mut c_void) -> bool {
-    // SAFETY: PostgreSQL passes valid nodes; each kind has one function, which is kept and called by ours.
+/// The columns that the policy's own condition is about.
+unsafe fn columns_of_tenant(rel: *const pg_sys::RelOptInfo) -> *mut pg_sys::Bitmapset {
+    // SAFETY: conditions of the table.
     unsafe {
-        if state.is_null() {
-            return false;
-        }
-        let (kept, ours): (*mut Option<Scan>, Scan) = match (*state).type_ {
-            pg_sys::NodeTag::T_IndexScanState => (std::ptr::addr_of_mut!(INDEX_SCAN), index_scan),
-            pg_sys::NodeTag::T_IndexOnlyScanState => {
-                (std::ptr::addr_of_mut!(INDEX_ONLY_SCAN), index_only_scan)
-            }
-            pg_sys::NodeTag::T_BitmapHeapScanState => (std::ptr::addr_of_mut!(BITMAP_SCAN), bitmap_scan),
-            _ => return raw::planstate_tree_walker(state, check_scans, none),
-        };
-        let its = (*state).ExecProcNodeReal;
-        if its.is_some_and(|its| its as usize != ours as usize) {
-            *kept = its;
-            (*state).ExecProcNodeReal = Some(ours);
-            // What PostgreSQL calls first, it lets find the real one.
-            if (*state).ExecProcNode.map(|first| first as usize) == its.map(|its| its as usize) {
-                (*state).ExecProcNode = Some(ours);
+        let mut columns = std::ptr::null_mut();
+        for cell in entries((*rel).baserestrictinfo) {
+            let condition = cell.ptr_value.cast::<pg_sys::RestrictInfo>();
+            if !is_late(rel, condition) {
+                pg_sys::pull_varattnos((*condition).clause.cast(), (*rel).relid, &mut columns);
             }
         }
-        raw::planstate_tree_walker(state, check_scans, none)
+        columns
     }
 }
 
-#[inline]
-unsafe fn scan(state: *mut pg_sys::PlanState, kept: Option<Scan>) -> *mut pg_sys::TupleTableSlot {
-    // SAFETY: the function that was there before; an error leaves the mark until the transaction ends.
+/// Whether an index leads to rows with certain values of columns.
+unsafe fn leads_to(index: *const pg_sys::IndexOptInfo, columns: *const pg_sys::Bitmapset) -> bool {
+    // SAFETY: an index has as many keys as it says.
     unsafe {
-        if !has_stack() {
-            too_deep();
-        }
-        let outer = IS_SCANNING;
-        IS_SCANNING = true;
-        let slot = match kept {
-            Some(kept) => kept(state),
-            None => std::ptr::null_mut(),
-        };
-        IS_SCANNING = outer;
-        slot
-    }
-}
-
-unsafe extern "C-unwind" fn index_scan(state: *mut pg_sys::PlanState) -> *mut pg_sys::TupleTableSlot {
-    // SAFETY: PostgreSQL's own argument.
-    unsafe { scan(state, INDEX_SCAN) }
-}
-
-unsafe extern "C-unwind" fn index_only_scan(state: *mut pg_sys::PlanState) -> *mut pg_sys::TupleTableSlot {
-    // SAFETY: PostgreSQL's own argument.
-    unsafe { scan(state, INDEX_ONLY_SCAN) }
-}
-
-unsafe extern "C-unwind" fn bitmap_scan(state: *mut pg_sys::PlanState) -> *mut pg_sys::TupleTableSlot {
-    // SAFETY: PostgreSQL's own argument.
-    unsafe { scan(state, BITMAP_SCAN) }
-}
-
-/// As PostgreSQL says it.
-#[cold]
-#[pg_guard]
-unsafe extern "C-unwind" fn too_deep() {
-    ereport!(
-        ERROR,
-        PgSqlErrorCode::ERRCODE_STATEMENT_TOO_COMPLEX,
-        "stack depth limit exceeded",
-        "An index scan with tenancy.index_pushdown keeps 512 kB free for its operators. Call fewer functions inside each other, or increase the configuration parameter \"max_stack_depth\"."
-    );
-}
-
-/// What a function says of a value that it parses, a client should hear of its own rows only.
-const TOLD: [&CStr; 1] = [c"word is too long to be indexed"];
-
-unsafe extern "C-unwind" fn emit_log(report: *mut pg_sys::ErrorData) {
-    // SAFETY: a report that PostgreSQL is about to send, whose texts are C strings or null.
-    unsafe {
-        if IS_SCANNING && (*report).elevel < PgLogLevel::ERROR as c_int {
-            let id = (*report).message_id;
-            if !id.is_null() && TOLD.contains(&CStr::from_ptr(id)) {
-                (*report).output_to_client = false;
-            }
-        }
-        if let Some(previous) = PREVIOUS_LOG {
-            previous(report);
-        }
+        let keys = std::slice::from_raw_parts((*index).indexkeys, (*index).nkeycolumns as usize);
+        // A B-tree is entered by its first key; those that have no order, by any.
+        let is_ordered = (*index).relam.to_u32() == pg_sys::BTREE_AM_OID.to_u32();
+        keys.iter().take(if is_ordered { 1 } else { keys.len() }).any(|key| {
+            *key != 0 && pg_sys::bms_is_member(*key - pg_sys::FirstLowInvalidHeapAttributeNumber, columns)
+        })
     }
 }

@@ -31,6 +31,7 @@ pub mod notify;
 pub mod part;
 pub mod planner;
 pub mod portal;
+pub mod pushed_scan;
 pub mod query;
 pub mod rewrite;
 pub mod row_trigger;

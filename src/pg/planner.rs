@@ -117,6 +117,25 @@ pub fn keeps_generic_plans() -> bool {
     unsafe { pg_sys::plan_cache_mode as u32 == pg_sys::PlanCacheMode::PLAN_CACHE_MODE_FORCE_GENERIC_PLAN }
 }
 
+/// Says whether a function is such a one.
+pub type Is = unsafe extern "C-unwind" fn(pg_sys::Oid, *mut c_void) -> bool;
+
+/// Whether an expression calls such a function.
+pub unsafe fn calls(node: *mut pg_sys::Node, is: Is) -> bool {
+    unsafe extern "C-unwind" fn look(node: *mut pg_sys::Node, is: *mut c_void) -> bool {
+        // SAFETY: PostgreSQL passes nodes of the tree, or null; the context is the caller's.
+        unsafe {
+            !node.is_null()
+                && (raw::check_functions_in_node(node, *is.cast::<Is>(), std::ptr::null_mut())
+                    || raw::expression_tree_walker(node, look, is))
+        }
+    }
+    let mut is = is;
+    let context = std::ptr::from_mut(&mut is).cast();
+    // SAFETY: the caller passes an expression; errors are caught at the boundary.
+    unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| look(node, context)) }
+}
+
 /// Makes PostgreSQL plan anew what it has planned.
 pub fn drop_plans() {
     // SAFETY: marks what is in memory; raises nothing. Plans that are in use stay until they are not.
