@@ -58,8 +58,10 @@ AS $$
         FROM chosen c JOIN chosen p ON p.n = c.n AND p.oid = c.parent
         WHERE NOT c.has_foreign AND (NOT c.is_attached OR c.is_broken)
     )
-    -- The names of the two lines of a partition are in their order: ALTER comes after.
-    SELECT l.n, string_agg(l.line, E'\n' ORDER BY l.depth, l.qualified, starts_with(l.line, 'ALTER'), l.line) FROM line l GROUP BY l.n
+    -- Who runs the lines one by one must not run a part of a name that has lines itself: then they are comments.
+    SELECT l.n, string_agg(concat(CASE WHEN n.has_lines THEN '-- ' END, _tenancy.one_line(l.line)), E'\n' ORDER BY l.depth, l.qualified, starts_with(l.line, 'ALTER'), l.line)
+    FROM line l JOIN (SELECT l.n, bool_or(l.line ~ '[[:cntrl:]]') AS has_lines FROM line l GROUP BY l.n) n ON n.n = l.n
+    GROUP BY l.n
 $$;
 COMMENT ON FUNCTION _tenancy.index_statements(_tenancy.advice_scene, jsonb) IS 'the lines that make indexes on tables and on partitions';
 
@@ -139,7 +141,7 @@ BEGIN
                     AND (k.advice <> 'sort_index_missing' OR w.order_column = ANY (k.columns))) e
             WHERE e.place <= 3 GROUP BY e.n
         )
-        SELECT k.top::regclass, k.advice, priorities[k.place], k.reason, coalesce(k.statement, concat_ws(E'\n', k.prelude, s.statement)),
+        SELECT k.top::regclass, k.advice, priorities[k.place], k.reason, coalesce(CASE WHEN k.statement ~ '[[:cntrl:]]' THEN '-- ' || _tenancy.one_line(k.statement) ELSE k.statement END, concat_ws(E'\n', k.prelude, s.statement)),
                k.evidence || jsonb_strip_nulls(jsonb_build_object('statements', e.statements, 'hypopg', CASE
                    WHEN k.statement IS NULL AND row_number() OVER (ORDER BY k.statement IS NOT NULL, k.place, k.bytes DESC) <= 100
                    THEN _tenancy.hypothetical(k.top::regclass, k.tenant_column, k.columns, k.body, k.advice) END))

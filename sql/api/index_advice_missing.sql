@@ -126,14 +126,14 @@ AS $$
                s.order_by, s.statements, s.calls, s.blocks, s.rows
         FROM from_index i FULL JOIN from_statement s USING (top, name) JOIN t ON t.oid = top
     ), serving AS MATERIALIZED (
-        SELECT s.leaf, s.keys, s.predicate FROM _tenancy.advice_serving(scene) s WHERE s.method = 'btree'
+        SELECT s.leaf, s.keys, s.seen_predicate FROM _tenancy.advice_serving(scene) s WHERE s.method = 'btree'
     ), lacking AS MATERIALIZED (
         SELECT w.top, w.name
         FROM wanted w JOIN unnest(scene.members) m ON m.top = w.top AND m.relkind = 'r'
         WHERE NOT EXISTS (
             SELECT FROM serving s
             WHERE s.leaf = m.oid AND (s.keys[1] = w.tenant_column AND w.name = ANY (s.keys) OR m.is_single AND s.keys[1] = w.name)
-              AND (s.predicate IS NULL OR s.predicate = w.predicate))
+              AND (s.seen_predicate IS NULL OR s.seen_predicate = w.predicate))
         GROUP BY w.top, w.name HAVING sum(m.bytes) >= 1048576
     )
     SELECT w.top, 'sort_index_missing', CASE WHEN w.statements > 0 THEN 'medium' ELSE 'low' END,
@@ -186,6 +186,6 @@ AS $$
     CROSS JOIN LATERAL (SELECT _tenancy.index_body(x.oid) AS body) b
     CROSS JOIN (SELECT current_setting('tenancy.index_pushdown') = 'tenant_indexes' AS of_tenant_only) p
     WHERE x.is_valid AND (p.of_tenant_only OR x.scans >= 10 AND x.entries >= 100 * x.scans) AND b.body LIKE 'gin (%' AND NOT x.has_tenant
-      AND NOT EXISTS (SELECT FROM x AS y WHERE y.top = x.top AND y.has_tenant AND y.columns @> x.columns AND (y.predicate IS NULL OR y.predicate = x.predicate))
+      AND NOT EXISTS (SELECT FROM x AS y WHERE y.top = x.top AND y.has_tenant AND y.columns @> x.columns AND (y.seen_predicate IS NULL OR y.predicate = x.predicate))
 $$;
 COMMENT ON FUNCTION _tenancy.advice_gin(_tenancy.advice_scene) IS 'advice: GIN indexes without the tenant column';

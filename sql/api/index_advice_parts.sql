@@ -62,7 +62,8 @@ COMMENT ON VIEW _tenancy.advice_tables IS 'the protected tables with their parti
 
 -- The indexes on them. top_index is the one that an index of a partition belongs to: what is advised is about that.
 --   keys, others    names of columns, in order; null for an expression; others are those of INCLUDE
---   is_leading      finds the rows of a tenant: of all rows, able to find a value, and with the collation in which policies compare
+--   seen_predicate  null too where a restrictive policy asks for the same, so that whoever is under policies finds all that it sees
+--   is_leading      finds the rows of a tenant: of all that it sees, able to find a value, and with the collation in which policies compare
 --   is_leftover     of a REINDEX CONCURRENTLY that did not end
 --   bytes, scans, entries, blocks   of the index that it belongs to, with all its partitions
 --   is_kept         holds a constraint or replication, or is an extension's: not to be dropped
@@ -80,6 +81,13 @@ CREATE VIEW _tenancy.advice_indexes AS
         FROM i CROSS JOIN LATERAL unnest(i.indkey::smallint[]) WITH ORDINALITY AS k(attnum, place)
         LEFT JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
         GROUP BY i.indexrelid
+    ), asked AS MATERIALIZED (
+        SELECT DISTINCT y.polrelid, pg_get_expr(y.polqual, y.polrelid) AS condition
+        FROM pg_policy y WHERE NOT y.polpermissive AND y.polcmd IN ('*', 'r') AND y.polroles = '{0}' AND y.polqual IS NOT NULL
+    ), predicates AS MATERIALIZED (
+        SELECT i.indexrelid, p.predicate, CASE WHEN a.polrelid IS NULL THEN p.predicate END AS seen_predicate
+        FROM i CROSS JOIN LATERAL (SELECT pg_get_expr(i.indpred, i.indrelid) AS predicate) p
+        LEFT JOIN asked a ON a.polrelid = i.indrelid AND a.condition = p.predicate
     ), held AS MATERIALIZED (
         SELECT c.conindid AS oid FROM pg_constraint c WHERE c.conindid <> 0
         UNION
@@ -88,8 +96,8 @@ CREATE VIEW _tenancy.advice_indexes AS
     SELECT i.top, i.depth, i.indrelid AS relation, i.indexrelid AS oid, u.top_index, c.relname AS name, c.relnamespace, c.relkind, a.amname AS method,
            i.qualified, n.names[1:i.indnkeyatts] AS keys, n.names[i.indnkeyatts + 1:] AS others,
            i.indclass::oid[] AS classes, i.indcollation::oid[] AS collations, i.indoption::smallint[] AS options,
-           i.indisunique AS is_unique, i.indisvalid AS is_valid, pg_get_expr(i.indpred, i.indrelid) AS predicate, i.indexprs IS NOT NULL AS has_expressions,
-           a.amname IN ('btree', 'hash') AND i.indpred IS NULL AND i.indkey[0] = i.attnum AND i.indcollation[0] = i.attcollation AS is_leading,
+           i.indisunique AS is_unique, i.indisvalid AS is_valid, p.predicate, p.seen_predicate, i.indexprs IS NOT NULL AS has_expressions,
+           a.amname IN ('btree', 'hash') AND p.seen_predicate IS NULL AND i.indkey[0] = i.attnum AND i.indcollation[0] = i.attcollation AS is_leading,
            NOT i.indisvalid AND c.relname ~ '_cc(new|old)[0-9]*$' AS is_leftover,
            i.indisunique OR i.indisexclusion OR i.indisreplident OR i.indisclustered OR h.oid IS NOT NULL AS is_kept,
            c.reltablespace,
@@ -99,7 +107,7 @@ CREATE VIEW _tenancy.advice_indexes AS
            (sum(pg_stat_get_blocks_fetched(i.indexrelid)) OVER whole)::bigint AS blocks
     FROM i
     JOIN up u ON u.oid = i.indexrelid
-    JOIN names n ON n.indexrelid = i.indexrelid
+    JOIN names n ON n.indexrelid = i.indexrelid JOIN predicates p ON p.indexrelid = i.indexrelid
     JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am a ON a.oid = c.relam
     LEFT JOIN held h ON h.oid = i.indexrelid
     WINDOW whole AS (PARTITION BY u.top_index);
@@ -121,14 +129,14 @@ CREATE TYPE _tenancy.advice AS (
 COMMENT ON TYPE _tenancy.advice IS 'what a rule of index_advice says';
 
 -- Each table or partition that holds rows, with each index that serves statements on it, or will: an invalid one is for another rule to speak of.
-CREATE FUNCTION _tenancy.advice_serving(scene _tenancy.advice_scene) RETURNS TABLE (leaf oid, method name, keys name[], predicate text, is_leading boolean)
+CREATE FUNCTION _tenancy.advice_serving(scene _tenancy.advice_scene) RETURNS TABLE (leaf oid, method name, keys name[], predicate text, seen_predicate text, is_leading boolean)
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT x.relation, x.method, x.keys, x.predicate, x.is_leading FROM unnest(scene.indexes) x WHERE x.relkind = 'i' AND NOT x.is_leftover
+    SELECT x.relation, x.method, x.keys, x.predicate, x.seen_predicate, x.is_leading FROM unnest(scene.indexes) x WHERE x.relkind = 'i' AND NOT x.is_leftover
     UNION ALL
     -- Not yet on all partitions.
-    SELECT m.oid, x.method, x.keys, x.predicate, x.is_leading
+    SELECT m.oid, x.method, x.keys, x.predicate, x.seen_predicate, x.is_leading
     FROM unnest(scene.indexes) x JOIN unnest(scene.members) m ON m.top = x.top
     WHERE x.relkind = 'I' AND x.depth = 0 AND NOT x.is_valid AND m.relkind = 'r'
 $$;

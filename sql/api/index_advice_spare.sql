@@ -34,7 +34,7 @@ AS $$
     WITH x AS MATERIALIZED (
         SELECT x.*, n.length, (x.method = 'btree', n.length, x.is_kept, cardinality(x.others), -x.oid::bigint) AS rank
         FROM unnest(scene.indexes) x CROSS JOIN LATERAL (SELECT cardinality(x.keys) AS length) n
-        WHERE x.is_leading AND x.is_valid AND x.depth = 0
+        WHERE x.is_leading AND x.is_valid AND x.predicate IS NULL AND x.depth = 0
     ), pair AS (
         SELECT DISTINCT ON (x.oid) x.*, y.name AS instead, y.bytes AS instead_bytes
         FROM x JOIN x AS y ON y.top = x.top AND y.rank > x.rank AND y.method = 'btree'

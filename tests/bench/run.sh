@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # `make bench`: what protection, metering, tokens and auditing cost, against what one would write instead. Ratios of one run on one server.
 # BENCH_QUICK=1 takes some two minutes for each part and is good for finding mistakes, not for figures.
-# Usage: run.sh [speed|protection|planning|quota|token|audit …]      MAJOR: that of the server; 15, and for `speed` 18, which has pgvector here
+# Usage: run.sh [speed|protection|planning|quota|token|audit|active_tenants …]      MAJOR: that of the server; 15, and for `speed` 18, which has pgvector here
+#   without a name all but active_tenants, which is behind docs/active_tenants.md
 # shellcheck source=tests/tools/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../tools/lib.sh"
 
@@ -44,6 +45,7 @@ for part in "${@:-speed protection planning quota token audit}"; do
         ;;
       token) measure tokens.py --preload ;;
       audit) measure audit.py --preload --durable ;;
+      active_tenants) measure active_tenants.py --preload ;;
       *) die "unknown part: $name" ;;
     esac
   done

@@ -1,4 +1,4 @@
-"""tenancy.lint() of a large database: the time that it takes grows with the tables, and not with their square.
+"""tenancy.lint() and tenancy.index_advice() of a large database: the time that they take grows with the tables, and not with their square.
 
 Times are compared with one another, measured by turns on one server; none is compared with a number of seconds.
 """
@@ -52,6 +52,21 @@ class Tables(Database):
             seconds = time.perf_counter() - begin
         return seconds, [table for rule, table in found if rule == "table_unprotected"]
 
+    def grow(self):
+        """Has the tables look as if they had rows, and those that are protected by themselves lack what protect made."""
+        self.run("UPDATE pg_class SET relpages = 1000, reltuples = 50000 WHERE relname ~ '^(own|leaf)_'")
+        for begin in range(0, self.count // PART, BATCH):
+            names = ", ".join(f"tenancy_own_{n}_tenant" for n in range(begin, min(begin + BATCH, self.count // PART)))
+            self.run(f"DROP INDEX {names}")
+
+    def index_advice(self):
+        """How many seconds it takes, and how often it advises on what."""
+        with self.connect("postgres") as dba:
+            begin = time.perf_counter()
+            found = dba.execute("SELECT advice, count(*), count(statement) FROM tenancy.index_advice() GROUP BY advice").fetchall()
+            seconds = time.perf_counter() - begin
+        return seconds, found
+
 
 @pytest.fixture(scope="module")
 def server():
@@ -64,10 +79,21 @@ def server():
         server_tool("stop", NAME)
 
 
-def test_lint_is_not_quadratic(server):
+@pytest.fixture(scope="module")
+def databases(server):
     begin = time.perf_counter()
     databases = [Tables(server, FEW), Tables(server, MANY)]
     print(f"\ntables made in {time.perf_counter() - begin:.1f} s")
+    return databases
+
+
+def assert_not_quadratic(times):
+    ratio = min(times[MANY]) / min(times[FEW])
+    print(f"ratio {ratio:.1f}")
+    assert ratio < RATIO, times
+
+
+def test_lint_is_not_quadratic(databases):
     times = {FEW: [], MANY: []}
     for _ in range(3):
         for database in databases:
@@ -79,6 +105,19 @@ def test_lint_is_not_quadratic(server):
         assert protected == [(2 * database.count // PART + 1,) * 2]
         shown = ", ".join(f"{seconds:.2f}" for seconds in times[database.count])
         print(f"{database.count} tables, {protected[0][0]} of them protected: {shown} s")
-    ratio = min(times[MANY]) / min(times[FEW])
-    print(f"ratio {ratio:.1f}")
-    assert ratio < RATIO, times
+    assert_not_quadratic(times)
+
+
+def test_index_advice_is_not_quadratic(databases):
+    times = {FEW: [], MANY: []}
+    for database in databases:
+        database.grow()
+    for _ in range(3):
+        for database in databases:
+            seconds, found = database.index_advice()
+            part = database.count // PART
+            assert found == [("index_missing", part, part)]
+            times[database.count].append(seconds)
+    for count, shown in times.items():
+        print(f"{count} tables: {', '.join(f'{seconds:.2f}' for seconds in shown)} s")
+    assert_not_quadratic(times)

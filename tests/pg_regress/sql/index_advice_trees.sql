@@ -132,5 +132,14 @@ SELECT pg_temp.shown();
 SELECT pg_temp.lines() \gexec
 \set ECHO all
 SELECT * FROM pg_temp.advice();
+-- A name of several lines does not become lines.
+DO $$ BEGIN
+    EXECUTE format('CREATE TABLE %I AS TABLE same', E'a\n; SELECT ''never''; --');
+    EXECUTE format('CREATE INDEX %I ON same (b_c, id)', E'b\n; SELECT ''never''; --');
+    PERFORM tenancy.protect(format('%I', E'a\n; SELECT ''never''; --')::regclass, tenant_column => 'b_c', create_index => false);
+    UPDATE pg_index SET indisvalid = false WHERE indexrelid = format('%I', E'b\n; SELECT ''never''; --')::regclass;
+END $$;
+SELECT pg_temp.lines();
+SELECT pg_temp.lines() \gexec
 SET client_min_messages = error;
 DROP SCHEMA "Index Advice", index_advice_parts CASCADE;
