@@ -138,7 +138,7 @@ unsafe extern "C-unwind" fn add_paths(
             set_ordered(ordered, true);
             (*rel).indexlist = all;
             (*rel).has_eclass_joins = has_joins;
-            put_back(&*marked);
+            put_back(rel, &*marked);
             HAS_PUSHED = true;
         }
         if let Some(previous) = PREVIOUS {
@@ -172,7 +172,7 @@ struct Marked {
 }
 
 /// Takes back what was marked.
-unsafe fn put_back(marked: &Marked) {
+unsafe fn put_back(rel: *const pg_sys::RelOptInfo, marked: &Marked) {
     // SAFETY: conditions of a table whose paths have been made; both lists of alternatives have the same length.
     unsafe {
         for cell in entries(marked.trusted) {
@@ -183,6 +183,19 @@ unsafe fn put_back(marked: &Marked) {
         }
         for (condition, alternatives) in entries(marked.hidden).iter().zip(entries(marked.alternatives)) {
             (*condition.ptr_value.cast::<pg_sys::RestrictInfo>()).orclause = alternatives.ptr_value.cast();
+        }
+        // A filter that is leakproof and cheap would come before the policies (`order_qual_clauses`), and so on the rows that the others have
+        // led to, with all that it computes a value by.
+        let lists = if marked.trusted.is_null() {
+            [std::ptr::null_mut(); 2]
+        } else {
+            [(*rel).baserestrictinfo, (*rel).joininfo]
+        };
+        for cell in lists.into_iter().flat_map(|list| entries(list)) {
+            let condition = cell.ptr_value.cast::<pg_sys::RestrictInfo>();
+            if is_late(rel, condition) && !planner::is_quiet((*condition).clause.cast()) {
+                (*condition).leakproof = false;
+            }
         }
     }
 }
@@ -233,7 +246,7 @@ unsafe extern "C-unwind" fn mark(
             }
         }
         if marked.trusted.is_null() {
-            put_back(&marked);
+            put_back(rel, &marked);
             return none;
         }
         let kept = pg_sys::palloc0(size_of::<Marked>()).cast::<Marked>();

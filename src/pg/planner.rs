@@ -136,6 +136,26 @@ pub unsafe fn calls(node: *mut pg_sys::Node, is: Is) -> bool {
     unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| look(node, context)) }
 }
 
+/// Whether an expression calls LEAKPROOF functions only, and waits for no result of another query, which runs when it is first asked for.
+pub unsafe fn is_quiet(node: *mut pg_sys::Node) -> bool {
+    unsafe extern "C-unwind" fn leaks(number: pg_sys::Oid, _: *mut c_void) -> bool {
+        // SAFETY: called inside a transaction.
+        unsafe { !pg_sys::get_func_leakproof(number) }
+    }
+    unsafe extern "C-unwind" fn look(node: *mut pg_sys::Node, none: *mut c_void) -> bool {
+        // SAFETY: PostgreSQL passes nodes of the tree, or null; the tag of a node tells its type.
+        unsafe {
+            !node.is_null()
+                && ((*node).type_ == pg_sys::NodeTag::T_Param
+                    && (*node.cast::<pg_sys::Param>()).paramkind == pg_sys::ParamKind::PARAM_EXEC
+                    || raw::check_functions_in_node(node, leaks, none)
+                    || raw::expression_tree_walker(node, look, none))
+        }
+    }
+    // SAFETY: the caller passes an expression; errors are caught at the boundary.
+    unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| !look(node, std::ptr::null_mut())) }
+}
+
 /// Makes PostgreSQL plan anew what it has planned.
 pub fn drop_plans() {
     // SAFETY: marks what is in memory; raises nothing. Plans that are in use stay until they are not.
