@@ -125,6 +125,9 @@ unsafe extern "C-unwind" fn add_paths(
     unsafe {
         let may = (*root).qual_security_level > 0
             && (*entry).rtekind == pg_sys::RTEKind::RTE_RELATION
+            // Where PostgreSQL makes such paths: not for a parent, whose indexes have no rows, nor for a sample, which an index does not know.
+            && !(*entry).inh
+            && (*entry).tablesample.is_null()
             && !(*rel).indexlist.is_null();
         let marked = if may { mark(root, rel) } else { std::ptr::null_mut() };
         if !marked.is_null() {

@@ -147,6 +147,7 @@ SET enable_sort = off;
 SELECT reaches('SELECT * FROM "Weird Doc" WHERE area && box ''((1,1),(900,900))'' ORDER BY area <-> point ''(5,5)'' LIMIT 3') AS nearest;
 RESET enable_sort;
 SELECT reaches('SELECT * FROM seen WHERE price = 5') AS "view";
+SELECT reaches('SELECT * FROM "Weird Doc" TABLESAMPLE bernoulli (0) WHERE tsv @@ ''w5''') AS sample, count(*) AS rows FROM "Weird Doc" TABLESAMPLE bernoulli (0) WHERE tsv @@ 'w5';
 PREPARE by_word(tsquery) AS SELECT count(*) FROM "Weird Doc" WHERE tsv @@ $1;
 EXECUTE by_word('w5'); EXECUTE by_word('w5'); EXECUTE by_word('w5'); EXECUTE by_word('w5'); EXECUTE by_word('w5'); EXECUTE by_word('w5'); EXECUTE by_word('w5');
 SELECT reaches('EXECUTE by_word(''w5'')') AS prepared;
