@@ -86,3 +86,4 @@ SELECT pg_temp.plan('SELECT * FROM runs ORDER BY created_at DESC LIMIT 20');
 SELECT rule, severity, problem FROM tenancy.lint() WHERE object ~ 'active_tenants.runs';
 SET client_min_messages = error;
 DROP SCHEMA active_tenants CASCADE;
+DELETE FROM _tenancy.tenants WHERE id LIKE 'tenant-_';
