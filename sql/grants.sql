@@ -24,6 +24,7 @@ GRANT EXECUTE ON FUNCTION
     _tenancy.sees_all_tenants(), _tenancy.usage_of(text, text), _tenancy.to_bigint(numeric),
     -- They run with the rights of the caller, who must own the table.
     tenancy.protect(regclass, text, name, boolean, boolean, boolean, text), tenancy.unprotect(regclass),
+    tenancy.isolate_tenant(regclass, text, name, name), _tenancy.isolate(oid, text, text, text),
     -- What these call on the caller's behalf; each checks for itself, or reads what pg_catalog shows to all.
     _tenancy.raise(text, text, jsonb, text), _tenancy.refuse_in_context(text),
     _tenancy.is_reserved_subdomain(text), _tenancy.tenant_of_subdomain(text),

@@ -91,6 +91,7 @@ pub fn init() -> Named {
             let name = pg::relation_name(table);
             if is_refused { Error::Bypassed(&name).raise() } else { bypassed(&name) }
         },
+        older: || Error::Moved.raise(),
         policy: OURS,
     });
     let is_left_over = pg::guc::is_left_over;

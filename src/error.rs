@@ -77,6 +77,8 @@ pub enum Error<'a> {
     Weakened(&'a str, &'a str),
     /// What is protected has changed since the transaction's snapshot.
     ProtectionChanged,
+    /// Rows that a statement may read have been moved to another partition since its snapshot.
+    Moved,
     /// A transaction that lets changes of a table's protection through is about to end.
     ChangeNotEnded(&'a str),
     /// A function that changes the registry or the protection, called for a tenant.

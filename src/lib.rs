@@ -22,6 +22,7 @@
 //! | [`usage`] | how much of a resource is used? |
 //! | [`quota`] | how much may be used, and is that respected? |
 //! | [`meter`] | how much does a table hold? |
+//! | [`isolate`] | does a tenant have a partition of its own, and who still reads it elsewhere? |
 //!
 //! What is DDL or reads catalogs is SQL, in `sql/`: `sql/schema` runs once, `sql/api` is re-runnable.
 
@@ -34,6 +35,7 @@ mod error;
 mod guard;
 mod guc;
 mod index_pushdown;
+mod isolate;
 mod member;
 mod meter;
 mod period;
@@ -185,6 +187,11 @@ extension_sql_file!(
     requires = ["audit_tables"]
 );
 extension_sql_file!(
+    "../sql/schema/85_isolated.sql",
+    name = "isolated_table",
+    requires = ["cross_tenant_table"]
+);
+extension_sql_file!(
     "../sql/api/audit.sql",
     name = "audit",
     requires = [
@@ -232,6 +239,23 @@ extension_sql_file!(
     requires = ["index_advice_missing"]
 );
 extension_sql_file!("../sql/api/index_advice.sql", name = "index_advice", requires = ["index_advice_spare"]);
+extension_sql_file!(
+    "../sql/api/isolate_tenant_parts.sql",
+    name = "isolate_tenant_parts",
+    requires = ["index_advice", "isolated_table"]
+);
+extension_sql_file!(
+    "../sql/api/isolate_tenant.sql",
+    name = "isolate_tenant",
+    requires = [
+        "isolate_tenant_parts",
+        isolate::isolate,
+        isolate::carry_rows,
+        isolate::move_rows,
+        isolate::add_known_check,
+        isolate::run_as_owner
+    ]
+);
 extension_sql_file!("../sql/grants.sql", name = "grants", finalize);
 
 /// Runs when the library is loaded: at server start when preloaded, else at the first use in a session.
@@ -254,6 +278,7 @@ pub extern "C-unwind" fn _PG_init() {
     usage::init(guc::usage_counters, quota::INTERVALS);
     quota::init();
     meter::init();
+    isolate::init();
     context::ready(named);
 }
 

@@ -280,6 +280,7 @@ DECLARE
     the_resource text;
 BEGIN
     DELETE FROM _tenancy.protected p WHERE p.relation = ANY (gone);
+    DELETE FROM _tenancy.isolated i WHERE i.partition = ANY (gone);
     DELETE FROM _tenancy.protected_schemas s
     WHERE s.schema IN (SELECT d.objid FROM pg_event_trigger_dropped_objects() d WHERE d.classid = 'pg_namespace'::regclass);
     FOR the_resource IN

@@ -91,7 +91,7 @@ pub const CATALOGUE: &[Code] = &[
         "PROTECTION_CHANGED",
         S::ERRCODE_T_R_SERIALIZATION_FAILURE,
         409,
-        "a transaction whose snapshot is older than a change of what is protected changes tables",
+        "a transaction whose snapshot is older than a change of what is protected changes tables, or reads rows that were moved",
     ),
     (
         "RELATION_NOT_PROTECTED",

@@ -126,6 +126,12 @@ impl Error<'_> {
                 json!({}),
                 "Try the transaction again, or change tables at READ COMMITTED.",
             ),
+            Error::Moved => (
+                "PROTECTION_CHANGED",
+                "could not serialize access: rows were moved to another partition".to_owned(),
+                json!({}),
+                "Try the transaction again.",
+            ),
             Error::ChangeNotEnded(table) => (
                 "PROTECTION_WEAKENED",
                 format!("change of the protection of table \"{table}\" was not ended"),

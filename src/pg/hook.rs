@@ -11,7 +11,7 @@ use std::ffi::{CStr, c_char, c_int};
 use pgrx::{pg_sys, prelude::*};
 
 use super::{
-    index_pushdown,
+    index_pushdown, moved,
     part::Part,
     planner, portal, pushed_scan, rewrite,
     running::{self, Step, Tenant},
@@ -70,6 +70,8 @@ pub struct Judges {
     /// Judges one that reads or writes a table of that number without the policies that it has; and whether that must not be, as
     /// inside the check of a foreign key.
     pub bypass: fn(pg_sys::Oid, bool),
+    /// Raises for one that is older than a move of rows to a partition that it reads.
+    pub older: fn(),
     /// The policy by which a table is known.
     pub policy: &'static CStr,
 }
@@ -124,6 +126,22 @@ unsafe fn before_run(query: *mut pg_sys::QueryDesc, count: u64) {
         }
         if is_guarding() || running::is_inside_check() {
             guard(query);
+        }
+        if moved::may_be_older(query) {
+            refuse_older(query);
+        }
+    }
+}
+
+/// Judges a query that may be older than a move of rows to a partition that it reads.
+#[pg_guard]
+unsafe extern "C-unwind" fn refuse_older(query: *const pg_sys::QueryDesc) {
+    if moved::is_older(query) {
+        // SAFETY: JUDGES is only written at load.
+        unsafe {
+            if let Some(judges) = JUDGES {
+                (judges.older)();
+            }
         }
     }
 }

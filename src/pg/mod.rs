@@ -27,6 +27,8 @@ pub mod inval;
 pub mod leakproof;
 pub mod lock;
 pub mod member;
+pub mod moved;
+pub mod moving;
 pub mod notify;
 pub mod part;
 pub mod planner;
@@ -86,6 +88,19 @@ pub fn database() -> Oid {
 pub fn relation_name(relation: Oid) -> String {
     // SAFETY: called inside a transaction; a copy of the name, or null.
     unsafe { text::of_c_string(pg_sys::get_rel_name(relation)).to_utf8().into_owned() }
+}
+
+/// The name of a relation with its schema, quoted where needed; raises where it is gone.
+pub fn qualified_name(relation: Oid) -> text::Text {
+    // SAFETY: called inside a transaction; the names are C strings or null, which is no relation's.
+    unsafe {
+        let schema = pg_sys::get_namespace_name(pg_sys::get_rel_namespace(relation));
+        let name = pg_sys::get_rel_name(relation);
+        if schema.is_null() || name.is_null() {
+            crate::error::Error::Internal("there is no such relation").raise()
+        }
+        text::of_c_string(pg_sys::quote_qualified_identifier(schema, name))
+    }
 }
 
 /// The number of this process.

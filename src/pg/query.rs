@@ -24,7 +24,7 @@ pub(super) struct Pinned {
 }
 
 /// Nothing of the caller's choice.
-const PATH: (&CStr, &CStr) = (c"search_path", c"pg_catalog, pg_temp");
+pub(super) const PATH: (&CStr, &CStr) = (c"search_path", c"pg_catalog, pg_temp");
 /// For queries that look a few rows up by index: a plan that was made while a table was empty must be good when it is full, and a
 /// bitmap scan would not tell the index which entries are dead.
 const BY_INDEX: [(&CStr, &CStr); 4] =

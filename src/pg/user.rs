@@ -110,6 +110,12 @@ pub fn role() -> pg_sys::Oid {
     unsafe { pg_sys::GetOuterUserId() }
 }
 
+/// The role whose rights are in force.
+pub fn current() -> pg_sys::Oid {
+    // SAFETY: reads backend-local state.
+    unsafe { pg_sys::GetUserId() }
+}
+
 /// Its name.
 pub fn role_name() -> Text {
     // SAFETY: called inside a transaction; a copy of the name, or null where the role is gone.
@@ -138,6 +144,15 @@ impl AsOwner {
     /// Switches to the owner of a relation of this extension. An error on the way restores the role as well:
     /// PostgreSQL does so when it aborts the (sub)transaction.
     pub fn of(relation: pg_sys::Oid) -> AsOwner {
+        AsOwner::with(relation, pg_sys::SECURITY_RESTRICTED_OPERATION)
+    }
+
+    /// Switches to the owner of any table, for whom the policies of its own tables do not count then, as in a check of a foreign key.
+    pub fn unforced(relation: pg_sys::Oid) -> AsOwner {
+        AsOwner::with(relation, pg_sys::SECURITY_RESTRICTED_OPERATION | pg_sys::SECURITY_NOFORCE_RLS)
+    }
+
+    fn with(relation: pg_sys::Oid, flags: u32) -> AsOwner {
         let mut role = pg_sys::InvalidOid;
         let mut security_context = 0;
         // SAFETY: called inside a transaction; the pointers are to live variables.
@@ -148,8 +163,7 @@ impl AsOwner {
             pg_sys::GetUserIdAndSecContext(&mut role, &mut security_context);
             pg_sys::SetUserIdAndSecContext(
                 owner,
-                security_context
-                    | (pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_RESTRICTED_OPERATION) as c_int,
+                security_context | (pg_sys::SECURITY_LOCAL_USERID_CHANGE | flags) as c_int,
             );
         }
         AsOwner { role, security_context }

@@ -112,6 +112,18 @@ pub fn full_id() -> i64 {
     unsafe { pg_sys::GetTopFullTransactionId() }.value as i64
 }
 
+/// The number that the next transaction gets, likewise.
+pub fn next_id() -> i64 {
+    // SAFETY: reads shared state under its lock; raises nothing.
+    unsafe { pg_sys::ReadNextFullTransactionId() }.value as i64
+}
+
+/// The number that rows have of a transaction, from its full one.
+pub fn short_id(id: i64) -> pg_sys::TransactionId {
+    // Its last 32 bits.
+    pg_sys::TransactionId::from(id as u32)
+}
+
 /// Whether this transaction has a number, as every one that has written has.
 pub fn has_id() -> bool {
     // SAFETY: reads backend-local state.
