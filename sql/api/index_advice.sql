@@ -115,8 +115,8 @@ BEGIN
                   UNION ALL SELECT * FROM _tenancy.advice_invalid(scene)) f
             JOIN t ON t.oid = f.top
             WHERE (the_top IS NULL OR f.top = the_top) AND (f.unused_since IS NULL OR f.unused_since <= now() - unused_for)
-              -- An index that is being built is not there yet.
-              AND NOT t.is_building
+              -- Of a small table it is not worth a word; and an index that is being built is not there yet.
+              AND t.bytes >= 1048576 AND NOT t.is_building
         ), missing AS MATERIALIZED (
             SELECT f.top, f.priority, f.reason, f.top IN (SELECT o.top FROM found o WHERE o.leads AND o.advice <> 'index_missing') AS is_covered
             FROM found f WHERE f.advice = 'index_missing'

@@ -1,7 +1,8 @@
 -- What index_advice knows of statements: those that pg_stat_statements has recorded, and what hypopg says of an index that is not there. Neither
 -- need be installed. Re-runnable.
 
--- The statements recorded in this database, and what each call took, on average. None where pg_stat_statements is not installed or not loaded.
+-- The statements recorded in this database, and what each call took, on average: those that took the longest in all, and so much of each as leaves
+-- nobody who fills the record with long ones a way to keep us busy. None where pg_stat_statements is not installed or not loaded.
 CREATE FUNCTION _tenancy.recorded_statements()
     RETURNS TABLE (queryid bigint, calls bigint, mean_ms numeric, blocks numeric, rows numeric, query text)
     LANGUAGE plpgsql STABLE
@@ -19,12 +20,12 @@ BEGIN
     IF source IS NOT NULL AND EXISTS (SELECT FROM pg_settings s WHERE s.name = 'pg_stat_statements.max' AND s.context = 'postmaster') THEN
         RETURN QUERY EXECUTE format($query$
             SELECT s.queryid, sum(s.calls)::bigint, round((sum(s.total_exec_time) / sum(s.calls))::numeric, 3),
-                   round(sum(s.shared_blks_hit + s.shared_blks_read) / sum(s.calls), 1), round(sum(s.rows) / sum(s.calls), 1), left(min(s.query), 10000)
+                   round(sum(s.shared_blks_hit + s.shared_blks_read) / sum(s.calls), 1), round(sum(s.rows) / sum(s.calls), 1), left(min(s.query), 5000)
             FROM %s s
             WHERE s.dbid = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()) AND s.calls > 0
               -- What reads; not how PostgreSQL validates a foreign key.
               AND s.query ~* '^[[:space:](]*(select|with|update|delete|merge)\M' AND s.query !~ '^SELECT fk\..* FROM ONLY .* fk LEFT OUTER JOIN ONLY'
-            GROUP BY s.queryid$query$, source);
+            GROUP BY s.queryid ORDER BY sum(s.total_exec_time) DESC LIMIT 1000$query$, source);
     END IF;
 END
 $$;
@@ -46,24 +47,27 @@ CREATE VIEW _tenancy.advice_workload AS
                '(?:"(?:[^"]|"")+"|[[:alpha:]_][[:alnum:]_$]*)' AS name
         FROM _tenancy.recorded_statements() s
     ), named AS MATERIALIZED (
-        SELECT s.*, _tenancy.unquoted(t.part[1]) AS schema_name, _tenancy.unquoted(t.part[2]) AS table_name, count(*) OVER (PARTITION BY s.queryid) AS tables
+        SELECT DISTINCT s.queryid, _tenancy.unquoted(t.part[1]) AS schema_name, _tenancy.unquoted(t.part[2]) AS table_name, count(*) OVER (PARTITION BY s.queryid) AS tables
         FROM s, regexp_matches(s.words, format('\m(?:from|join|update|into)\s+(?:only\s+)?(?:(%s)\s*\.\s*)?(%s)', s.name, s.name), 'gi') AS t(part)
-    )
-    SELECT n.queryid, n.calls, n.mean_ms, n.blocks, n.rows, n.query, n.schema_name, n.table_name,
-           n.tables = 1 AND n.words !~* format('\mfrom\s+(?:only\s+)?(?:%s\s*\.\s*)?%s(?:\s+(?:as\s+)?%s)?\s*,', n.name, n.name, n.name) AS is_only,
-           -- The name of a result is not that of the column.
-           CASE WHEN o.name NOT IN (SELECT _tenancy.unquoted(a.part[1]) FROM regexp_matches(n.words, format('\mas\s+(%s)', n.name), 'gi') AS a(part))
-                THEN o.name END AS order_column,
-           o.direction AS order_by,
-           ARRAY(SELECT _tenancy.unquoted(c.part[1]) FROM regexp_matches(n.words, format('(%s)\s*(?:=|\min\M\s*\()', n.name), 'gi') AS c(part)) AS compared
-    FROM named n
-    LEFT JOIN LATERAL (
-        SELECT _tenancy.unquoted(o.part[1]) AS name,
+    ), ordered AS MATERIALIZED (
+        SELECT s.queryid, s.words, s.name, _tenancy.unquoted(o.part[1]) AS order_column,
                CASE WHEN o.part[2] ~* '\mdesc\s+nulls\s+last\M' THEN ' DESC NULLS LAST'
-                    WHEN o.part[2] ~* '\mnulls\s+first\M' AND o.part[2] !~* '\mdesc\M' THEN ' NULLS FIRST' END AS direction
-        FROM regexp_match(n.words, format(
+                    WHEN o.part[2] ~* '\mnulls\s+first\M' AND o.part[2] !~* '\mdesc\M' THEN ' NULLS FIRST' END AS order_by
+        FROM s, regexp_match(s.words, format(
             'order\s+by\s+(?:%s\s*\.\s*)*(%s)((?:\s+(?:asc|desc)\M)?(?:\s+nulls\s+(?:first|last)\M)?)\s*(?:,[^()]*)?\m(?:limit|offset|fetch)\M',
-            n.name, n.name), 'i') AS o(part)) o ON true;
+            s.name, s.name), 'i') AS o(part)
+        WHERE o.part IS NOT NULL
+          -- A comma after the table is a join as well.
+          AND s.words !~* format('\mfrom\s+(?:only\s+)?(?:%s\s*\.\s*)?%s(?:\s+(?:as\s+)?%s)?\s*,', s.name, s.name, s.name)
+    ), understood AS MATERIALIZED (
+        SELECT o.queryid, o.order_column, o.order_by,
+               ARRAY(SELECT _tenancy.unquoted(c.part[1]) FROM regexp_matches(o.words, format('(%s)\s*(?:=|\min\M\s*\()', o.name), 'gi') AS c(part)) AS compared
+        FROM ordered o
+        -- The name of a result is not that of the column.
+        WHERE o.order_column NOT IN (SELECT _tenancy.unquoted(a.part[1]) FROM regexp_matches(o.words, format('\mas\s+(%s)', o.name), 'gi') AS a(part))
+    )
+    SELECT s.queryid, s.calls, s.mean_ms, s.blocks, s.rows, s.query, n.schema_name, n.table_name, n.tables = 1 AS is_only, u.order_column, u.order_by, u.compared
+    FROM s JOIN named n ON n.queryid = s.queryid LEFT JOIN understood u ON u.queryid = s.queryid;
 COMMENT ON VIEW _tenancy.advice_workload IS 'the recorded statements, with the tables that they name';
 
 -- What hypopg says an index would be good for: its size, and the cost of a statement of the largest tenant without and with it. Null where hypopg is not
@@ -82,7 +86,7 @@ DECLARE
     answer jsonb;
 BEGIN
     SELECT n.nspname INTO schema FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'hypopg';
-    IF schema IS NULL OR body !~ '^btree' OR (SELECT c.relkind FROM pg_class c WHERE c.oid = relation) <> 'r'
+    IF schema IS NULL OR body !~ '^btree' OR NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = relation AND c.relkind = 'r' AND NOT c.relispartition)
        OR EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = relation AND a.attname = ANY (columns) AND a.atttypid >= 16384)
        OR EXISTS (SELECT FROM pg_depend d
                   WHERE d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass, 'pg_type'::regclass, 'pg_opclass'::regclass) AND d.refobjid >= 16384

@@ -1,4 +1,4 @@
--- The rules of index_advice that ask for an index. Re-runnable. Tables of less than 1 MB are read as quickly without one.
+-- The rules of index_advice that ask for an index. Re-runnable. Tables, or what of them lacks the index, of less than 1 MB are read as quickly without one.
 
 -- Tables, or partitions, without an index that leads with the tenant column.
 CREATE FUNCTION _tenancy.advice_leading(scene _tenancy.advice_scene) RETURNS SETOF _tenancy.advice
@@ -91,7 +91,7 @@ CREATE FUNCTION _tenancy.advice_sorts(scene _tenancy.advice_scene) RETURNS SETOF
     SET search_path = pg_catalog, pg_temp
 AS $$
     WITH t AS MATERIALIZED (
-        SELECT t.* FROM unnest(scene.tables) t WHERE t.kind <> 'shared' AND t.tenants > 1 AND t.tenant_rows >= 1000 AND t.bytes >= 1048576
+        SELECT t.* FROM unnest(scene.tables) t WHERE t.kind <> 'shared' AND t.tenants > 1 AND t.tenant_rows >= 1000
     ), x AS MATERIALIZED (
         SELECT x.* FROM unnest(scene.indexes) x WHERE x.depth = 0
     ), from_index AS MATERIALIZED (
@@ -163,7 +163,7 @@ CREATE FUNCTION _tenancy.advice_gin(scene _tenancy.advice_scene) RETURNS SETOF _
 AS $$
     WITH t AS MATERIALIZED (
         SELECT t.oid, t.tenant_column, t.tenants FROM unnest(scene.tables) t
-        WHERE t.kind <> 'shared' AND t.tenants > 1 AND t.bytes >= 1048576 AND t.atttypid = ANY ('{text,varchar,uuid,bigint}'::regtype[])
+        WHERE t.kind <> 'shared' AND t.tenants > 1 AND t.atttypid = ANY ('{text,varchar,uuid,bigint}'::regtype[])
           AND t.oid IN (SELECT m.top FROM unnest(scene.members) m WHERE m.relkind = 'r' AND NOT m.is_single)
           AND current_setting('tenancy.index_pushdown') <> 'off'
     ), x AS MATERIALIZED (

@@ -46,8 +46,8 @@ AS $$
         ORDER BY x.oid, y.is_kept DESC, y.bytes, y.oid
     )
     SELECT p.top, 'index_redundant', 'low',
-           format('index %I (%s) has nothing that %I (%s), which begins with the same columns, does not have; it was scanned %s times',
-                  p.name, pg_size_pretty(p.bytes), p.instead, pg_size_pretty(p.instead_bytes), p.scans),
+           format('index %I (%s) has nothing that %I (%s), which begins with the same columns, does not have; it was scanned %s',
+                  p.name, pg_size_pretty(p.bytes), p.instead, pg_size_pretty(p.instead_bytes), CASE p.scans WHEN 1 THEN 'once' ELSE p.scans || ' times' END),
            p.keys, NULL::text, NULL::text, NULL::name, NULL::text, _tenancy.drop_index(p.oid),
            jsonb_build_object('index', p.name, 'bytes', p.bytes, 'scans', p.scans, 'instead', p.instead, 'instead_bytes', p.instead_bytes), NULL::oid, NULL::timestamptz
     FROM pair p

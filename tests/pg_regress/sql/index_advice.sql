@@ -5,7 +5,7 @@ CREATE SCHEMA index_advice;
 SET search_path = index_advice, public;
 -- Figures differ between versions of PostgreSQL: those that are no part of the set-up are not shown.
 CREATE FUNCTION pg_temp.advice(the_tables text DEFAULT '') RETURNS TABLE (relation regclass, advice text, priority text, reason text) LANGUAGE sql AS $$
-    SELECT a.relation, a.advice, a.priority, regexp_replace(regexp_replace(a.reason, '\d+ (kB|times)', '... \1', 'g'), 'since \S+ \S+:', 'since ...:')
+    SELECT a.relation, a.advice, a.priority, regexp_replace(regexp_replace(a.reason, '\d+ kB|\d+ times|once', '...', 'g'), 'since \S+ \S+:', 'since ...:')
     FROM tenancy.index_advice(unused_for => '0') a JOIN pg_class c ON c.oid = a.relation AND c.relnamespace = quote_ident(current_schema())::regnamespace WHERE a.relation::text ~ the_tables ORDER BY a.relation::text COLLATE "C", a.advice COLLATE "C", a.statement COLLATE "C" $$;
 -- One line a statement: psql sends each by itself, so that CONCURRENTLY works.
 CREATE FUNCTION pg_temp.lines(the_tables text DEFAULT '', the_advice text DEFAULT '') RETURNS SETOF text LANGUAGE sql AS $$
@@ -149,3 +149,4 @@ SELECT * FROM pg_temp.scans('fk_unscoped');
 DROP TABLE fk_and_lead, fk_two, fk_none, fk_unscoped, fk_led, fk_turned, fk_alone, fk_not_null, fk_partial, fk_brin, fk_extensible, fk_shared, fk_code, fk_registry, fk_few, parent, parent_shared, codes;
 SET client_min_messages = error;
 DROP SCHEMA index_advice CASCADE;
+DELETE FROM _tenancy.tenants WHERE id LIKE 'tenant-_';

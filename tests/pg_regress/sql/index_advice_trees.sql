@@ -4,7 +4,7 @@ SET client_min_messages = warning;
 CREATE SCHEMA "Index Advice";
 SET search_path = "Index Advice", public;
 CREATE FUNCTION pg_temp.advice() RETURNS TABLE (relation regclass, advice text, priority text, reason text) LANGUAGE sql AS $$
-    SELECT a.relation, a.advice, a.priority, regexp_replace(regexp_replace(a.reason, '\d+ (kB|times)', '... \1', 'g'), 'tenancy_\d+_[0-9a-f]{8}', 'tenancy_<oid>_<hash>')
+    SELECT a.relation, a.advice, a.priority, regexp_replace(regexp_replace(a.reason, '\d+ kB|\d+ times|once', '...', 'g'), 'tenancy_\d+_[0-9a-f]{8}', 'tenancy_<oid>_<hash>')
     FROM tenancy.index_advice(unused_for => '0') a JOIN pg_class c ON c.oid = a.relation AND c.relnamespace = quote_ident(current_schema())::regnamespace ORDER BY a.relation::text COLLATE "C", a.advice COLLATE "C", a.statement COLLATE "C" $$;
 -- The numbers of tables differ from run to run.
 CREATE FUNCTION pg_temp.lines() RETURNS SETOF text LANGUAGE sql AS $$
@@ -143,3 +143,4 @@ SELECT pg_temp.lines();
 SELECT pg_temp.lines() \gexec
 SET client_min_messages = error;
 DROP SCHEMA "Index Advice", index_advice_parts CASCADE;
+DELETE FROM _tenancy.tenants WHERE id LIKE 'tenant-_';

@@ -5,7 +5,7 @@ CREATE SCHEMA index_advice_use;
 GRANT USAGE ON SCHEMA index_advice_use TO regress_app;
 SET search_path = index_advice_use, public;
 CREATE FUNCTION pg_temp.advice(the_tables text DEFAULT '') RETURNS TABLE (relation regclass, advice text, priority text, reason text) LANGUAGE sql AS $$
-    SELECT a.relation, a.advice, a.priority, regexp_replace(regexp_replace(a.reason, '\d+ (kB|times)', '... \1', 'g'), 'since \S+ \S+:', 'since ...:')
+    SELECT a.relation, a.advice, a.priority, regexp_replace(regexp_replace(a.reason, '\d+ kB|\d+ times|once', '...', 'g'), 'since \S+ \S+:', 'since ...:')
     FROM tenancy.index_advice(unused_for => '0') a JOIN pg_class c ON c.oid = a.relation AND c.relnamespace = quote_ident(current_schema())::regnamespace WHERE a.relation::text ~ the_tables ORDER BY a.relation::text COLLATE "C", a.advice COLLATE "C", a.statement COLLATE "C" $$;
 CREATE FUNCTION pg_temp.lines(the_tables text DEFAULT '', the_advice text DEFAULT '') RETURNS SETOF text LANGUAGE sql AS $$
     SELECT s.line FROM tenancy.index_advice(unused_for => '0') a JOIN pg_class c ON c.oid = a.relation AND c.relnamespace = quote_ident(current_schema())::regnamespace,
@@ -162,3 +162,4 @@ DROP INDEX active_tenant;
 SELECT * FROM pg_temp.advice() WHERE relation = 'active'::regclass;
 SET client_min_messages = error;
 DROP SCHEMA index_advice_use CASCADE;
+DELETE FROM _tenancy.tenants WHERE id LIKE 'tenant-_';
