@@ -93,7 +93,7 @@ impl Check {
             Check::Regex => {
                 Some("pattern is a constant without back references and lookaround, deterministic collation")
             }
-            Check::Query => Some("value is a constant of at most 1000 bytes"),
+            Check::Query | Check::QueryAt(_) => Some("value is a constant of at most 1000 bytes"),
             Check::Path => Some("path is a constant without variables, methods and like_regex"),
             Check::Array => Some("element type is compared by leakproof functions"),
             Check::Range => Some("subtype is compared by a leakproof function"),

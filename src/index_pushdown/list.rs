@@ -217,7 +217,8 @@ const GROUPS: &[Group] = &[
     // They suppress errors of values, and not those of variables, time zones and regular expressions.
     ("", "jsonpath", Check::Path, &["jsonb_path_exists_opr", "jsonb_path_match_opr"]),
     // Lexemes are compared. What a text is made a tsvector with, reports words that are too long: to nobody, in the scan of an index.
-    ("", "full text", Check::Query, &["ts_match_vq", "ts_match_qv"]),
+    ("", "full text", Check::QueryAt(1), &["ts_match_vq"]),
+    ("", "full text", Check::QueryAt(0), &["ts_match_qv"]),
     (
         "",
         "full text",
@@ -240,13 +241,13 @@ const GROUPS: &[Group] = &[
         Check::Regex,
         &["textregexeq", "texticregexeq", "nameregexeq", "nameicregexeq"],
     ),
-    // Sets of trigrams are compared with a threshold.
+    // Sets of trigrams are compared with a threshold. Those of words take room for the trigrams of both sides together.
+    ("pg_trgm", "trigrams", Check::Nothing, &["similarity_op"]),
     (
         "pg_trgm",
         "trigrams",
-        Check::Nothing,
+        Check::Query,
         &[
-            "similarity_op",
             "word_similarity_op",
             "word_similarity_commutator_op",
             "strict_word_similarity_op",
@@ -309,7 +310,8 @@ const GROUPS: &[Group] = &[
             "ltree_cmp",
         ],
     ),
-    ("ltree", "ltree", Check::Query, &["ltq_regex", "ltq_rregex", "ltxtq_exec", "ltxtq_rexec"]),
+    ("ltree", "ltree", Check::QueryAt(1), &["ltq_regex", "ltxtq_exec"]),
+    ("ltree", "ltree", Check::QueryAt(0), &["ltq_rregex", "ltxtq_rexec"]),
     // Bounding boxes are compared as they are stored; the reference system is not asked for.
     (
         "postgis-3",

@@ -115,6 +115,12 @@ pub fn ends_plan(outer: bool) -> bool {
     unsafe { std::mem::replace(&mut *std::ptr::addr_of_mut!(HAS_PUSHED), outer) }
 }
 
+/// Whether conditions are given to any index.
+pub fn is_on() -> bool {
+    // SAFETY: written once, when the library is loaded.
+    unsafe { JUDGES.is_some_and(|judges| (judges.indexes)() != Indexes::None) }
+}
+
 unsafe extern "C-unwind" fn add_paths(
     root: *mut pg_sys::PlannerInfo,
     rel: *mut pg_sys::RelOptInfo,
@@ -124,6 +130,7 @@ unsafe extern "C-unwind" fn add_paths(
     // SAFETY: PostgreSQL's own arguments. Frames of plain data, which an error may skip: what it leaves marked is never planned.
     unsafe {
         let may = (*root).qual_security_level > 0
+            && !may_be_run_again(root)
             && (*entry).rtekind == pg_sys::RTEKind::RTE_RELATION
             // Where PostgreSQL makes such paths: not for a parent, whose indexes have no rows, nor for a sample, which an index does not know.
             && !(*entry).inh
@@ -147,6 +154,24 @@ unsafe extern "C-unwind" fn add_paths(
         if let Some(previous) = PREVIOUS {
             previous(root, rel, number, entry);
         }
+    }
+}
+
+/// Whether the plan is of a query inside one that locks rows: PostgreSQL runs it once more where a row has changed meanwhile, as a plan that
+/// nobody is told of (`EvalPlanQualStart`).
+unsafe fn may_be_run_again(root: *const pg_sys::PlannerInfo) -> bool {
+    use pg_sys::CmdType::*;
+    // SAFETY: the planner's own chain of queries.
+    unsafe {
+        let mut outer = (*root).parent_root;
+        while let Some(query) = outer.as_ref() {
+            let changes = matches!((*query.parse).commandType, CMD_UPDATE | CMD_DELETE | CMD_MERGE);
+            if changes || !(*query.parse).rowMarks.is_null() {
+                return true;
+            }
+            outer = query.parent_root;
+        }
+        false
     }
 }
 
@@ -221,7 +246,11 @@ unsafe extern "C-unwind" fn mark(
         let all = [(*rel).baserestrictinfo, (*rel).joininfo];
         let waits =
             all.iter().any(|list| entries(*list).iter().any(|cell| waits(rel, cell.ptr_value.cast())));
-        if !waits || !is_protected(root, rel, judges.policy) || !is_first(rel, judges.trust) {
+        if !waits
+            || !is_protected(root, rel, judges.policy)
+            || !is_first(rel, judges.trust)
+            || !has_quiet_joins(root, rel)
+        {
             return none;
         }
         let indexes = usable_indexes(rel, which, judges.trust);
@@ -345,17 +374,41 @@ unsafe fn is_first(rel: *const pg_sys::RelOptInfo, trust: Trust) -> bool {
 
 /// Whether what the columns of a table are equal to calls only what is trusted.
 unsafe fn are_plain(root: *const pg_sys::PlannerInfo, rel: *const pg_sys::RelOptInfo, trust: Trust) -> bool {
+    // SAFETY: expressions of the query.
+    unsafe { all_equal(root, rel, |expression| holds(expression, trust, As::Key)) }
+}
+
+/// Whether nothing is called for a value that columns are equal to in a condition that PostgreSQL takes for leakproof: it makes such
+/// conditions where a path asks for them, and a cheap one comes before the policies.
+unsafe fn has_quiet_joins(root: *const pg_sys::PlannerInfo, rel: *const pg_sys::RelOptInfo) -> bool {
+    // SAFETY: expressions of the query.
+    unsafe {
+        all_equal(root, rel, |expression| {
+            planner::is_quiet(expression) || pg_sys::contain_leaked_vars(expression)
+        })
+    }
+}
+
+/// Whether `test` holds for all that the columns of a table are equal to.
+unsafe fn all_equal(
+    root: *const pg_sys::PlannerInfo,
+    rel: *const pg_sys::RelOptInfo,
+    test: impl Fn(*mut pg_sys::Node) -> bool,
+) -> bool {
     // SAFETY: the table's numbers are of classes of the query; each has a list of members.
     unsafe {
         entries((*root).eq_classes)
             .iter()
             .map(|cell| cell.ptr_value.cast::<pg_sys::EquivalenceClass>())
             .filter(|class| {
-                pg_sys::bms_overlap((**class).ec_relids, (*rel).relids) || !(*rel).top_parent_relids.is_null()
+                // One with a constant is a condition of each table.
+                !(**class).ec_has_const
+                    && (!(*rel).top_parent_relids.is_null()
+                        || pg_sys::bms_overlap((**class).ec_relids, (*rel).relids))
             })
             .flat_map(|class| entries((*class).ec_members))
             .map(|cell| cell.ptr_value.cast::<pg_sys::EquivalenceMember>())
-            .all(|member| holds((*member).em_expr.cast(), trust, As::Key))
+            .all(|member| test((*member).em_expr.cast()))
     }
 }
 
@@ -400,6 +453,10 @@ unsafe fn usable_indexes(rel: *const pg_sys::RelOptInfo, which: Indexes, trust: 
     }
 }
 
+/// SP-GiST's operator family for network addresses: an index in which both IPv4 and IPv6 are loses rows (`inet_spg_picksplit` looks at as many
+/// addresses as it takes to see that they have no bits in common), and which, depends on those of others.
+const NETWORK_SPGIST_FAMILY: u32 = 3794;
+
 /// Whether nothing is called because of an index that could tell of a row: not its access method, nor the functions of its operator
 /// classes, nor its predicate. Where a page is looked at as a whole, the key of a partial index is computed of rows that it does not hold.
 unsafe fn is_calm(index: *const pg_sys::IndexOptInfo, trust: Trust) -> bool {
@@ -409,6 +466,7 @@ unsafe fn is_calm(index: *const pg_sys::IndexOptInfo, trust: Trust) -> bool {
         let keys = (*index).nkeycolumns as usize;
         let of = |numbers: *const pg_sys::Oid| std::slice::from_raw_parts(numbers, keys).iter().copied();
         is_built_in((*index).relam)
+            && of((*index).opfamily).all(|family| family.to_u32() != NETWORK_SPGIST_FAMILY)
             && (of((*index).opfamily).chain(of((*index).opcintype)).all(is_built_in)
                 || is_in_c((*index).indexoid))
             && ((*index).indpred.is_null()
@@ -456,6 +514,10 @@ unsafe fn leads_to(index: *const pg_sys::IndexOptInfo, columns: *const pg_sys::B
         let keys = std::slice::from_raw_parts((*index).indexkeys, (*index).nkeycolumns as usize);
         // A B-tree is entered by its first key; those that have no order, by any.
         let is_ordered = (*index).relam.to_u32() == pg_sys::BTREE_AM_OID.to_u32();
+        // It leads to ranges of pages, whatever rows these have.
+        if (*index).relam.to_u32() == pg_sys::BRIN_AM_OID.to_u32() {
+            return false;
+        }
         keys.iter().take(if is_ordered { 1 } else { keys.len() }).any(|key| {
             *key != 0 && pg_sys::bms_is_member(*key - pg_sys::FirstLowInvalidHeapAttributeNumber, columns)
         })

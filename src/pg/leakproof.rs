@@ -34,7 +34,9 @@ pub enum Check {
     Regex,
     /// The value that is searched for is known, and small.
     Query,
-    /// The path is known, and has nothing that raises errors.
+    /// The same of that argument, where functions call themselves as deep as it goes.
+    QueryAt(usize),
+    /// The path, the second argument, is known, and has nothing that raises errors.
     Path,
     /// The element type compares by functions that are trusted.
     Array,
@@ -74,7 +76,11 @@ const PLAIN: [pg_sys::Oid; 14] = [
 ];
 
 /// Types whose functions call themselves as deep as a value goes: what is stored may go deeper than the stack that is kept free.
-const DEEP: [pg_sys::Oid; 3] = [pg_sys::JSONOID, pg_sys::JSONPATHOID, pg_sys::XMLOID];
+const DEEP: [pg_sys::Oid; 5] =
+    [pg_sys::JSONOID, pg_sys::JSONBOID, pg_sys::JSONPATHOID, pg_sys::TSQUERYOID, pg_sys::XMLOID];
+
+/// Functions of such types that do not: they go through a value from one end to the other.
+const FLAT: [&str; 2] = ["jsonb_to_tsvector_byid", "jsonb_string_to_tsvector_byid"];
 
 /// Functions of PostgreSQL's own that take any value, besides those that are LEAKPROOF: an index that is partial may have them in its key,
 /// for what it does not hold is looked at as well.
@@ -268,13 +274,21 @@ impl Call {
             }
             match self.what {
                 As::Condition => false,
-                As::Key => {
-                    function.is_built_in()
-                        && function.is_immutable
-                        && self.types(|kind| !DEEP.contains(&kind))
-                }
+                As::Key => self.is_flat(function) || function.is_one_of(&TAKE_ANY),
                 As::AnyRow => function.is_one_of(&TAKE_ANY),
             }
+        }
+    }
+
+    /// Whether it is one of PostgreSQL's own that gives the same again, and does not call itself as deep as a value goes.
+    unsafe fn is_flat(&self, function: &Function) -> bool {
+        // SAFETY: arguments are nodes.
+        unsafe {
+            let is_deep = || {
+                let kinds = [pg_sys::get_func_rettype(function.number)];
+                kinds.iter().any(|kind| DEEP.contains(kind)) || !self.types(|kind| !DEEP.contains(&kind))
+            };
+            function.is_built_in() && function.is_immutable && (!is_deep() || function.is_one_of(&FLAT))
         }
     }
 
@@ -282,11 +296,11 @@ impl Call {
     unsafe fn is_same_again(&self, function: &Function) -> bool {
         // SAFETY: a list of nodes.
         unsafe {
-            function.is_built_in()
-                && (function.is_immutable && self.types(|kind| !DEEP.contains(&kind))
-                    || function.is_one_of(&MAKE_QUERIES)
-                    || self.types(|kind| PLAIN.contains(&kind))
-                        && PLAIN.contains(&pg_sys::get_func_rettype(function.number)))
+            self.is_flat(function)
+                || function.is_one_of(&MAKE_QUERIES)
+                || function.is_built_in()
+                    && self.types(|kind| PLAIN.contains(&kind))
+                    && PLAIN.contains(&pg_sys::get_func_rettype(function.number))
         }
     }
 
@@ -300,7 +314,8 @@ impl Call {
                 Check::Like => self.is_deterministic() && self.known(is_calm_like),
                 Check::Regex => self.is_deterministic() && self.known(is_calm_regex),
                 Check::Query => self.known(|bytes| bytes.len() <= LONGEST),
-                Check::Path => self.known(|bytes| bytes.len() <= LONGEST) && self.is_calm_path(),
+                Check::QueryAt(place) => self.is_known_at(place),
+                Check::Path => self.is_known_at(1) && self.is_calm_path(),
                 Check::Array => self.types(|kind| match pg_sys::get_element_type(kind) {
                     pg_sys::InvalidOid => true,
                     element => compares_well(element, trust),
@@ -336,6 +351,17 @@ impl Call {
                 .filter(|argument| !pg_sys::contain_var_clause(*argument))
                 .peekable();
             known.peek().is_some() && known.all(|argument| constant(argument).is_some_and(&test))
+        }
+    }
+
+    /// Whether an argument is known now, and small.
+    unsafe fn is_known_at(&self, place: usize) -> bool {
+        // SAFETY: arguments are nodes.
+        unsafe {
+            let argument = entries(self.arguments).get(place);
+            argument
+                .and_then(|cell| constant(cell.ptr_value.cast()))
+                .is_some_and(|bytes| bytes.len() <= LONGEST)
         }
     }
 
@@ -413,6 +439,10 @@ unsafe fn range_compares_well(kind: pg_sys::Oid, trust: Trust) -> bool {
         let range = if (*entry).rngtype.is_null() { entry } else { (*entry).rngtype };
         if (*range).rngelemtype.is_null() {
             return true;
+        }
+        // See `Call::holds`: a range has a collation of its own.
+        if (*range).rng_collation != pg_sys::InvalidOid {
+            raw::pg_newlocale_from_collation((*range).rng_collation);
         }
         let number = (*range).rng_cmp_proc_finfo.fn_oid;
         function(number).is_some_and(|function| is_plain(&function, trust))

@@ -10,7 +10,7 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 
 use pgrx::{pg_sys, prelude::*};
 
-use super::{planner, xact};
+use super::{index_pushdown, planner, xact};
 
 mod raw {
     use super::*;
@@ -106,8 +106,8 @@ pub unsafe fn starts(query: *mut pg_sys::QueryDesc) {
     // SAFETY: a query that has been started. Its subplans are reached from the nodes that call them.
     unsafe {
         // A worker is not given the mark with its part of the plan.
-        let is_pushed =
-            planner::is_pushed((*query).plannedstmt) || super::in_parallel_worker() && can_keep_stack();
+        let is_pushed = planner::is_pushed((*query).plannedstmt)
+            || super::in_parallel_worker() && index_pushdown::is_on() && can_keep_stack();
         if is_pushed && !(*query).planstate.is_null() {
             watch((*query).planstate, std::ptr::null_mut());
         }
@@ -310,10 +310,11 @@ unsafe fn lower_log_level() {
     // SAFETY: backend-local integers.
     unsafe {
         let log = PgLogLevel::LOG as c_int;
-        let (lowered, sent) = (LOG_LEVEL, pg_sys::client_min_messages);
+        let sent = pg_sys::client_min_messages;
         let wanted = if sent == log { PgLogLevel::DEBUG1 as c_int } else { sent };
-        if lowered.is_none() && !is_logged(wanted, pg_sys::log_min_messages) {
-            LOG_LEVEL = Some(pg_sys::log_min_messages);
+        if !is_logged(wanted, pg_sys::log_min_messages) {
+            // It may be lowered already, by a scan that an error has ended.
+            LOG_LEVEL = LOG_LEVEL.or(Some(pg_sys::log_min_messages));
             pg_sys::log_min_messages = wanted;
         }
     }

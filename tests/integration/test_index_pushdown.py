@@ -82,6 +82,40 @@ def test_parallel_workers(db, acme):
     assert value(acme, query) == ROWS // 4
 
 
+@pytest.mark.parametrize(
+    ("statement", "is_pushed"),
+    [
+        ("SELECT (SELECT count(*) FROM docs i WHERE i.words @@ 'w5' AND i.id > d.id) FROM docs d WHERE price = 7", True),
+        ("UPDATE docs SET round = round WHERE words @@ 'w5'", True),
+        ("UPDATE docs d SET round = round WHERE (SELECT count(*) FROM docs i WHERE i.words @@ 'w5' AND i.id > d.id) > 0", False),
+        ("SELECT FROM docs d WHERE (SELECT count(*) FROM docs i WHERE i.words @@ 'w5' AND i.id > d.id) > 0 FOR UPDATE", False),
+        ("WITH gone AS (DELETE FROM docs d WHERE EXISTS (SELECT FROM docs i WHERE i.words @@ 'w5' OFFSET d.price) RETURNING 1) TABLE gone", False),
+    ],
+)
+def test_a_query_that_is_run_again(acme, statement, is_pushed):
+    """Where a row that is locked has changed, PostgreSQL runs what is in the statement once more, and tells nobody that it begins."""
+    acme.execute("SET enable_seqscan = off")
+    assert ("docs_words" in indexes(acme, statement)) is is_pushed
+
+
+def test_similarity_to_a_long_text(db, acme):
+    """Of words, it takes room for the trigrams of both sides: an error would tell how many a row has."""
+    db.run("CREATE EXTENSION IF NOT EXISTS pg_trgm")
+    db.run(
+        "CREATE TABLE texts (tenant_id text, body text)",
+        "INSERT INTO texts SELECT CASE n % 2 WHEN 0 THEN 'acme' ELSE 'globex' END, 'body ' || n FROM generate_series(1, 1000) AS n",
+        "CREATE INDEX texts_body ON texts USING gin (body gin_trgm_ops)",
+        "SELECT tenancy.protect('texts', create_index => false)",
+        role=OWNER,
+    )
+    acme.execute("SET enable_seqscan = off")
+    for operator, is_limited in (("%", False), ("%>", True), ("%>>", True)):
+        for length in (4, 1001):
+            pushed = indexes(acme, f"SELECT FROM texts WHERE body {operator} repeat('a', {length})".replace("%", "%%"), []) == {"texts_body"}
+            assert pushed is not (is_limited and length > 1000)
+    db.run("DROP TABLE texts", role=OWNER)
+
+
 def test_in_a_scope_of_several_tenants(db, dba, make_role, connect):
     role = make_role("it_pushing_operator")
     dba.execute("SELECT tenancy.grant_cross_tenant(%s, '{acme,globex}', 'infinity')", [role])

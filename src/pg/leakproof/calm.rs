@@ -5,8 +5,10 @@
 /// The bytes that a pattern may have, and a value that is searched for.
 pub const LONGEST: usize = 1000;
 /// The states that the automaton of a regular expression may have, about. PostgreSQL makes room for states times characters when it
-/// first matches a value, and says so where there is none.
-const MOST_STATES: usize = 5000;
+/// first matches a value, and says so where there is none. It calls itself for each of them where a plan has outlived the compiled form.
+const MOST_STATES: usize = 1000;
+/// Groups inside each other: PostgreSQL calls itself for each.
+const MOST_GROUPS: usize = 50;
 
 /// Whether LIKE takes a pattern whatever it is compared with: it complains of an escape character at the end, when it comes there.
 pub fn is_calm_like(pattern: &[u8]) -> bool {
@@ -36,6 +38,7 @@ fn states(pattern: &[u8]) -> Option<usize> {
     while let Some((byte, after)) = rest.split_first() {
         rest = after;
         let size = match byte {
+            b'(' if groups.len() > MOST_GROUPS => return None,
             b'(' => {
                 groups.push((0, 0));
                 continue;
@@ -148,6 +151,7 @@ mod tests {
             "[a",
             "a{2",
             "(a{100}){100}",
+            &format!("{}a{}", "(".repeat(60), ")".repeat(60)),
         ] {
             assert!(!is_calm_regex(pattern.as_bytes()), "{pattern}");
         }

@@ -82,12 +82,14 @@ SELECT condition, (compare(condition)).* FROM (VALUES
 CREATE FUNCTION own(text) RETURNS tsquery LANGUAGE plpgsql STABLE AS $$ BEGIN RAISE NOTICE 'called'; RETURN $1::tsquery; END $$;
 CREATE FUNCTION own_lower(text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN lower($1); END $$;
 CREATE INDEX by_own ON "Weird Doc" (own_lower(body));
+CREATE INDEX by_rest ON "Weird Doc" USING gin ((doc - 'noise'));
 CREATE FUNCTION own_match(tsvector, tsquery) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN $1 @@ $2; END $$;
 SELECT condition, (compare(condition)).* FROM (VALUES
     ($$lower(body) LIKE 'body\'$$), ($$lower(body) LIKE 'body 5%\\\'$$), ($$lower(body) LIKE current_setting('search_path')$$),
     ($$lower(body) ~ '^body (.)\1'$$), ($$lower(body) ~ '^body(?=x)'$$), ($$lower(body) LIKE repeat('a', 1001)$$),
     ($$doc @? '$.k ? (@ == $x)'$$), ($$doc @? '$.k.double() ? (@ == 5)'$$), ($$doc @? '$.k ? (@ like_regex "5")'$$),
     ($$doc @> (('{"k": "' || repeat('x', 1000) || '"}')::jsonb)$$), ($$tsv @@ plainto_tsquery(current_setting('search_path'))$$), ($$tsv @@ own('w5')$$),
+    ($$(doc - 'noise') @> '{"k": 5}'$$), ($$lower(body) ~ ('^body' || repeat('(', 60) || '5' || repeat(')', 60))$$),
     ($$own_lower(body) = 'body 5'$$), ($$own_match(tsv, 'w5')$$)
 ) AS c(condition);
 

@@ -12,7 +12,7 @@ BEGIN
 END
 $$;
 CREATE VIEW places AS
-    SELECT c.relname::text AS partition, pg_get_expr(c.relpartbound, c.oid) AS bound FROM pg_class c WHERE c.relispartition AND c.relkind = 'r' AND c.relname !~ '^(audit|usage)_';
+    SELECT c.relname::text AS partition, pg_get_expr(c.relpartbound, c.oid) AS bound FROM pg_class c WHERE c.relispartition AND c.relkind = 'r' AND c.relname !~ '^(audit|usage)_' ORDER BY c.relname COLLATE "C";
 
 GRANT SELECT ON places TO PUBLIC;
 -- Which kind of scan is not the question.
@@ -106,7 +106,7 @@ SELECT tenant_id, operation, relation, new - 'isolated_at' AS new, role FROM ten
 -- The partition is what PostgreSQL makes of one, in the place of the one before, protected and granted to nobody.
 SELECT c.relname, c.reloptions, (SELECT t.reloptions FROM pg_class t WHERE t.oid = c.reltoastrelid) AS toast, c.relowner::regrole, c.relacl IS NULL AS is_ungranted
 FROM pg_class c WHERE c.relname IN ('purchase_rest', 'purchase_acme') ORDER BY 1;
-SELECT a.attname, a.attstorage, a.attidentity, a.attgenerated, pg_get_expr(d.adbin, d.adrelid) AS expression
+SELECT a.attname, a.attstorage, a.attgenerated, pg_get_expr(d.adbin, d.adrelid) AS expression
 FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
 WHERE a.attrelid = 'purchase_acme'::regclass AND a.attnum > 0 ORDER BY a.attnum;
 SELECT replace(pg_get_indexdef(i.indexrelid), 'public.', '') AS index, h.inhparent::regclass AS of FROM pg_index i JOIN pg_inherits h ON h.inhrelid = i.indexrelid WHERE i.indrelid = 'purchase_acme'::regclass ORDER BY 2;
