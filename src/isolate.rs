@@ -11,7 +11,7 @@ use crate::context;
 use crate::error::{Error, internal};
 use crate::pg::{
     self,
-    moved::{self, Move},
+    moved::{self, LONG_AGO, Move},
     moving::{self, Heap, Moment, Mover, Place},
     scan::Cached,
     text::Text,
@@ -21,9 +21,6 @@ use crate::pg::{
 // Columns of _tenancy.isolated.
 const PARTITION: i32 = 1;
 const MOVED_BY: i32 = 2;
-
-/// A move that is so many transactions ago is older than any snapshot that a server lets live.
-const LONG_AGO: i64 = 1 << 30;
 
 /// As many rows are copied in a statement, where they are not all that there are.
 const BATCH: usize = 10_000;
@@ -69,8 +66,8 @@ fn moves() -> Vec<Move> {
     let Some(relations) = TABLE.with(Cached::relations) else { return Vec::new() };
     let next = xact::next_id();
     let read = |row: &pg::scan::Row| {
-        let by = row.bigint(MOVED_BY).filter(|by| next - by < LONG_AGO)?;
-        Some(Move { partition: row.oid(PARTITION)?, by: xact::short_id(by) })
+        let by_full = row.bigint(MOVED_BY).filter(|by| next - by < LONG_AGO)?;
+        Some(Move { partition: row.oid(PARTITION)?, by: xact::short_id(by_full), by_full })
     };
     pg::scan::rows(relations, &[], read).into_iter().flatten().collect()
 }

@@ -8,14 +8,19 @@ use std::ptr::{addr_of, addr_of_mut};
 
 use pgrx::pg_sys;
 
-use super::statement::entries;
+use super::{statement::entries, xact};
 
 /// A partition that rows have come to, and the transaction that has brought them.
 #[derive(Clone, Copy)]
 pub struct Move {
     pub partition: pg_sys::Oid,
     pub by: pg_sys::TransactionId,
+    /// Its number that never comes again.
+    pub by_full: i64,
 }
+
+/// A move that is so many transactions ago is older than any snapshot that a server lets live, and its short number is not compared.
+pub const LONG_AGO: i64 = 1 << 30;
 
 /// Reads which there are.
 type Reader = fn() -> Vec<Move>;
@@ -74,14 +79,17 @@ fn read() {
 pub fn is_older(query: *const pg_sys::QueryDesc) -> bool {
     // SAFETY: a query that is about to run, with a snapshot of its own; what is looked at is a copy.
     unsafe {
-        if !(*addr_of!(MOVES)).is_current {
+        let moves = addr_of!(MOVES);
+        // A session may live longer than short numbers can be compared.
+        let is_long_ago = |one: &Move| xact::next_id() - one.by_full >= LONG_AGO;
+        if !(*moves).is_current || (*moves).all.iter().any(is_long_ago) {
             read();
         }
         if !may_be_older(query) {
             return false;
         }
         let snapshot = (*query).snapshot;
-        let mut unseen = (*addr_of!(MOVES)).all.clone();
+        let mut unseen = (*moves).all.clone();
         unseen.retain(|one| {
             !precedes(one.by, (*snapshot).xmin)
                 && !pg_sys::TransactionIdIsCurrentTransactionId(one.by)

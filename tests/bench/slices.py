@@ -13,7 +13,7 @@ from support import QUICK, SCRIPTS, psql
 
 CLIENTS = 8
 SLICE = 1 if QUICK else 2  # seconds
-ROUNDS = 4 if QUICK else 10
+ROUNDS = 4 if QUICK else 20
 
 
 def throughput(database, name, script, commit):
