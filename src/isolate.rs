@@ -133,22 +133,47 @@ impl Statements<'_> {
         Ok(mover.run(at, &self.insert(self.condition), &[])?.0 as i64)
     }
 
-    /// Copies rows that were inserted or updated, in the place of what was copied of them before; returns by how many rows there are more, and
-    /// how many have been changed.
-    fn copy(&self, mover: &Mover, at: &Moment, fresh: Vec<Place>) -> Result<(i64, i64), spi::Error> {
-        let (count, mut gone) = (fresh.len() as i64, 0);
-        let places = [moving::argument(fresh)];
-        if let Some(same_key) = self.same_key {
+    /// Copies rows that were inserted or updated, in the place of what was copied of them before; there are `unchanged` others, and `held`
+    /// copies of earlier. Returns how many rows have been changed. What is not there any more goes first: the rows of one moment have no key
+    /// twice, but those of two may.
+    fn copy(
+        &self,
+        mover: &Mover,
+        at: &Moment,
+        to: pg::Oid,
+        fresh: &[Place],
+        unchanged: i64,
+        held: i64,
+    ) -> Result<i64, spi::Error> {
+        let mut stale = held - unchanged;
+        if stale > 0 {
+            let Some(same_key) = self.same_key else {
+                let (all, now) = (format!("SELECT n.ctid FROM ONLY {} AS n", self.target), Moment::now());
+                let gone = self.drop_copies(mover, &now, to, &all)?;
+                now.end();
+                return Ok(gone + self.copy_all(mover, at)?);
+            };
             let earlier = format!(
                 "DELETE FROM ONLY {} AS n USING ONLY {} AS d WHERE d.ctid = ANY ($1) AND {same_key}",
                 self.target, self.source
             );
-            gone = mover.run(at, &earlier, &places)?.0 as i64;
+            for places in fresh.chunks(BATCH) {
+                stale -= mover.run(at, &earlier, &[moving::argument(places.to_vec())])?.0 as i64;
+            }
+            if stale > 0 {
+                stale -= self.drop_gone(mover, at, to, same_key)?;
+            }
+            if stale != 0 {
+                Error::Internal("rows that were copied could not be told from those that are gone").raise()
+            }
         }
-        if mover.run(at, &self.insert("d.ctid = ANY ($1)"), &places)?.0 as i64 != count {
-            Error::Internal("rows that were found could not be copied").raise()
+        for places in fresh.chunks(BATCH) {
+            let copied = self.insert("d.ctid = ANY ($1)");
+            if mover.run(at, &copied, &[moving::argument(places.to_vec())])?.0 != places.len() as u64 {
+                Error::Internal("rows that were found could not be copied").raise()
+            }
         }
-        Ok((count - gone, count + gone))
+        Ok(fresh.len() as i64 + held - unchanged)
     }
 
     /// Removes the copies whose rows are gone, or have got another key; returns how many.
@@ -174,57 +199,34 @@ impl Statements<'_> {
     /// Returns how many rows there are, and how many have been changed.
     fn catch_up(&self, mover: &Mover, known: &Copied, at: &Moment) -> Result<(i64, i64), spi::Error> {
         let heap = Heap::open(known.from);
-        let (mut live, mut held, mut changes) = (0, known.rows, 0);
+        let mut unchanged = 0;
         let mut fresh: Vec<Place> = Vec::new();
-        let mut copy = |fresh: &mut Vec<Place>| -> Result<(), spi::Error> {
-            let (more, changed) = self.copy(mover, at, std::mem::take(fresh))?;
-            (held, changes) = (held + more, changes + changed);
-            Ok(())
-        };
         mover.places(at, &self.places(), |places| {
-            live += places.len() as i64;
             let known = heap.split_at(&known.at, places);
+            unchanged += known as i64;
             fresh.extend_from_slice(&places[known..]);
-            if fresh.len() >= BATCH { copy(&mut fresh) } else { Ok(()) }
+            Ok(())
         })?;
-        if !fresh.is_empty() {
-            copy(&mut fresh)?;
-        }
-        if held != live {
-            if let Some(same_key) = self.same_key {
-                changes += self.drop_gone(mover, at, known.to, same_key)?;
-            } else {
-                let (all, now) = (format!("SELECT n.ctid FROM ONLY {} AS n", self.target), Moment::now());
-                changes += self.drop_copies(mover, &now, known.to, &all)? + self.copy_all(mover, at)?;
-                now.end();
-            }
-        }
-        Ok((live, changes))
+        let changes = self.copy(mover, at, known.to, &fresh, unchanged, known.rows)?;
+        Ok((unchanged + fresh.len() as i64, changes))
     }
 
     /// Removes the rows where they came from, and copies before what has not been copied yet; returns how many there were.
     fn remove(&self, mover: &Mover, known: &Copied, at: &Moment) -> Result<i64, spi::Error> {
         let heap = Heap::open(known.from);
-        let (mut live, mut held) = (0, known.rows);
+        let mut unchanged = 0;
         let mut fresh: Vec<Place> = Vec::new();
         mover.places(at, &self.places(), |places| {
-            live += places.len() as i64;
             let known = heap.split_at(&known.at, places);
             heap.remove(&mut places[..known]);
+            unchanged += known as i64;
             fresh.extend_from_slice(&places[known..]);
             Ok(())
         })?;
-        for fresh in fresh.chunks_mut(BATCH) {
-            held += self.copy(mover, at, fresh.to_vec())?.0;
-            heap.remove(fresh);
-        }
-        if held != live
-            && let Some(same_key) = self.same_key
-        {
-            // Of that moment, at which none had been removed.
-            self.drop_gone(mover, at, known.to, same_key)?;
-        }
-        Ok(live)
+        // Of that moment, at which none had been removed.
+        self.copy(mover, at, known.to, &fresh, unchanged, known.rows)?;
+        heap.remove(&mut fresh);
+        Ok(unchanged + fresh.len() as i64)
     }
 }
 
@@ -328,7 +330,14 @@ pub fn move_rows(
     });
     at.end();
     known.at.end();
-    if counted.1 != Some(removed) {
+    let now = Moment::now();
+    let left = given.with(|statements| {
+        let Statements { source, condition, .. } = statements;
+        let some = format!("SELECT FROM ONLY {source} AS d WHERE {condition} LIMIT 1");
+        mover.run(&now, &format!("SELECT count(*) FROM ({some}) AS s"), &[])
+    });
+    now.end();
+    if counted.1 != Some(removed) || left.1 != Some(0) {
         Error::Internal("rows that were copied are not those that were removed").raise()
     }
     removed
@@ -345,9 +354,10 @@ pub fn add_known_check(relation: pg::Oid, command: Text) {
     moving::add_known_check(relation, &command.to_utf8());
 }
 
-/// Runs a command that is no query as the owner of a table, without its policies. Volatile. For `_tenancy.isolate_as`.
+/// Runs a command that is no query as the owner of a table, as if policies were not forced on owners where asked for. Volatile. For
+/// `_tenancy.isolate_as`.
 #[pg_extern(schema = "_tenancy", volatile)]
 #[search_path(pg_catalog, pg_temp)]
-pub fn run_as_owner(relation: pg::Oid, command: Text) {
-    Mover::of(relation).command(&command.to_utf8()).unwrap_or_else(|error| internal(error))
+pub fn run_as_owner(relation: pg::Oid, command: Text, is_unforced: bool) {
+    Mover::of(relation).command(&command.to_utf8(), is_unforced).unwrap_or_else(|error| internal(error))
 }

@@ -17,7 +17,7 @@ COMMENT ON FUNCTION _tenancy.carry_rows(oid, oid, text, text, text) IS
 COMMENT ON FUNCTION _tenancy.move_rows(oid, oid, text, text, text) IS
 'does so for the last time, and removes the rows where they came from';
 COMMENT ON FUNCTION _tenancy.add_known_check(oid, text) IS 'adds a CHECK that is known to hold, without reading the table';
-COMMENT ON FUNCTION _tenancy.run_as_owner(oid, text) IS 'runs a command as the owner of a table, without its policies';
+COMMENT ON FUNCTION _tenancy.run_as_owner(oid, text, boolean) IS 'runs a command as the owner of a table, with or without the policies of its tables';
 
 -- Keeps everybody from a table, the partition that rows leave, and whoever writes from what PostgreSQL locks to attach another; or gives up after
 -- a while: whoever comes meanwhile waits behind us.
@@ -33,8 +33,10 @@ BEGIN
                WHERE p.partrelid = relation AND l.part IS NOT NULL ORDER BY l.part LOOP
         EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', one);
     END LOOP;
+    -- PostgreSQL clones the foreign keys from and to the table.
     FOR one IN
-        SELECT DISTINCT k.confrelid::regclass FROM pg_constraint k WHERE k.conrelid = lock_to_attach.relation AND k.contype = 'f' AND k.conparentid = 0 ORDER BY 1
+        SELECT DISTINCT o.other::regclass FROM pg_constraint k, unnest(ARRAY[k.conrelid, k.confrelid]) AS o(other)
+        WHERE k.contype = 'f' AND k.conparentid = 0 AND lock_to_attach.relation IN (k.conrelid, k.confrelid) AND o.other <> lock_to_attach.relation ORDER BY 1
     LOOP
         EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', one);
     END LOOP;
@@ -84,11 +86,11 @@ $$;
 COMMENT ON FUNCTION _tenancy.move_to_partition(regclass, regclass, regclass, text, text, text) IS
 'moves rows to a table that will be a partition, and gives that the foreign keys of its parent; returns how many';
 
--- Attaches a partition to which the rows have been moved. Nothing of a user's is called here; so what event triggers would ask at each step, while
--- everybody waits, is asked once, by the caller.
+-- Attaches a partition to which the rows have been moved. PostgreSQL simplifies what CHECKs and indexes are made of then, and so calls functions of the
+-- owner's: with the owner's rights.
 CREATE FUNCTION _tenancy.attach_partition(relation regclass, source regclass, others text, part regclass, tenant_column name, constant text) RETURNS void
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
-    SET search_path = pg_catalog, pg_temp SET tenancy.restoring = on
+    SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     default_part regclass := (SELECT p.partdefid FROM pg_partitioned_table p JOIN pg_class c ON c.oid = p.partdefid AND c.relkind = 'r'
@@ -96,6 +98,7 @@ DECLARE
     checked regclass[] := '{}';
     item record;
 BEGIN
+    PERFORM _tenancy.begin_change(m.relation) FROM unnest(ARRAY[source, part]) AS m(relation) WHERE m.relation IS NOT NULL;
     -- PostgreSQL would read tables that may be large while everybody waits. An index that the column leads tells whether a row is left, as it
     -- does for unique constraints and foreign keys; and the default partition never had one of another's list.
     IF source IS NOT NULL AND _tenancy.has_leading_index(source, tenant_column) AND others !~ '(^|, )NULL(,|$)' THEN
@@ -110,20 +113,20 @@ BEGIN
         END LOOP;
     END IF;
     IF others <> 'DEFAULT' THEN
-        EXECUTE format('ALTER TABLE %s DETACH PARTITION %s', relation, source);
+        PERFORM _tenancy.run_as_owner(relation, format('ALTER TABLE %s DETACH PARTITION %s', relation, source), false);
         -- PostgreSQL before 18 attaches no table that has any with transition tables.
         FOR item IN SELECT t.tgname AS name FROM pg_trigger t WHERE t.tgrelid = source AND t.tgfoid = '_tenancy.meter_rows()'::regprocedure LOOP
-            EXECUTE format('DROP TRIGGER %I ON %s', item.name, source);
+            PERFORM _tenancy.run_as_owner(source, format('DROP TRIGGER %I ON %s', item.name, source), false);
         END LOOP;
-        EXECUTE format('ALTER TABLE %s ATTACH PARTITION %s FOR VALUES IN (%s)', relation, source, others);
+        PERFORM _tenancy.run_as_owner(relation, format('ALTER TABLE %s ATTACH PARTITION %s FOR VALUES IN (%s)', relation, source, others), false);
     END IF;
-    EXECUTE format('ALTER TABLE %s ATTACH PARTITION %s FOR VALUES IN (%s)', relation, part, constant);
-    EXECUTE format('ALTER TABLE %s DROP CONSTRAINT tenancy_isolated', part);
+    PERFORM _tenancy.run_as_owner(relation, format('ALTER TABLE %s ATTACH PARTITION %s FOR VALUES IN (%s)', relation, part, constant), false);
+    PERFORM _tenancy.run_as_owner(part, format('ALTER TABLE %s DROP CONSTRAINT tenancy_isolated', part), false);
     FOR item IN SELECT c AS relation FROM unnest(checked) AS c LOOP
-        EXECUTE format('ALTER TABLE %s DROP CONSTRAINT tenancy_left', item.relation);
+        PERFORM _tenancy.run_as_owner(item.relation, format('ALTER TABLE %s DROP CONSTRAINT tenancy_left', item.relation), false);
     END LOOP;
     IF source IS NOT NULL AND _tenancy.replica_identity(source) <> 'DEFAULT' THEN
-        EXECUTE format('ALTER TABLE %s REPLICA IDENTITY %s', part, _tenancy.replica_identity(source, part));
+        PERFORM _tenancy.run_as_owner(part, format('ALTER TABLE %s REPLICA IDENTITY %s', part, _tenancy.replica_identity(source, part)), false);
     END IF;
     FOR item IN
         SELECT m.relation FROM unnest(ARRAY[source, part]) AS m(relation), _tenancy.protection(m.relation) p
@@ -132,6 +135,7 @@ BEGIN
     LOOP
         PERFORM _tenancy.fit_meters(item.relation);
     END LOOP;
+    PERFORM _tenancy.end_change(m.relation) FROM unnest(ARRAY[source, part]) AS m(relation) WHERE m.relation IS NOT NULL;
 END
 $$;
 COMMENT ON FUNCTION _tenancy.attach_partition(regclass, regclass, text, regclass, name, text) IS 'attaches a partition to which rows have been moved';
@@ -162,8 +166,13 @@ BEGIN
     -- One tenant at a time; the table stays as it is, and everybody reads and writes.
     EXECUTE format('LOCK TABLE ONLY %s IN SHARE UPDATE EXCLUSIVE MODE', relation);
     PERFORM _tenancy.refuse_old_snapshot(ARRAY[relation], NULL);
+    PERFORM _tenancy.check_relation(relation);
     PERFORM _tenancy.check_partitioned(relation);
     SELECT * INTO STRICT class FROM pg_class c WHERE c.oid = relation;
+    -- It may have been given to another while this waited.
+    IF NOT pg_has_role(role, class.relowner, 'USAGE') THEN
+        PERFORM _tenancy.raise('RELATION_NOT_OWNED', format('must be owner of table %s', relation), jsonb_build_object('relation', relation::text));
+    END IF;
     SELECT p.tenant_column INTO STRICT tenant_column FROM _tenancy.protection(relation) p;
     constant := _tenancy.tenant_constant(relation, tenant_column, tenant_id);
     IF cardinality(_tenancy.unregistered(ARRAY[tenant_id])) > 0 THEN
@@ -174,10 +183,17 @@ BEGIN
         RAISE NOTICE 'tenant "%" of table % already has a partition of its own', tenant_id, relation USING DETAIL = source::text;
         RETURN source;
     END IF;
-    IF NOT has_schema_privilege(role, class.relnamespace, 'CREATE') THEN
+    FOR item IN SELECT r.role FROM unnest(ARRAY[role, class.relowner]) AS r(role) WHERE NOT has_schema_privilege(r.role, class.relnamespace, 'CREATE') LOOP
         PERFORM _tenancy.raise('RELATION_NOT_OWNED', format('permission denied for schema %s', class.relnamespace::regnamespace),
-            jsonb_build_object('relation', relation::text), format('GRANT CREATE ON SCHEMA %s TO %s;', class.relnamespace::regnamespace, role::regrole));
-    ELSIF tablespace IS NOT NULL AND NOT has_tablespace_privilege(role, tablespace, 'CREATE') THEN
+            jsonb_build_object('relation', relation::text), format('GRANT CREATE ON SCHEMA %s TO %s;', class.relnamespace::regnamespace, item.role::regrole));
+    END LOOP;
+    -- PostgreSQL asks for it where it makes the trigger of a partition.
+    IF _tenancy.is_audited(relation) AND NOT has_function_privilege(class.relowner, '_tenancy.audit_row()', 'EXECUTE') THEN
+        PERFORM _tenancy.raise('RELATION_NOT_SUPPORTED', format('table %s is audited, and its owner cannot attach a partition', relation),
+            jsonb_build_object('relation', relation::text),
+            format('Have an administrator call tenancy.unaudit(%L) before, and tenancy.audit(%1$L) after.', relation));
+    END IF;
+    IF tablespace IS NOT NULL AND NOT has_tablespace_privilege(role, tablespace, 'CREATE') THEN
         PERFORM _tenancy.raise('RELATION_NOT_OWNED', format('permission denied for tablespace %s', tablespace),
             jsonb_build_object('relation', relation::text), format('GRANT CREATE ON TABLESPACE %I TO %s;', tablespace, role::regrole));
     END IF;
@@ -215,15 +231,21 @@ BEGIN
     FOR attempt IN 1..10 LOOP
         PERFORM set_config('lock_timeout', CASE patience WHEN '0' THEN '2s' ELSE patience END, true);
         is_locked := _tenancy.lock_to_attach(relation, source, attempt = 10);
-        PERFORM set_config('lock_timeout', patience, true);
+        -- Until the partition is attached: whatever else is waited for, everybody waits for.
         EXIT WHEN is_locked;
+        PERFORM set_config('lock_timeout', patience, true);
         PERFORM pg_sleep(least(attempt, 5) * 0.2 + random() * 0.2);
         IF source IS NOT NULL THEN
             PERFORM _tenancy.carry_rows(source, part, condition, columns, same_key);
         END IF;
     END LOOP;
+    IF source IS NOT NULL THEN
+        -- What may have come meanwhile.
+        PERFORM _tenancy.check_source(relation, source, others);
+    END IF;
     moved := _tenancy.move_to_partition(relation, source, part, condition, columns, same_key);
     PERFORM _tenancy.attach_partition(relation, source, others, part, tenant_column, constant);
+    PERFORM set_config('lock_timeout', patience, true);
     FOR item IN
         SELECT m.relation, w.problem FROM unnest(ARRAY[source, part]) AS m(relation), _tenancy.protection(m.relation) p,
             LATERAL (SELECT _tenancy.weakness(m.relation, p.kind, p.tenant_column, p.undo, '{ROW SECURITY,NOT NULL,POLICY,TRIGGERS,TRIGGER *}')

@@ -28,6 +28,9 @@ BEGIN
             format('table %s is partitioned %s', relation, 'BY ' || pg_get_partkeydef(relation)), where_ || jsonb_build_object('column', tenant_column),
             CASE WHEN part.partstrat = 'h' THEN 'Each of its partitions has the rows of many tenants, chosen by a hash. ' ELSE '' END
             || format('Tenants can have partitions of their own where it is PARTITION BY LIST (%I).', tenant_column));
+    ELSIF part.partcollation[0] <> (SELECT a.attcollation FROM pg_attribute a WHERE a.attrelid = part.partrelid AND a.attname = tenant_column) THEN
+        PERFORM _tenancy.raise('RELATION_NOT_SUPPORTED', format('table %s is partitioned by another collation than that of column %I', relation, tenant_column),
+            where_ || jsonb_build_object('column', tenant_column));
     END IF;
 END
 $$;
@@ -110,6 +113,12 @@ BEGIN
     ELSIF class.relowner <> (SELECT c.relowner FROM pg_class c WHERE c.oid = check_source.relation) THEN
         PERFORM _tenancy.raise('RELATION_NOT_SUPPORTED', format('partition %s is of another owner than its table', source), where_,
             format('ALTER TABLE %s OWNER TO %s;', source, (SELECT c.relowner::regrole FROM pg_class c WHERE c.oid = check_source.relation)));
+    END IF;
+    -- PostgreSQL would look for the rows there, and not find them.
+    SELECT k.conrelid INTO referenced_by FROM pg_constraint k WHERE k.confrelid = source AND k.contype = 'f' AND k.conparentid = 0 LIMIT 1;
+    IF FOUND THEN
+        PERFORM _tenancy.raise('RELATION_NOT_SUPPORTED', format('partition %s is referenced by %s, which knows no other', source, referenced_by), where_,
+            format('Let the foreign key reference the table instead: ALTER TABLE %s ADD FOREIGN KEY (...) REFERENCES %s;', referenced_by, relation));
     END IF;
     SELECT k.conrelid INTO referenced_by FROM pg_constraint k WHERE k.confrelid = check_source.relation AND k.contype = 'f' LIMIT 1;
     IF FOUND AND others <> 'DEFAULT' THEN
@@ -217,7 +226,8 @@ END
 $$;
 COMMENT ON FUNCTION _tenancy.make_partition(regclass, regclass, text, text, text) IS 'makes a table that will be a partition, protected as its parent';
 
--- Gives it the indexes of its parent, with the constraints that they belong to, before it is attached: PostgreSQL would make them then.
+-- Gives it the indexes of its parent, with the constraints that they belong to, before it is attached: PostgreSQL would make them then. As the owner: what they
+-- are made of is read anew, and called.
 CREATE FUNCTION _tenancy.make_indexes(relation regclass, part regclass) RETURNS void
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
     SET search_path = pg_catalog, pg_temp SET default_tablespace = ''
@@ -235,9 +245,10 @@ BEGIN
     LOOP
         PERFORM set_config('default_tablespace', item.place, true);
         IF item.definition IS NOT NULL THEN
-            EXECUTE format('ALTER TABLE %s ADD %s', part, item.definition);
+            PERFORM _tenancy.run_as_owner(part, format('ALTER TABLE %s ADD %s', part, item.definition), false);
         ELSIF starts_with(item.command, item.head) THEN
-            EXECUTE format('CREATE %sINDEX ON %s %s', CASE WHEN item.indisunique THEN 'UNIQUE ' ELSE '' END, part, substr(item.command, length(item.head) + 1));
+            PERFORM _tenancy.run_as_owner(part, format('CREATE %sINDEX ON %s %s', CASE WHEN item.indisunique THEN 'UNIQUE ' ELSE '' END, part,
+                                                       substr(item.command, length(item.head) + 1)), false);
         END IF;
     END LOOP;
 END
@@ -251,7 +262,7 @@ CREATE FUNCTION _tenancy.same_key(relation regclass) RETURNS text
 AS $$
     SELECT string_agg(format('n.%1$I OPERATOR(%2$s.%3$s) d.%1$I', a.attname, o.oprnamespace::regnamespace, o.oprname), ' AND ' ORDER BY k.place)
     FROM pg_index i
-    CROSS JOIN LATERAL unnest(i.indkey::smallint[], i.indclass::oid[]) WITH ORDINALITY AS k(attnum, class, place)
+    CROSS JOIN LATERAL unnest(i.indkey::smallint[], i.indclass::oid[], i.indcollation::oid[]) WITH ORDINALITY AS k(attnum, class, collated, place)
     JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
     JOIN pg_opclass c ON c.oid = k.class
     JOIN pg_amop m ON m.amopfamily = c.opcfamily AND m.amopstrategy = 3 AND m.amoplefttype = c.opcintype AND m.amoprighttype = c.opcintype
@@ -259,7 +270,7 @@ AS $$
     WHERE i.indrelid = relation AND k.place <= i.indnkeyatts
       AND i.indisunique AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL
     GROUP BY i.indexrelid, i.indisprimary, i.indnkeyatts
-    HAVING count(*) = i.indnkeyatts AND bool_and(a.attnotnull)
+    HAVING count(*) = i.indnkeyatts AND bool_and(a.attnotnull) AND bool_and(k.collated = a.attcollation)
     ORDER BY i.indisprimary DESC, i.indnkeyatts, i.indexrelid LIMIT 1
 $$;
 COMMENT ON FUNCTION _tenancy.same_key(regclass) IS 'the condition that two rows n and d of a table have the same key';
@@ -295,7 +306,7 @@ BEGIN
           AND (k.confrelid = k.conrelid) = to_itself ORDER BY k.oid
     LOOP
         EXECUTE format('ALTER TABLE %s ADD CONSTRAINT %I %s NOT VALID', part, item.name, item.definition);
-        PERFORM _tenancy.run_as_owner(part, format('ALTER TABLE %s VALIDATE CONSTRAINT %I', part, item.name));
+        PERFORM _tenancy.run_as_owner(part, format('ALTER TABLE %s VALIDATE CONSTRAINT %I', part, item.name), true);
     END LOOP;
 END
 $$;

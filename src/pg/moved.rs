@@ -62,12 +62,23 @@ pub unsafe fn may_be_older(query: *const pg_sys::QueryDesc) -> bool {
     }
 }
 
+/// What is not read to the end.
+struct Unread;
+
+impl Drop for Unread {
+    fn drop(&mut self) {
+        forget();
+    }
+}
+
 fn read() {
     // SAFETY: backend-local; nobody holds on to it while the reader, which is written at load, calls PostgreSQL.
     unsafe {
-        // Before: what arrives meanwhile makes what was read outdated at once.
+        // Before: what arrives meanwhile makes what was read outdated at once; as does an error.
         (*addr_of_mut!(MOVES)).is_current = true;
+        let unread = Unread;
         let all = (*addr_of!(MOVES)).reader.map_or_else(Vec::new, |reader| reader());
+        std::mem::forget(unread);
         let moves = addr_of_mut!(MOVES);
         (*moves).latest =
             all.iter().map(|one| one.by).reduce(|one, other| if precedes(one, other) { other } else { one });

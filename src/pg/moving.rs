@@ -119,9 +119,9 @@ impl Mover {
         })
     }
 
-    /// Runs a command that is no query.
-    pub fn command(&self, command: &str) -> Result<(), SpiError> {
-        let _owner = AsOwner::unforced(self.table);
+    /// Runs a command that is no query; `is_unforced` as what else runs here.
+    pub fn command(&self, command: &str, is_unforced: bool) -> Result<(), SpiError> {
+        let _owner = if is_unforced { AsOwner::unforced(self.table) } else { AsOwner::of(self.table) };
         let _pinned = Pinned::new(&[PATH]);
         Spi::run(command)
     }

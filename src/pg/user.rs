@@ -141,13 +141,13 @@ pub struct AsOwner {
 }
 
 impl AsOwner {
-    /// Switches to the owner of a relation of this extension. An error on the way restores the role as well:
+    /// Switches to the owner of a relation. An error on the way restores the role as well:
     /// PostgreSQL does so when it aborts the (sub)transaction.
     pub fn of(relation: pg_sys::Oid) -> AsOwner {
         AsOwner::with(relation, pg_sys::SECURITY_RESTRICTED_OPERATION)
     }
 
-    /// Switches to the owner of any table, for whom the policies of its own tables do not count then, as in a check of a foreign key.
+    /// Switches to the owner of a table, for whom the policies of its own tables do not count then, as in a check of a foreign key.
     pub fn unforced(relation: pg_sys::Oid) -> AsOwner {
         AsOwner::with(relation, pg_sys::SECURITY_RESTRICTED_OPERATION | pg_sys::SECURITY_NOFORCE_RLS)
     }

@@ -200,7 +200,8 @@ def test_operators_of_a_type(worlds, name):
                     heard = one.hear(statement)
                     if heard != other.hear(statement):
                         problems.append(f"{method} {opclass}: {statement} tells of hidden rows")
-                    reached.update(index for index, _ in one.conditions(statement))
+                    if "tried" not in reached:
+                        reached.update(index for index, _ in one.conditions(statement))
             if each and "tried" not in reached and (method, opclass) != ("spgist", "inet_ops"):
                 problems.append(f"{operator} reaches no index {method} {opclass}")
         one.close()

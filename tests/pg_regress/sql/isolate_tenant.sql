@@ -52,6 +52,10 @@ ALTER TABLE purchase OWNER TO regress_owner;
 ALTER TABLE purchase_rest OWNER TO regress_owner;
 SELECT tenancy.meter('purchase', 'purchases'), tenancy.meter('purchase', 'numbers', 'sum(n)');
 SELECT tenancy.audit('purchase');
+SET ROLE regress_owner;
+SELECT tenancy.isolate_tenant('purchase', 'acme');             -- SHOULD FAIL: PostgreSQL asks for the trigger's function
+RESET ROLE;
+GRANT EXECUTE ON FUNCTION _tenancy.audit_row() TO regress_owner;
 RESET client_min_messages;
 GRANT SELECT, INSERT, UPDATE, DELETE ON customer, purchase, line TO regress_app;
 GRANT SELECT ON purchase_rest TO regress_app;
@@ -73,7 +77,7 @@ SET ROLE regress_owner;
 SELECT _tenancy.isolate_as('purchase', 'acme', NULL, NULL, 10);        -- SHOULD FAIL: granted to nobody
 SELECT _tenancy.carry_rows('purchase_rest'::regclass, 'purchase_rest'::regclass, 'true', 'n', NULL);     -- SHOULD FAIL
 SELECT _tenancy.move_rows('purchase_rest'::regclass, 'purchase_rest'::regclass, 'true', 'n', NULL);      -- SHOULD FAIL
-SELECT _tenancy.run_as_owner('purchase'::regclass, 'TABLE purchase');  -- SHOULD FAIL
+SELECT _tenancy.run_as_owner('purchase'::regclass, 'TABLE purchase', true);  -- SHOULD FAIL
 SELECT _tenancy.add_known_check('purchase'::regclass, 'ALTER TABLE purchase ADD CHECK (false)');         -- SHOULD FAIL
 SELECT tenancy.isolate_tenant('purchase', NULL);               -- SHOULD FAIL
 SELECT tenancy.isolate_tenant(NULL, 'acme');                   -- SHOULD FAIL
@@ -206,6 +210,7 @@ SELECT tableoid::regclass, tenant_id, count(*) FROM purchase GROUP BY 1, 2 ORDER
 SELECT * FROM tenancy.reconcile('purchase');
 SELECT count(*) FROM _tenancy.isolated WHERE relation = 'purchase'::regclass;
 SET client_min_messages = warning;
+REVOKE EXECUTE ON FUNCTION _tenancy.audit_row() FROM regress_owner;
 SELECT tenancy.unaudit('purchase'), tenancy.unmeter('purchase', 'purchases'), tenancy.unmeter('purchase', 'numbers');
 SELECT tenancy.unprotect('purchase');
 SELECT tgname FROM pg_trigger WHERE tgrelid = 'purchase_acme'::regclass AND NOT tgisinternal;

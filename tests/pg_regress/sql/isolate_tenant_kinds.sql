@@ -154,6 +154,7 @@ SET ROLE regress_outsider;
 SELECT tenancy.isolate_tenant('app.journal', 'beta');          -- SHOULD FAIL: not its schema
 RESET ROLE;
 ALTER TABLE app.journal_rest OWNER TO regress_owner;
+GRANT CREATE ON SCHEMA app TO regress_outsider;
 SELECT tenancy.isolate_tenant('app.journal', 'beta');          -- SHOULD FAIL: of another owner
 ALTER TABLE app.journal_rest OWNER TO regress_outsider;
 ALTER SCHEMA app OWNER TO regress_outsider;
