@@ -17,6 +17,7 @@ use super::{
     leakproof::{As, Trust, function, holds},
     planner, pushed_scan,
     statement::{entries, has_policy},
+    statistics,
 };
 
 mod raw {
@@ -281,9 +282,48 @@ unsafe extern "C-unwind" fn mark(
             put_back(rel, &marked);
             return none;
         }
+        // What is expected of all tenants' rows tells of them as counters do.
+        if which == Indexes::All {
+            estimate(root, rel, marked.trusted);
+        }
         let kept = pg_sys::palloc0(size_of::<Marked>()).cast::<Marked>();
         *kept = marked;
         kept
+    }
+}
+
+/// Estimates conditions that are trusted once more, with the statistics that PostgreSQL has not shown to their operators.
+unsafe fn estimate(root: *mut pg_sys::PlannerInfo, rel: *mut pg_sys::RelOptInfo, trusted: *mut pg_sys::List) {
+    // SAFETY: conditions of the table, of which the planner keeps the estimates.
+    unsafe {
+        let lent = statistics::lend();
+        for cell in entries(trusted) {
+            let condition = cell.ptr_value.cast::<pg_sys::RestrictInfo>();
+            if pg_sys::bms_membership((*condition).clause_relids) == pg_sys::BMS_Membership::BMS_SINGLETON {
+                (*condition).norm_selec = -1.0;
+                pg_sys::clause_selectivity(
+                    root,
+                    condition.cast(),
+                    0,
+                    pg_sys::JoinType::JOIN_INNER,
+                    std::ptr::null_mut(),
+                );
+            }
+        }
+        drop(lent);
+        // The rows of a parent are known by now, from those of its children.
+        if (*rel).reloptkind == pg_sys::RelOptKind::RELOPT_BASEREL {
+            let before = (*rel).rows;
+            pg_sys::set_baserel_size_estimates(root, rel);
+            for cell in
+                [(*rel).pathlist, (*rel).partial_pathlist].into_iter().flat_map(|paths| entries(paths))
+            {
+                let path = cell.ptr_value.cast::<pg_sys::Path>();
+                if (*path).param_info.is_null() && (*path).rows == before {
+                    (*path).rows = (*rel).rows;
+                }
+            }
+        }
     }
 }
 

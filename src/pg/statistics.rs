@@ -6,6 +6,9 @@
 //!
 //! The list tells as well which tenants are large; see `crate::statistics`.
 //!
+//! Behind a policy PostgreSQL shows statistics to LEAKPROOF operators only, because an estimate may call the operator on common values. To those
+//! that index pushdown trusts they are lent, while the conditions are estimated that call nothing else (`lend`).
+//!
 //! Idea: get_actual_variable_range() in PostgreSQL's selfuncs.c, which looks into an index where the histogram may be outdated.
 
 use std::ffi::c_int;
@@ -52,6 +55,9 @@ const CHANGED_PART: f64 = 0.002;
 
 static mut JUDGES: Option<Judges> = None;
 static mut PREVIOUS: pg_sys::get_relation_stats_hook_type = None;
+static mut PREVIOUS_OF_INDEX: pg_sys::get_index_stats_hook_type = None;
+/// Whatever is estimated may see statistics.
+static mut IS_LENDING: bool = false;
 
 /// Called once, when the library is loaded.
 pub fn init(judges: Judges) {
@@ -60,7 +66,70 @@ pub fn init(judges: Judges) {
         JUDGES = Some(judges);
         PREVIOUS = pg_sys::get_relation_stats_hook;
         pg_sys::get_relation_stats_hook = Some(relation_stats);
+        PREVIOUS_OF_INDEX = pg_sys::get_index_stats_hook;
+        pg_sys::get_index_stats_hook = Some(index_stats);
     }
+}
+
+/// Statistics are lent until this is dropped, by an error as well.
+pub struct Lent(bool);
+
+/// Lends statistics of protected tables to what is estimated, which must call nothing that could tell of a value.
+pub fn lend() -> Lent {
+    // SAFETY: a backend-local byte.
+    Lent(unsafe { std::mem::replace(&mut *std::ptr::addr_of_mut!(IS_LENDING), true) })
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        // SAFETY: as above.
+        unsafe { IS_LENDING = self.0 }
+    }
+}
+
+/// Gives the statistics of a column, or of what an index has, to whatever operator is estimated.
+unsafe fn supply_lent(
+    relation: pg_sys::Oid,
+    column: pg_sys::AttrNumber,
+    is_inherited: bool,
+    variable: *mut pg_sys::VariableStatData,
+) -> bool {
+    // SAFETY: PostgreSQL's own argument; what is looked up is given to PostgreSQL with the function that releases it.
+    unsafe {
+        let cache = pg_sys::SysCacheIdentifier::STATRELATTINH as c_int;
+        let found = pg_sys::SearchSysCache3(cache, relation.into(), column.into(), is_inherited.into());
+        (*variable).statsTuple = found;
+        (*variable).freefunc = Some(release);
+        (*variable).acl_ok = true;
+        !found.is_null()
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn release(tuple: pg_sys::HeapTuple) {
+    // SAFETY: what `supply_lent` has looked up.
+    unsafe { pg_sys::ReleaseSysCache(tuple) }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn index_stats(
+    root: *mut pg_sys::PlannerInfo,
+    index: pg_sys::Oid,
+    column: pg_sys::AttrNumber,
+    variable: *mut pg_sys::VariableStatData,
+) -> bool {
+    // SAFETY: PostgreSQL's own arguments.
+    unsafe {
+        PREVIOUS_OF_INDEX.is_some_and(|previous| previous(root, index, column, variable))
+            || IS_LENDING && supply_lent(index, column, false, variable)
+    }
+}
+
+/// Whether conditions find a single row by a unique index, of whatever tenant.
+unsafe fn is_single(root: *mut pg_sys::PlannerInfo, rel: *mut pg_sys::RelOptInfo) -> bool {
+    let none = std::ptr::null_mut();
+    // SAFETY: the planner's own; a table of the query, or null.
+    unsafe { !rel.is_null() && pg_sys::relation_has_unique_index_for(root, rel, none, none, none) }
 }
 
 unsafe extern "C-unwind" fn relation_stats(
@@ -72,13 +141,14 @@ unsafe extern "C-unwind" fn relation_stats(
     // SAFETY: PostgreSQL's own arguments; a frame of plain data.
     unsafe {
         PREVIOUS.is_some_and(|previous| previous(root, entry, column, variable))
-            || (*entry).rtekind == pg_sys::RTEKind::RTE_RELATION && supply(entry, column, variable)
+            || (*entry).rtekind == pg_sys::RTEKind::RTE_RELATION && supply(root, entry, column, variable)
     }
 }
 
 /// Gives statistics of its own where those that PostgreSQL has do not know the current tenant.
 #[pg_guard]
 unsafe extern "C-unwind" fn supply(
+    root: *mut pg_sys::PlannerInfo,
     entry: *mut pg_sys::RangeTblEntry,
     column: pg_sys::AttrNumber,
     variable: *mut pg_sys::VariableStatData,
@@ -87,7 +157,13 @@ unsafe extern "C-unwind" fn supply(
     unsafe {
         let Some(judges) = JUDGES else { return false };
         let table = (*entry).relid;
-        let Some(place) = (judges.column)(table).filter(|place| place.number == column) else { return false };
+        let Some(place) = (judges.column)(table).filter(|place| place.number == column) else {
+            return IS_LENDING && supply_lent(table, column, (*entry).inh, variable);
+        };
+        // The plan is the same for a tenant of any size.
+        if is_single(root, (*variable).rel) {
+            return false;
+        }
         let (is_new, tenant) = ((judges.is_new)(table), (judges.tenant)());
         let found = tenant.and_then(|tenant| (judges.known)(table, &tenant));
         if (*variable).rel.is_null() || !is_new && (tenant.is_none() || found == Some(None)) {

@@ -78,6 +78,34 @@ SELECT condition, (compare(condition)).* FROM (VALUES
     ($$tsv @@ 'w5' OR price = 6$$), ($$(tsv @@ 'w5' AND price = 5) OR tags && '{t6}'$$), ($$tsv @@ 'w5' AND price = 5$$)
 ) AS c(condition);
 
+-- Their estimates are by the statistics, as those of a superuser: PostgreSQL shows these to LEAKPROOF operators only.
+CREATE FUNCTION expected(query text) RETURNS numeric LANGUAGE plpgsql AS $$
+DECLARE
+    plan jsonb;
+BEGIN
+    EXECUTE 'EXPLAIN (FORMAT json) ' || query INTO plan;
+    RETURN plan -> 0 -> 'Plan' ->> 'Plan Rows';
+END
+$$;
+CREATE TABLE estimated (condition text, way text, rows numeric);
+DO $$
+DECLARE
+    condition text;
+    rows numeric;
+BEGIN
+    FOREACH condition IN ARRAY ARRAY[$a$price < 50$a$, $a$doc @> '{"k": 9}'$a$, $a$span && int4range(5, 50)$a$, $a$tags && '{t5,t6,t7}'$a$] LOOP
+        INSERT INTO estimated VALUES (condition, 'superuser', expected(format('SELECT FROM "Weird Doc" WHERE %s AND tenant_id = %L', condition, 'push-1')));
+        SET ROLE regress_pushdown;
+        rows := expected(format('SELECT FROM "Weird Doc" WHERE %s', condition));
+        RESET ROLE;
+        INSERT INTO estimated VALUES (condition, 'tenant', rows);
+    END LOOP;
+END
+$$;
+SELECT condition, max(rows) FILTER (WHERE way = 'tenant') BETWEEN 0.9 * max(rows) FILTER (WHERE way = 'superuser') AND 1.1 * max(rows) FILTER (WHERE way = 'superuser') AS right
+FROM estimated GROUP BY 1 ORDER BY 1;
+DROP TABLE estimated;
+
 -- What must not: patterns and paths that can raise errors, values that are not known, functions of a user's own.
 CREATE FUNCTION own(text) RETURNS tsquery LANGUAGE plpgsql STABLE AS $$ BEGIN RAISE NOTICE 'called'; RETURN $1::tsquery; END $$;
 CREATE FUNCTION own_lower(text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN lower($1); END $$;
