@@ -235,6 +235,8 @@ def test_a_deadlock_is_ours_to_avoid(db, accounts, connect, owner, dba):
     )
     try:
         writer = connect("postgres", autocommit=False)
+        # Whoever looks for a deadlock first is who ends it, and a busy machine may wake this one first.
+        writer.execute("SET deadlock_timeout = '30s'")
         writer.execute("UPDATE customer SET name = 'x' WHERE id = 1")
         move = InThread(owner, "SELECT tenancy.isolate_tenant('account', 'acme')")
         held = "SELECT count(*) FROM pg_locks WHERE pid = %s AND relation = 'account'::regclass AND mode = 'AccessExclusiveLock' AND granted"
