@@ -136,6 +136,9 @@ unsafe extern "C-unwind" fn add_paths(
             // Where PostgreSQL makes such paths: not for a parent, whose indexes have no rows, nor for a sample, which an index does not know.
             && !(*entry).inh
             && (*entry).tablesample.is_null()
+            // Nor for one in which there can be no row: what a path by an index applies to the rows has not been worked out
+            // (`check_index_predicates`), and it would return all there are.
+            && !pg_sys::is_dummy_rel(rel)
             && !(*rel).indexlist.is_null();
         let marked = if may { mark(root, rel) } else { std::ptr::null_mut() };
         if !marked.is_null() {
@@ -485,6 +488,10 @@ unsafe fn usable_indexes(rel: *const pg_sys::RelOptInfo, which: Indexes, trust: 
         let mut found = std::ptr::null_mut();
         for cell in entries((*rel).indexlist) {
             let index = cell.ptr_value.cast::<pg_sys::IndexOptInfo>();
+            // All that is asked of the rows: the policies are among it.
+            if (*index).indrestrictinfo.is_null() {
+                continue;
+            }
             if is_calm(index, trust) && (which == Indexes::All || leads_to(index, of_tenant)) {
                 found = pg_sys::lappend(found, index.cast());
             }

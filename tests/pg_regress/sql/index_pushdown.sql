@@ -144,6 +144,16 @@ END
 $$;
 SELECT condition, count(*) AS ways, count(DISTINCT (rows, sum)) AS answers, min(rows) AS rows FROM result GROUP BY 1 ORDER BY 1;
 
+-- Where PostgreSQL has found that there can be no row, it has left out what a path by an index needs: none is made, however much it would be wanted.
+SET enable_sort = off;
+SET enable_hashagg = off;
+SET ROLE regress_pushdown;
+SELECT count(*) FROM (SELECT DISTINCT price FROM "Weird Doc" WHERE price < 50 AND id = 1 AND id = 2) AS d;
+SELECT count(*) FROM (SELECT DISTINCT price FROM "Weird Doc" WHERE price < 50 AND id = 1 AND id = 2 OFFSET 0) AS d WHERE price >= 0;
+RESET ROLE;
+RESET enable_sort;
+RESET enable_hashagg;
+
 -- Only indexes with the tenant column.
 SET tenancy.index_pushdown = tenant_indexes;
 SET ROLE regress_pushdown;
