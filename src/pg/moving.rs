@@ -10,7 +10,7 @@ use pgrx::datum::DatumWithOid;
 use pgrx::spi::Error as SpiError;
 use pgrx::{pg_sys, prelude::*};
 
-use super::query::{PATH, Pinned};
+use super::query::{PATH, Pinned, prepare};
 use super::user::AsOwner;
 
 mod raw {
@@ -170,19 +170,6 @@ impl Mover {
         // SAFETY: the portal that was opened above, which is not running.
         unsafe { pg_sys::SPI_cursor_close(portal) };
         Ok(())
-    }
-}
-
-fn prepare(statement: &str, arguments: &[DatumWithOid]) -> Result<pg_sys::SPIPlanPtr, SpiError> {
-    let text = CString::new(statement).unwrap_or_default();
-    let mut types: Vec<pg_sys::Oid> = arguments.iter().map(DatumWithOid::oid).collect();
-    // SAFETY: a C string and as many types as are said. The plan lives until SPI is left.
-    unsafe {
-        let plan = pg_sys::SPI_prepare(text.as_ptr(), types.len() as c_int, types.as_mut_ptr());
-        if plan.is_null() {
-            Spi::check_status(pg_sys::SPI_result)?;
-        }
-        Ok(plan)
     }
 }
 

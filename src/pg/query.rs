@@ -85,7 +85,7 @@ fn plan(
 }
 
 /// The plan of a query, until SPI is left. Called while SPI is connected.
-fn prepare(query: &str, arguments: &[DatumWithOid]) -> Result<pg_sys::SPIPlanPtr, spi::Error> {
+pub(super) fn prepare(query: &str, arguments: &[DatumWithOid]) -> Result<pg_sys::SPIPlanPtr, spi::Error> {
     let text = CString::new(query).unwrap_or_default();
     let mut types: Vec<pg_sys::Oid> = arguments.iter().map(DatumWithOid::oid).collect();
     // SAFETY: a C string and as many types as are said.

@@ -92,11 +92,7 @@ def test_values_that_come_back_under_another_key(db, dba, connect, key):
     """A row is deleted and its value inserted with another key, values are swapped: the rows of two moments together have some twice."""
     make_accounts(db, 40, key="CHECK (true)")
     db.run("UPDATE account SET note = 'n' || id", f"ALTER TABLE account ADD {key.replace('), ', '), ADD ')}")
-    dba.execute("SELECT pg_advisory_lock(7)")
-    mover = connect(OWNER)
-    mover.execute("SET test.pause = on")
-    move = InThread(mover, "SELECT tenancy.isolate_tenant('account', 'acme')")
-    eventually(lambda: waiting(dba, move.pid, "advisory"))
+    move = Held(connect, dba)
     session = connect(APP)
     with session.transaction():
         set_local(session, "acme")
@@ -104,8 +100,7 @@ def test_values_that_come_back_under_another_key(db, dba, connect, key):
         session.execute("INSERT INTO account (id, amount, note) VALUES (102, 100, 'n2')")
         for note, id in (("x", 3), ("n3", 4), ("n4", 3)):
             session.execute("UPDATE account SET note = %s WHERE id = %s", [note, id])
-    dba.execute("SELECT pg_advisory_unlock(7)")
-    move.result()
+    move.release()
     assert places(dba) == [("account_acme", "acme", 40, 4000), ("account_rest", "globex", 40, 4000)]
     notes = dba.execute("SELECT id, note FROM account WHERE tenant_id = 'acme' AND (id < 5 OR id > 100) ORDER BY 1").fetchall()
     assert notes == [(1, "n1"), (3, "n4"), (4, "n3"), (102, "n2")]
@@ -136,11 +131,7 @@ def test_nobody_waits_for_the_copying(held, connect, dba):
 def test_without_a_primary_key(db, dba, connect, key):
     """Rows that are the same are as many as before, whatever was changed meanwhile."""
     make_accounts(db, 50, key=key)
-    dba.execute("SELECT pg_advisory_lock(7)")
-    mover = connect(OWNER)
-    mover.execute("SET test.pause = on")
-    move = InThread(mover, "SELECT tenancy.isolate_tenant('account', 'acme')")
-    eventually(lambda: waiting(dba, move.pid, "advisory"))
+    move = Held(connect, dba)
     session = connect(APP)
     with session.transaction():
         set_local(session, "acme")
@@ -149,8 +140,7 @@ def test_without_a_primary_key(db, dba, connect, key):
         session.execute("INSERT INTO account (id, amount) SELECT 100 + g, 100 FROM generate_series(1, 10) AS g")
         if not key:
             session.execute("UPDATE account SET id = 1, note = 'same'")
-    dba.execute("SELECT pg_advisory_unlock(7)")
-    move.result()
+    move.release()
     assert places(dba) == [("account_acme", "acme", 50, 5000), ("account_rest", "globex", 50, 5000)]
     notes = dba.execute("SELECT note, count(*) FROM account WHERE tenant_id = 'acme' GROUP BY 1 ORDER BY 2").fetchall()
     assert notes == ([("same", 50)] if not key else [("new", 10), (None, 10), ("x" * 40, 30)])
