@@ -11,7 +11,7 @@ use std::ffi::{CStr, c_char, c_int};
 use pgrx::{pg_sys, prelude::*};
 
 use super::{
-    index_pushdown, moved,
+    moved,
     part::Part,
     planner, portal, pushed_scan, rewrite,
     running::{self, Step, Tenant},
@@ -309,11 +309,6 @@ unsafe extern "C-unwind" fn tag(plan: *mut pg_sys::PlannedStmt, tenant: *const T
     planner::tag(plan, unsafe { *tenant });
 }
 
-#[pg_guard]
-unsafe extern "C-unwind" fn tag_pushed(plan: *mut pg_sys::PlannedStmt) {
-    planner::tag_pushed(plan);
-}
-
 unsafe extern "C-unwind" fn plan(
     query: *mut pg_sys::Query,
     text: *const c_char,
@@ -327,11 +322,7 @@ unsafe extern "C-unwind" fn plan(
             rewrite::to_scope(query);
         }
         let planner = PREVIOUS_PLANNER.unwrap_or(raw::standard_planner);
-        let outer = index_pushdown::begins_plan();
         let plan = planner(query, text, options, parameters);
-        if index_pushdown::ends_plan(outer) {
-            tag_pushed(plan);
-        }
         if let Some(tenant) = running::leave_plan(depth) {
             tag(plan, &tenant);
         }

@@ -6,9 +6,12 @@
 //! A condition comes to an index as `<key> <operator> <value>`. The columns of the table are in the key alone, and what the key is made of was
 //! computed for each row when it came into the index: so a built-in immutable function there raises no error that it has not raised before.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::ffi::{CStr, c_char, c_int};
+use std::rc::Rc;
 
-use pgrx::{FromDatum, pg_sys};
+use pgrx::{FromDatum, pg_sys, prelude::*};
 
 use super::{statement::entries, text::Text};
 use calm::{LONGEST, is_calm_like, is_calm_path, is_calm_regex};
@@ -98,8 +101,56 @@ const TAKE_ANY: [&str; 8] = [
 /// Functions that make a text search query of a text; with the configuration of the session they are not immutable.
 const MAKE_QUERIES: [&str; 4] = ["to_tsquery", "plainto_tsquery", "phraseto_tsquery", "websearch_to_tsquery"];
 
+/// Functions that were asked for, until any function changes.
+#[derive(Default)]
+struct Known {
+    functions: HashMap<pg_sys::Oid, Rc<Function>>,
+    changes: u64,
+}
+
+/// As many functions are known at a time.
+const MOST_KNOWN: usize = 4096;
+
+thread_local! {
+    static KNOWN: RefCell<Known> = RefCell::new(Known::default());
+}
+
+/// Called once, when the library is loaded.
+pub fn init() {
+    // SAFETY: what is called clears a map.
+    unsafe {
+        let cache = pg_sys::SysCacheIdentifier::PROCOID as c_int;
+        pg_sys::CacheRegisterSyscacheCallback(cache, Some(forget), pg_sys::Datum::from(0));
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn forget(_arg: pg_sys::Datum, _cache: c_int, _hash: u32) {
+    KNOWN.with_borrow_mut(|known| {
+        known.functions.clear();
+        known.changes += 1;
+    });
+}
+
 /// What is known of a function; none where there is none.
-pub fn function(number: pg_sys::Oid) -> Option<Function> {
+pub fn function(number: pg_sys::Oid) -> Option<Rc<Function>> {
+    let (known, changes) = KNOWN.with_borrow(|known| (known.functions.get(&number).cloned(), known.changes));
+    known.or_else(|| {
+        let found = Rc::new(look_up(number)?);
+        KNOWN.with_borrow_mut(|known| {
+            if known.functions.len() >= MOST_KNOWN {
+                known.functions.clear();
+            }
+            // What has changed meanwhile is looked up again.
+            if known.changes == changes {
+                known.functions.insert(number, found.clone());
+            }
+        });
+        Some(found)
+    })
+}
+
+fn look_up(number: pg_sys::Oid) -> Option<Function> {
     const INTERNAL: u32 = 12;
     const C: u32 = 13;
     let cache = pg_sys::SysCacheIdentifier::PROCOID as c_int;

@@ -233,28 +233,38 @@ const TAG: c_int = -7_400;
 /// The number under which a plan tells that an index was given a condition of the query.
 const PUSHED: c_int = -7_300;
 
-/// Marks a plan in which a condition of the query may have reached an index before the policies.
-pub fn tag_pushed(plan: *mut pg_sys::PlannedStmt) {
-    push_item(plan, PUSHED, 0);
+/// Marks the plan that is being made as one in which a condition of the query may reach an index before the policies.
+pub unsafe fn tag_pushed(plan: *mut pg_sys::PlannerGlobal) {
+    // SAFETY: the planner's own, from which the plan takes its items.
+    unsafe {
+        if !has_item((*plan).invalItems, PUSHED) {
+            push_item(&mut (*plan).invalItems, PUSHED, 0);
+        }
+    }
 }
 
 /// Whether a plan is marked so.
 pub fn is_pushed(plan: *const pg_sys::PlannedStmt) -> bool {
-    // SAFETY: a valid plan, of which `invalItems` is a list of such nodes.
+    // SAFETY: a valid plan.
+    unsafe { has_item((*plan).invalItems, PUSHED) }
+}
+
+unsafe fn has_item(items: *mut pg_sys::List, cache: c_int) -> bool {
+    // SAFETY: a list of such nodes.
     unsafe {
-        let items = super::statement::entries((*plan).invalItems);
-        items.iter().any(|cell| (*cell.ptr_value.cast::<pg_sys::PlanInvalItem>()).cacheId == PUSHED)
+        let mut items = super::statement::entries(items).iter();
+        items.any(|cell| (*cell.ptr_value.cast::<pg_sys::PlanInvalItem>()).cacheId == cache)
     }
 }
 
-fn push_item(plan: *mut pg_sys::PlannedStmt, cache: c_int, value: u32) {
-    // SAFETY: nodes in the memory context of the plan, which was made just now.
+unsafe fn push_item(items: &mut *mut pg_sys::List, cache: c_int, value: u32) {
+    // SAFETY: nodes in the memory of what is being planned, or was just now.
     unsafe {
         let item = pg_sys::palloc0(size_of::<pg_sys::PlanInvalItem>()).cast::<pg_sys::PlanInvalItem>();
         (*item).type_ = pg_sys::NodeTag::T_PlanInvalItem;
         (*item).cacheId = cache;
         (*item).hashValue = value;
-        (*plan).invalItems = pg_sys::lappend((*plan).invalItems, item.cast());
+        *items = pg_sys::lappend(*items, item.cast());
     }
 }
 
@@ -265,7 +275,8 @@ pub fn tag(plan: *mut pg_sys::PlannedStmt, tenant: Tenant) {
     words.extend(id.chunks(4).map(|part| part.iter().fold(0, |word, byte| word << 8 | u32::from(*byte))));
     // From the end, so that the length comes last.
     for (place, word) in words.into_iter().enumerate().rev() {
-        push_item(plan, TAG - place as c_int, word);
+        // SAFETY: a plan that was made just now.
+        unsafe { push_item(&mut (*plan).invalItems, TAG - place as c_int, word) }
     }
 }
 

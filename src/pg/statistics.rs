@@ -15,7 +15,7 @@ use std::ffi::c_int;
 
 use pgrx::{IntoDatum, pg_sys, prelude::*};
 
-use super::{statement::entries, transition::Kind};
+use super::{index_pushdown, statement::entries, transition::Kind};
 use crate::tenant::TenantId;
 
 /// Whom a plan is made for, and who is told of the list.
@@ -120,8 +120,24 @@ unsafe extern "C-unwind" fn index_stats(
 ) -> bool {
     // SAFETY: PostgreSQL's own arguments.
     unsafe {
+        let is_lent = is_lent(root, variable);
         PREVIOUS_OF_INDEX.is_some_and(|previous| previous(root, index, column, variable))
-            || IS_LENDING && supply_lent(index, column, false, variable)
+            || is_lent && supply_lent(index, column, false, variable)
+    }
+}
+
+/// The table of the query that statistics are asked for, or null: where PostgreSQL estimates what an index costs, it does not say, and for
+/// one of BRIN it leaves there what was on the stack.
+unsafe fn rel_of(
+    root: *const pg_sys::PlannerInfo,
+    variable: *const pg_sys::VariableStatData,
+) -> *mut pg_sys::RelOptInfo {
+    // SAFETY: the planner's own array, of which the first place is not used. A pointer that is in it is one.
+    unsafe {
+        let (rel, all) = ((*variable).rel, (*root).simple_rel_array);
+        let count = usize::try_from((*root).simple_rel_array_size).unwrap_or(0);
+        let is_known = !rel.is_null() && !all.is_null() && std::slice::from_raw_parts(all, count).contains(&rel);
+        if is_known { rel } else { std::ptr::null_mut() }
     }
 }
 
@@ -140,8 +156,20 @@ unsafe extern "C-unwind" fn relation_stats(
 ) -> bool {
     // SAFETY: PostgreSQL's own arguments; a frame of plain data.
     unsafe {
+        let is_lent = is_lent(root, variable);
         PREVIOUS.is_some_and(|previous| previous(root, entry, column, variable))
-            || (*entry).rtekind == pg_sys::RTEKind::RTE_RELATION && supply(root, entry, column, variable)
+            || (*entry).rtekind == pg_sys::RTEKind::RTE_RELATION
+                && supply(root, entry, column, variable, is_lent)
+    }
+}
+
+/// Whether statistics are lent to what is being estimated.
+#[inline]
+unsafe fn is_lent(root: *mut pg_sys::PlannerInfo, variable: *const pg_sys::VariableStatData) -> bool {
+    // SAFETY: PostgreSQL's own arguments; a byte of this backend.
+    unsafe {
+        (*root).qual_security_level > 0 && index_pushdown::estimates(root, rel_of(root, variable))
+            || IS_LENDING
     }
 }
 
@@ -152,21 +180,23 @@ unsafe extern "C-unwind" fn supply(
     entry: *mut pg_sys::RangeTblEntry,
     column: pg_sys::AttrNumber,
     variable: *mut pg_sys::VariableStatData,
+    is_lent: bool,
 ) -> bool {
     // SAFETY: as above; the table is locked. What is looked up in a cache is released, or given to PostgreSQL with the function that does.
     unsafe {
         let Some(judges) = JUDGES else { return false };
         let table = (*entry).relid;
         let Some(place) = (judges.column)(table).filter(|place| place.number == column) else {
-            return IS_LENDING && supply_lent(table, column, (*entry).inh, variable);
+            return is_lent && supply_lent(table, column, (*entry).inh, variable);
         };
         // The plan is the same for a tenant of any size.
-        if is_single(root, (*variable).rel) {
+        let rel = rel_of(root, variable);
+        if is_single(root, rel) {
             return false;
         }
         let (is_new, tenant) = ((judges.is_new)(table), (judges.tenant)());
         let found = tenant.and_then(|tenant| (judges.known)(table, &tenant));
-        if (*variable).rel.is_null() || !is_new && (tenant.is_none() || found == Some(None)) {
+        if rel.is_null() || !is_new && (tenant.is_none() || found == Some(None)) {
             (judges.planned)();
             return false;
         }
@@ -180,7 +210,7 @@ unsafe extern "C-unwind" fn supply(
             return false;
         }
         let list = Common::of(statistics);
-        let tuples = (*(*variable).rel).tuples;
+        let tuples = (*rel).tuples;
         if is_new {
             for (value, frequency) in list.values().iter().zip(list.frequencies()) {
                 if let Some(Ok(id)) = place.kind.raw(*value).map(|raw| raw.parse()) {

@@ -126,6 +126,13 @@ ATTACKS = {
         ["USING gin (tsv)"],
         PARALLEL | {"gin_fuzzy_search_limit": "5"},
     ),
+    # The plan is being made while another one fails, in a function that PostgreSQL calls for an estimate.
+    "limit after an error": (
+        ["ts_match_vq"],
+        [f"SELECT ({QUERY} tsv @@ 'common | mine'), (SELECT count(*) FROM pg_class WHERE oid = stumble())"] * 8,
+        ["USING gin (tsv)"],
+        {"gin_fuzzy_search_limit": "5"},
+    ),
     # Errors of a constant, where there is something to compare it with.
     "pattern": (["textlike"], [QUERY + "body LIKE 'secr_t\\'"], ["(body text_pattern_ops)", "USING gin (body gin_trgm_ops)"], {}),
     "array": (
@@ -203,6 +210,7 @@ def worlds(server):
                END $$""",
             "CREATE FUNCTION shout(what text, anyelement) RETURNS anyelement LANGUAGE plpgsql STABLE AS $$BEGIN RAISE NOTICE '%', what; RETURN $2; END$$",
             "CREATE FUNCTION cheap(text, int) RETURNS int LANGUAGE plpgsql STABLE COST 0.0001 AS $$BEGIN RETURN shout($1, $2); END$$",
+            "CREATE FUNCTION stumble() RETURNS oid LANGUAGE plpgsql STABLE AS $$BEGIN EXECUTE 'SELECT 1 / 0'; EXCEPTION WHEN division_by_zero THEN RETURN 1; END$$",
             "CREATE TYPE told AS ENUM ('told')",
             "CREATE FUNCTION told_json(told) RETURNS json LANGUAGE plpgsql IMMUTABLE AS $$BEGIN RAISE NOTICE 'cast'; RETURN '1'; END$$",
             "CREATE CAST (told AS json) WITH FUNCTION told_json(told)",

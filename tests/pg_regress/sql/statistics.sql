@@ -116,6 +116,19 @@ RESET plan_cache_mode;
 RESET tenancy.tenant_id;
 RESET ROLE;
 
+-- A BRIN index, of whose costs PostgreSQL asks without saying for which table.
+CREATE INDEX event_brin ON event USING brin (tenant_id, value);
+SET ROLE regress_planner;
+SET tenancy.tenant_id = 'size-7';
+SET enable_seqscan = off;
+SET enable_indexscan = off;
+SELECT count(*) > 0 AS is_there FROM event WHERE value >= 0;
+SELECT count(*) > 0 AS is_there FROM event e JOIN event f ON e.value = f.value;
+RESET enable_seqscan;
+RESET enable_indexscan;
+RESET tenancy.tenant_id;
+RESET ROLE;
+
 DEALLOCATE recent;
 DROP TABLE event, "Weird Event", numbered, parted, empty;
 DROP FUNCTION estimate(text), estimates(text, text[]), estimate_as(text, text), scan(text);

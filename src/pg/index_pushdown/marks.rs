@@ -1,0 +1,280 @@
+//! Which conditions are marked as leakproof while the paths of a table are made, and how the marks are taken back.
+
+use std::ffi::{CStr, c_void};
+
+use pgrx::{pg_sys, prelude::*};
+
+use super::{
+    Judges,
+    indexes::{Indexes, usable_indexes},
+};
+use crate::pg::{
+    leakproof::{As, Trust, function, holds},
+    planner, pushed_scan,
+    statement::{entries, has_policy},
+};
+
+pub struct Marked {
+    /// The conditions that are marked.
+    pub trusted: *mut pg_sys::List,
+    /// Those from which PostgreSQL's own mark is taken: what they call could tell of a row that the others have led to.
+    others: *mut pg_sys::List,
+    /// Conditions with alternatives of which one is such, and those alternatives: PostgreSQL 18 gathers them anew.
+    hidden: *mut pg_sys::List,
+    alternatives: *mut pg_sys::List,
+    pub indexes: *mut pg_sys::List,
+    /// Those of them that can return rows in the order of an operator.
+    pub ordered: *mut pg_sys::List,
+    /// Whether columns may be looked up that are equal to those of other tables.
+    pub has_joins: bool,
+}
+
+impl Marked {
+    /// Whether PostgreSQL may make all paths of the table while its conditions are marked: each that it would make without is among them.
+    pub unsafe fn is_enough(&self, root: *const pg_sys::PlannerInfo, rel: *const pg_sys::RelOptInfo) -> bool {
+        // SAFETY: the table that is being planned.
+        unsafe {
+            self.others.is_null()
+                && entries(self.indexes).len() == entries((*rel).indexlist).len()
+                && (self.ordered.is_null() || (*root).query_pathkeys.is_null())
+                && (self.has_joins || !(*rel).has_eclass_joins)
+        }
+    }
+}
+
+/// Takes back what was marked.
+pub unsafe fn put_back(rel: *const pg_sys::RelOptInfo, marked: &Marked) {
+    // SAFETY: conditions of a table whose paths have been made; both lists of alternatives have the same length.
+    unsafe {
+        for cell in entries(marked.trusted) {
+            (*cell.ptr_value.cast::<pg_sys::RestrictInfo>()).leakproof = false;
+        }
+        for cell in entries(marked.others) {
+            (*cell.ptr_value.cast::<pg_sys::RestrictInfo>()).leakproof = true;
+        }
+        for (condition, alternatives) in entries(marked.hidden).iter().zip(entries(marked.alternatives)) {
+            (*condition.ptr_value.cast::<pg_sys::RestrictInfo>()).orclause = alternatives.ptr_value.cast();
+        }
+        // A filter that is leakproof and cheap would come before the policies (`order_qual_clauses`), and so on the rows that the others have
+        // led to, with all that it computes a value by.
+        let lists = if marked.trusted.is_null() {
+            [std::ptr::null_mut(); 2]
+        } else {
+            [(*rel).baserestrictinfo, (*rel).joininfo]
+        };
+        for cell in lists.into_iter().flat_map(|list| entries(list)) {
+            let condition = cell.ptr_value.cast::<pg_sys::RestrictInfo>();
+            if is_late(rel, condition) && !planner::is_quiet((*condition).clause.cast()) {
+                (*condition).leakproof = false;
+            }
+        }
+    }
+}
+
+/// Marks the conditions of a protected table that are trusted; null where there is none.
+#[pg_guard]
+pub unsafe extern "C-unwind" fn mark(
+    root: *mut pg_sys::PlannerInfo,
+    rel: *mut pg_sys::RelOptInfo,
+    judges: &Judges,
+) -> *mut Marked {
+    // SAFETY: as above; what is returned is in the memory of the planner.
+    unsafe {
+        let none = std::ptr::null_mut();
+        let which = (judges.indexes)();
+        // The parameter is the superuser's.
+        if which == Indexes::None || !pushed_scan::can_keep_stack() {
+            return none;
+        }
+        let all = [(*rel).baserestrictinfo, (*rel).joininfo];
+        let waits =
+            all.iter().any(|list| entries(*list).iter().any(|cell| waits(rel, cell.ptr_value.cast())));
+        if !waits
+            || !is_protected(root, rel, judges.policy)
+            || !is_first(rel, judges.trust)
+            || !has_quiet_joins(root, rel)
+        {
+            return none;
+        }
+        let indexes = usable_indexes(rel, which, judges.trust);
+        if indexes.is_null() {
+            return none;
+        }
+        let mut ordered = std::ptr::null_mut();
+        for cell in entries(indexes) {
+            if (*cell.ptr_value.cast::<pg_sys::IndexOptInfo>()).amcanorderbyop {
+                ordered = pg_sys::lappend(ordered, cell.ptr_value);
+            }
+        }
+        let mut marked = Marked {
+            trusted: std::ptr::null_mut(),
+            others: std::ptr::null_mut(),
+            hidden: std::ptr::null_mut(),
+            alternatives: std::ptr::null_mut(),
+            indexes,
+            ordered,
+            has_joins: are_plain(root, rel, judges.trust),
+        };
+        for list in all {
+            for cell in entries(list) {
+                mark_condition(rel, cell.ptr_value.cast(), judges.trust, &mut marked);
+            }
+        }
+        if marked.trusted.is_null() {
+            put_back(rel, &marked);
+            return none;
+        }
+        let kept = pg_sys::palloc0(size_of::<Marked>()).cast::<Marked>();
+        *kept = marked;
+        kept
+    }
+}
+
+/// Whether a condition must wait for the policies, unless it is leakproof.
+pub unsafe fn is_late(rel: *const pg_sys::RelOptInfo, condition: *const pg_sys::RestrictInfo) -> bool {
+    // SAFETY: a condition of the table.
+    unsafe { (*condition).security_level > (*rel).baserestrict_min_security }
+}
+
+/// Whether a condition waits for the policies.
+unsafe fn waits(rel: *const pg_sys::RelOptInfo, condition: *const pg_sys::RestrictInfo) -> bool {
+    // SAFETY: a condition of the table.
+    unsafe { !(*condition).leakproof && is_late(rel, condition) }
+}
+
+/// Marks a condition that is trusted; of one that is made of alternatives, those that are. Takes the mark from one that is not.
+unsafe fn mark_condition(
+    rel: *const pg_sys::RelOptInfo,
+    condition: *mut pg_sys::RestrictInfo,
+    trust: Trust,
+    marked: &mut Marked,
+) {
+    // SAFETY: a condition of the table; alternatives are a tree of AND and OR over conditions.
+    unsafe {
+        if is_late(rel, condition) {
+            let is_trusted = holds((*condition).clause.cast(), trust, As::Condition);
+            if is_trusted && !(*condition).leakproof {
+                marked.trusted = pg_sys::lappend(marked.trusted, condition.cast());
+            } else if !is_trusted && (*condition).leakproof {
+                marked.others = pg_sys::lappend(marked.others, condition.cast());
+            }
+            (*condition).leakproof = is_trusted;
+        }
+        let alternatives = (*condition).orclause;
+        if !alternatives.is_null() {
+            let before = entries(marked.others).len();
+            mark_alternatives(rel, alternatives.cast(), trust, marked);
+            if entries(marked.others).len() > before {
+                marked.hidden = pg_sys::lappend(marked.hidden, condition.cast());
+                marked.alternatives = pg_sys::lappend(marked.alternatives, alternatives.cast());
+                (*condition).orclause = std::ptr::null_mut();
+            }
+        }
+    }
+}
+
+unsafe fn mark_alternatives(
+    rel: *const pg_sys::RelOptInfo,
+    node: *mut pg_sys::Node,
+    trust: Trust,
+    marked: &mut Marked,
+) {
+    // SAFETY: as above.
+    unsafe {
+        match (*node).type_ {
+            pg_sys::NodeTag::T_BoolExpr => {
+                for cell in entries((*node.cast::<pg_sys::BoolExpr>()).args) {
+                    mark_alternatives(rel, cell.ptr_value.cast(), trust, marked);
+                }
+            }
+            pg_sys::NodeTag::T_RestrictInfo => mark_condition(rel, node.cast(), trust, marked),
+            _ => {}
+        }
+    }
+}
+
+/// Whether the policy that asks for the tenant comes before all that could tell of a row: others come first by their names.
+unsafe fn is_first(rel: *const pg_sys::RelOptInfo, trust: Trust) -> bool {
+    unsafe extern "C-unwind" fn is_ours(number: pg_sys::Oid, _: *mut c_void) -> bool {
+        function(number).is_some_and(|function| function.is_in(b"tenancy"))
+    }
+    // SAFETY: conditions of the table.
+    unsafe {
+        let conditions = || {
+            entries((*rel).baserestrictinfo).iter().map(|cell| cell.ptr_value.cast::<pg_sys::RestrictInfo>())
+        };
+        let ours = conditions()
+            .filter(|condition| planner::calls((**condition).clause.cast(), is_ours))
+            .map(|condition| (*condition).security_level)
+            .min();
+        ours.is_some_and(|ours| {
+            conditions()
+                .filter(|condition| (**condition).security_level <= ours)
+                .all(|condition| holds((*condition).clause.cast(), trust, As::Condition))
+        })
+    }
+}
+
+/// Whether what the columns of a table are equal to calls only what is trusted.
+unsafe fn are_plain(root: *const pg_sys::PlannerInfo, rel: *const pg_sys::RelOptInfo, trust: Trust) -> bool {
+    // SAFETY: expressions of the query.
+    unsafe { all_equal(root, rel, |expression| holds(expression, trust, As::Key)) }
+}
+
+/// Whether nothing is called for a value that columns are equal to in a condition that PostgreSQL takes for leakproof: it makes such
+/// conditions where a path asks for them, and a cheap one comes before the policies.
+unsafe fn has_quiet_joins(root: *const pg_sys::PlannerInfo, rel: *const pg_sys::RelOptInfo) -> bool {
+    // SAFETY: expressions of the query.
+    unsafe {
+        all_equal(root, rel, |expression| {
+            planner::is_quiet(expression) || pg_sys::contain_leaked_vars(expression)
+        })
+    }
+}
+
+/// Whether `test` holds for all that the columns of a table are equal to.
+unsafe fn all_equal(
+    root: *const pg_sys::PlannerInfo,
+    rel: *const pg_sys::RelOptInfo,
+    test: impl Fn(*mut pg_sys::Node) -> bool,
+) -> bool {
+    // SAFETY: the table's numbers are of classes of the query; each has a list of members.
+    unsafe {
+        entries((*root).eq_classes)
+            .iter()
+            .map(|cell| cell.ptr_value.cast::<pg_sys::EquivalenceClass>())
+            .filter(|class| {
+                // One with a constant is a condition of each table.
+                !(**class).ec_has_const
+                    && (!(*rel).top_parent_relids.is_null()
+                        || pg_sys::bms_overlap((**class).ec_relids, (*rel).relids))
+            })
+            .flat_map(|class| entries((*class).ec_members))
+            .map(|cell| cell.ptr_value.cast::<pg_sys::EquivalenceMember>())
+            .all(|member| test((*member).em_expr.cast()))
+    }
+}
+
+/// Whether a table, or one that it is a partition or child of, is known by the policy.
+unsafe fn is_protected(
+    root: *const pg_sys::PlannerInfo,
+    rel: *const pg_sys::RelOptInfo,
+    policy: &CStr,
+) -> bool {
+    // SAFETY: the arrays of the planner have an entry for each number of a table; the relations are locked.
+    unsafe {
+        let mut number = (*rel).relid as usize;
+        loop {
+            let entry = *(*root).simple_rte_array.add(number);
+            if (*entry).rtekind == pg_sys::RTEKind::RTE_RELATION && has_policy((*entry).relid, policy) {
+                return true;
+            }
+            let parents = (*root).append_rel_array;
+            let parent = if parents.is_null() { std::ptr::null_mut() } else { *parents.add(number) };
+            match parent.as_ref() {
+                Some(parent) => number = parent.parent_relid as usize,
+                None => return false,
+            }
+        }
+    }
+}
