@@ -99,6 +99,8 @@ pub enum Error<'a> {
     NotOwned,
     /// A view, a temporary table, or something else that cannot be protected.
     NotPermanent,
+    /// The trigger of audited tables, on a table that is none, or another trigger that calls the same function.
+    NotAudited(&'a str),
     /// A table that is to be metered is not protected.
     NotProtected,
     /// Something of another tenant than the context's was asked for.

@@ -3,7 +3,7 @@
 CREATE FUNCTION _tenancy.audit_row() RETURNS trigger
     LANGUAGE c VOLATILE
     AS 'MODULE_PATHNAME', 'tenancy_audit_row';
-COMMENT ON FUNCTION _tenancy.audit_row() IS 'trigger on audited tables: writes what has become of a row into the audit trail';
+COMMENT ON FUNCTION _tenancy.audit_row() IS 'trigger on audited tables: writes what has become of a row into the audit trail. Errors: 55000 RELATION_NOT_AUDITED on any other table. PUBLIC may call it';
 COMMENT ON FUNCTION _tenancy.audit_start(text, bigint, bigint, bigint, bytea) IS
 'what the first entry of a segment of the audit trail is chained to; for tenancy.verify_audit';
 COMMENT ON FUNCTION _tenancy.audit_hash(bytea, bigint, bigint, text, timestamptz, text, text, text, text, text, text, text, text, text, bigint) IS

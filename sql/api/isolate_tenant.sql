@@ -187,12 +187,6 @@ BEGIN
         PERFORM _tenancy.raise('RELATION_NOT_OWNED', format('permission denied for schema %s', class.relnamespace::regnamespace),
             jsonb_build_object('relation', relation::text), format('GRANT CREATE ON SCHEMA %s TO %s;', class.relnamespace::regnamespace, item.role::regrole));
     END LOOP;
-    -- PostgreSQL asks for it where it makes the trigger of a partition.
-    IF _tenancy.is_audited(relation) AND NOT has_function_privilege(class.relowner, '_tenancy.audit_row()', 'EXECUTE') THEN
-        PERFORM _tenancy.raise('RELATION_NOT_SUPPORTED', format('table %s is audited, and its owner cannot attach a partition', relation),
-            jsonb_build_object('relation', relation::text),
-            format('Have an administrator call tenancy.unaudit(%L) before, and tenancy.audit(%1$L) after.', relation));
-    END IF;
     IF tablespace IS NOT NULL AND NOT has_tablespace_privilege(role, tablespace, 'CREATE') THEN
         PERFORM _tenancy.raise('RELATION_NOT_OWNED', format('permission denied for tablespace %s', tablespace),
             jsonb_build_object('relation', relation::text), format('GRANT CREATE ON TABLESPACE %I TO %s;', tablespace, role::regrole));

@@ -63,29 +63,34 @@ fn audit(trigger: &Trigger) {
     }
 }
 
+/// The triggers of audited tables: whoever may attach a partition may make a trigger that calls the function.
+const TRIGGERS: [&[u8]; 2] = [b"tenancy_audit", b"tenancy_audit_truncate"];
+
 /// What there is to know of the table. The triggers of the extension's own tables say it in their arguments: the tenant column, or
 /// nothing, and the columns that are left out.
 fn layout(trigger: &Trigger, arguments: &[Text]) -> Rc<Layout> {
     if let Some(known) = KNOWN.with_borrow(|known| known.get(&trigger.id()).cloned()) {
         return known;
     }
+    let refuse = || Error::NotAudited(&trigger.name().to_utf8()).raise();
     let made = match arguments {
+        [_, ..] if !pg::scan::is_ours(trigger.relation()) => refuse(),
         [tenant, excluded @ ..] => {
             let shown = |name: &[u8]| {
                 if excluded.iter().any(|one| one.as_bytes() == name) { Shown::Not } else { Shown::Whole }
             };
             trigger.layout(Some(tenant).filter(|tenant| !tenant.as_bytes().is_empty()), shown)
         }
-        [] => configured(trigger),
+        [] => configured(trigger).unwrap_or_else(refuse),
     };
     let layout = Rc::new(made.unwrap_or_else(|column| Error::MeteredColumn(&column.to_utf8()).raise()));
     KNOWN.with_borrow_mut(|known| known.insert(trigger.id(), layout.clone()));
     layout
 }
 
-/// The same of a table of a user's, or of one that it is a partition or child of.
-fn configured(trigger: &Trigger) -> Result<Layout, Text> {
-    let (mut tenant, mut columns) = (None, HashMap::new());
+/// The same of a table of a user's, or of one that it is a partition or child of; none where it is not audited.
+fn configured(trigger: &Trigger) -> Option<Result<Layout, Text>> {
+    let (mut tenant, mut columns, mut is_audited) = (None, HashMap::new(), false);
     let query = "WITH RECURSIVE up (relation, depth) AS (
                      SELECT $1, 0
                      UNION
@@ -93,6 +98,8 @@ fn configured(trigger: &Trigger) -> Result<Layout, Text> {
                  ), nearest AS (
                      SELECT a.excluded, a.masked FROM up JOIN _tenancy.audited a ON a.relation = up.relation ORDER BY up.depth LIMIT 1
                  )
+                 SELECT NULL::text, NULL::text, NULL::boolean FROM nearest
+                 UNION ALL
                  SELECT p.tenant_column::text, NULL, NULL FROM _tenancy.protected p WHERE p.relation = $1
                  UNION ALL
                  SELECT NULL, c::text, false FROM nearest n, unnest(n.excluded) AS c
@@ -106,12 +113,13 @@ fn configured(trigger: &Trigger) -> Result<Layout, Text> {
                 let shown = if is_masked { Shown::Masked } else { Shown::Not };
                 columns.insert(column.as_bytes().to_vec(), shown);
             }
-            _ => {}
+            _ => is_audited = true,
         }
         Ok(())
     })
     .unwrap_or_else(|error| internal(error));
-    trigger.layout(tenant.as_ref(), |name| columns.get(name).copied().unwrap_or(Shown::Whole))
+    (is_audited && TRIGGERS.contains(&trigger.name().as_bytes()))
+        .then(|| trigger.layout(tenant.as_ref(), |name| columns.get(name).copied().unwrap_or(Shown::Whole)))
 }
 
 /// Writes an entry of no tenant. Volatile. For functions of the extension that change the trail itself.

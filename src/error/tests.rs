@@ -44,6 +44,7 @@ fn every_error_is_whole() {
         Error::NotMember(id),
         Error::TooManyPrepared(Resource::parse(b"orders").expect("well-formed")),
         Error::Argument("amount", "must not be negative"),
+        Error::NotAudited("mine"),
         Error::MeteredColumn("tenant_id"),
         Error::MeteredTenant(Malformed::Character),
         Error::LedgerIndex("by_name"),

@@ -239,6 +239,12 @@ impl Error<'_> {
                 json!({"argument": name}),
                 "The function's description tells more: \\df+ tenancy.*;",
             ),
+            Error::NotAudited(trigger) => (
+                "RELATION_NOT_AUDITED",
+                format!("trigger \"{trigger}\" is not that of an audited table"),
+                json!({"trigger": trigger}),
+                "Drop the trigger. tenancy.audit makes those of audited tables.",
+            ),
             Error::MeteredColumn(name) => (
                 "TENANT_COLUMN_NOT_FOUND",
                 format!("column \"{name}\" of a metered table is missing or of another type"),

@@ -214,6 +214,11 @@ impl Trigger {
         unsafe { (*(*self.data).tg_trigger).tgoid }
     }
 
+    pub fn name(&self) -> Text {
+        // SAFETY: valid while the trigger is called.
+        unsafe { of_c_string((*(*self.data).tg_trigger).tgname) }
+    }
+
     /// The table that it is called for.
     pub fn relation(&self) -> pg_sys::Oid {
         // SAFETY: an open relation.

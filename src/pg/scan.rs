@@ -27,12 +27,16 @@ fn relation(name: &CStr) -> Option<pg_sys::Oid> {
 ///
 /// Where it is not, whoever may make a schema could make a table of that name, with columns of other types than they are read as.
 pub fn table(name: &CStr) -> Option<pg_sys::Oid> {
-    let found = relation(name)?;
+    relation(name).filter(|found| is_ours(*found))
+}
+
+/// Whether a relation is the extension's own.
+pub fn is_ours(relation: pg_sys::Oid) -> bool {
     // SAFETY: called inside a transaction; both return InvalidOid where there is nothing.
     unsafe {
         let extension = pg_sys::get_extension_oid(c"tenancy".as_ptr(), true);
-        let owner = pg_sys::getExtensionOfObject(pg_sys::RelationRelationId, found);
-        (extension != pg_sys::InvalidOid && owner == extension).then_some(found)
+        let owner = pg_sys::getExtensionOfObject(pg_sys::RelationRelationId, relation);
+        extension != pg_sys::InvalidOid && owner == extension
     }
 }
 
@@ -135,6 +139,11 @@ impl Row {
         self.value::<Json>(column)?.value()
     }
 
+    /// A `jsonb` as it is stored.
+    pub fn stored_json(&self, column: i32) -> Option<Json> {
+        self.value(column)
+    }
+
     pub fn oid(&self, column: i32) -> Option<pg_sys::Oid> {
         self.value(column)
     }
@@ -146,7 +155,23 @@ impl Row {
 }
 
 /// What `read` makes of each row whose first columns, each a `text COLLATE "C"` that leads the index, equal `keys`.
-pub fn rows<T>(relations: Relations, keys: &[&[u8]], mut read: impl FnMut(&Row) -> T) -> Vec<T> {
+pub fn rows<T>(relations: Relations, keys: &[&[u8]], read: impl FnMut(&Row) -> T) -> Vec<T> {
+    rows_in(relations, keys, std::ptr::null_mut(), read)
+}
+
+/// The same of the rows that the current query sees.
+pub fn seen_rows<T>(relations: Relations, keys: &[&[u8]], read: impl FnMut(&Row) -> T) -> Vec<T> {
+    // SAFETY: called inside a query, which has a snapshot.
+    rows_in(relations, keys, unsafe { pg_sys::GetActiveSnapshot() }, read)
+}
+
+/// In a snapshot; null for the latest.
+fn rows_in<T>(
+    relations: Relations,
+    keys: &[&[u8]],
+    snapshot: pg_sys::Snapshot,
+    mut read: impl FnMut(&Row) -> T,
+) -> Vec<T> {
     let mut scan_keys = vec![pg_sys::ScanKeyData::default(); keys.len()];
     let mut found = Vec::new();
     // SAFETY: called inside a transaction. The relation stays open, and so a tuple valid, until what is wanted of it is
@@ -166,7 +191,7 @@ pub fn rows<T>(relations: Relations, keys: &[&[u8]], mut read: impl FnMut(&Row) 
             table,
             relations.key,
             true,
-            std::ptr::null_mut(),
+            snapshot,
             keys.len() as i32,
             scan_keys.as_mut_ptr(),
         );
