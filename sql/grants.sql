@@ -4,7 +4,7 @@ REVOKE ALL ON ALL ROUTINES IN SCHEMA tenancy, _tenancy FROM PUBLIC;
 
 -- The views show a tenant its own figures, and all to those who may monitor; the ledger is under a policy.
 GRANT SELECT ON tenancy.protected_tables, tenancy.protected_schemas, tenancy.foreign_keys, tenancy.meters, tenancy.usage_records, tenancy.usage_hourly, tenancy.usage_daily, tenancy.quota_status,
-    tenancy.members, tenancy.audit_log, tenancy.audited_tables, tenancy.trusted_operators, _tenancy.usage, _tenancy.audit_entries TO PUBLIC;
+    tenancy.members, tenancy.cache_watches, tenancy.audit_log, tenancy.audited_tables, tenancy.trusted_operators, _tenancy.usage, _tenancy.audit_entries TO PUBLIC;
 GRANT EXECUTE ON FUNCTION
     -- What policies, defaults and triggers call runs with the rights of whoever queries the table.
     tenancy.current_tenant(), tenancy.current_tenant_uuid(), tenancy.current_tenant_bigint(),
@@ -22,6 +22,9 @@ GRANT EXECUTE ON FUNCTION
     -- The current tenant's own usage.
     tenancy.check_quota(text, bigint), tenancy.enforce_quota(text, bigint), tenancy.track_usage(text, bigint, jsonb, text),
     _tenancy.sees_all_tenants(), _tenancy.usage_of(text, text), _tenancy.to_bigint(numeric),
+    -- The current tenant's own cache, and the tenant that these ask for.
+    tenancy.cache_key(text, text), tenancy.cache_key(text, bigint), tenancy.cache_key(text, uuid), tenancy.cache_version(text), tenancy.cache_set(text, jsonb, interval), tenancy.cache_get(text),
+    tenancy.cache_delete(text), tenancy.invalidate_cache(text), _tenancy.keep_entry(text, jsonb, timestamptz),
     -- They run with the rights of the caller, who must own the table.
     tenancy.protect(regclass, text, name, boolean, boolean, boolean, text), tenancy.unprotect(regclass),
     tenancy.isolate_tenant(regclass, text, name, name), _tenancy.isolate(oid, text, text, text),
@@ -36,14 +39,16 @@ GRANT EXECUTE ON FUNCTION
     _tenancy.apply(regclass, text, name, jsonb, boolean, jsonb),
     _tenancy.foreign_keys(regclass), _tenancy.scope_foreign_keys(regclass, text),
     _tenancy.save_protection(regclass, text, text, jsonb, jsonb), _tenancy.forget_protection(regclass),
-    _tenancy.meters_of(regclass), _tenancy.is_counted(regclass), _tenancy.meter_triggers(), _tenancy.is_audited(regclass), _tenancy.audit_triggers(),
+    _tenancy.meters_of(regclass), _tenancy.is_watched(regclass), _tenancy.is_counted(regclass), _tenancy.meter_triggers(), _tenancy.is_audited(regclass), _tenancy.audit_triggers(),
     _tenancy.own_triggers(regclass, text), _tenancy.present_triggers(regclass, text), _tenancy.family_problems(regclass), _tenancy.refuse_old_snapshot(oid[], oid),
     -- What event triggers call, with the rights of whoever changes a table.
     _tenancy.is_restoring(), _tenancy.is_changing(oid), _tenancy.begin_change(regclass), _tenancy.end_change(oid),
     _tenancy.altered(pg_ddl_command), _tenancy.weakness(regclass, text, name, jsonb, text[]), _tenancy.refuse_weakness(regclass, text[]),
     _tenancy.policy_differences(regclass, text, name, boolean), _tenancy.protect_new(regclass), _tenancy.schema_column(regnamespace),
-    _tenancy.add_protection(regclass, text, text, jsonb, jsonb), _tenancy.follow_column(regclass), _tenancy.isolated_column(regclass), _tenancy.fit_meters(oid),
+    _tenancy.add_protection(regclass, text, text, jsonb, jsonb), _tenancy.follow_column(regclass), _tenancy.note_altered(oid), _tenancy.isolated_column(regclass), _tenancy.fit_meters(oid),
     _tenancy.deny_system_write(), _tenancy.deny_audit_change(), _tenancy.deny_truncate(), _tenancy.begin_anew(),
+    -- PostgreSQL asks for it where the owner of an audited table attaches a partition. It refuses a table that is not audited.
+    _tenancy.audit_row(),
     -- It tells what catalogs show to all, and counts for those who see everything.
     tenancy.explain_access(regclass, name, boolean), _tenancy.policies_for(regclass, name), _tenancy.bypass_of(regclass, name),
     _tenancy.count_visible(regclass, name, text), _tenancy.setting_of(name, text)

@@ -29,6 +29,7 @@
 use pgrx::prelude::*;
 
 mod audit;
+mod cache;
 mod context;
 mod cross_tenant;
 mod error;
@@ -81,7 +82,8 @@ extension_sql_file!(
     name = "usage_tables",
     requires = ["protected_schemas_table"]
 );
-extension_sql_file!("../sql/schema/50_quotas.sql", name = "quotas_table", requires = ["usage_tables"]);
+extension_sql_file!("../sql/schema/45_cache.sql", name = "cache_tables", requires = ["usage_tables"]);
+extension_sql_file!("../sql/schema/50_quotas.sql", name = "quotas_table", requires = ["cache_tables"]);
 extension_sql_file!(
     "../sql/api/context.sql",
     name = "context",
@@ -156,7 +158,14 @@ extension_sql_file!(
 extension_sql_file!(
     "../sql/api/guard.sql",
     name = "guard",
-    requires = ["meter", "audit_tables", guard::is_changing, guard::is_restoring, meter::fit_meters]
+    requires = [
+        "meter",
+        "audit_tables",
+        cache::note_altered,
+        guard::is_changing,
+        guard::is_restoring,
+        meter::fit_meters
+    ]
 );
 extension_sql_file!(
     "../sql/api/protect_schema.sql",
@@ -256,6 +265,24 @@ extension_sql_file!(
         isolate::run_as_owner
     ]
 );
+extension_sql_file!(
+    "../sql/api/cache.sql",
+    name = "cache",
+    requires = [
+        "isolate_tenant",
+        cache::cache_key,
+        cache::cache_key_of_bigint,
+        cache::cache_key_of_uuid,
+        cache::cache_version,
+        cache::invalidate_cache,
+        cache::note_cache_change,
+        cache::put_cache_changes_together,
+        cache::entries::cache_delete,
+        cache::entries::cache_get,
+        cache::entries::keep_entry,
+        cache::entries::sweep_cache
+    ]
+);
 extension_sql_file!("../sql/grants.sql", name = "grants", finalize);
 
 /// Runs when the library is loaded: at server start when preloaded, else at the first use in a session.
@@ -278,6 +305,11 @@ pub extern "C-unwind" fn _PG_init() {
     usage::init(guc::usage_counters, quota::INTERVALS);
     quota::init();
     meter::init();
+    cache::init();
+    pg::transition::init(|trigger| {
+        meter::count(trigger);
+        cache::note(trigger);
+    });
     isolate::init();
     context::ready(named);
 }

@@ -21,7 +21,6 @@ use crate::tenant::TenantId;
 use crate::usage::{self, Maximums, Note};
 
 pub fn init() {
-    transition::init(count);
     // Nothing that looks at it calls PostgreSQL, so it is not in use then.
     pg::inval::listen(|_| KNOWN.with_borrow_mut(HashMap::clear));
 }
@@ -77,7 +76,7 @@ fn read(trigger: &Trigger) -> Meters {
 
 /// Charges each tenant for what the statement did to its rows. Tenants in the order of their ids, so that two statements do not
 /// wait for each other's.
-fn count(trigger: &Trigger) {
+pub fn count(trigger: &Trigger) {
     let Meters { layout, resources } = &*meters_of(trigger);
     if resources.is_empty() {
         return;
@@ -89,7 +88,8 @@ fn count(trigger: &Trigger) {
     let mut sums = Sums::default();
     trigger
         .old_rows(layout, |tenant, amounts| sums.add(-1, tenant, amounts))
-        .and_then(|()| trigger.new_rows(layout, |tenant, amounts| sums.add(1, tenant, amounts)))
+        .and_then(|_| trigger.new_rows(layout, |tenant, amounts| sums.add(1, tenant, amounts)))
+        .map(|_| ())
         .unwrap_or_else(|why| Error::MeteredTenant(why).raise());
     sums.for_each(|tenant, amounts| {
         for (resource, amount) in resources.iter().zip(amounts) {

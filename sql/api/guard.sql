@@ -294,6 +294,9 @@ BEGIN
             IF cardinality(item.changes) > 0 THEN
                 PERFORM _tenancy.refuse_weakness(item.objid::regclass, item.changes);
             END IF;
+            IF item.changes IS NOT NULL THEN
+                PERFORM _tenancy.note_altered(item.objid);
+            END IF;
             -- What an extension's script makes is the extension's.
             IF (item.changes IS NULL OR 'COLUMN' = ANY (item.changes)) AND NOT item.in_extension THEN
                 PERFORM _tenancy.protect_new(item.objid::regclass);

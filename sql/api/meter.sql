@@ -5,7 +5,7 @@ CREATE FUNCTION _tenancy.meter_rows() RETURNS trigger
     LANGUAGE c VOLATILE
     AS 'MODULE_PATHNAME', 'tenancy_meter_rows';
 COMMENT ON FUNCTION _tenancy.meter_rows() IS
-'trigger on metered tables: charges each tenant for what a statement did to its rows';
+'trigger on metered and watched tables: charges each tenant for what a statement did to its rows, and notes for caches that they have changed';
 
 COMMENT ON FUNCTION _tenancy.recount(regclass, text, boolean) IS
 'counts a resource anew, and records the difference if asked for; the caller must own the table';
@@ -45,7 +45,15 @@ AS $$
 $$;
 COMMENT ON FUNCTION _tenancy.meters_of(regclass) IS 'the meters of a table';
 
--- Whether the rows of a table are counted: it is metered, or what it is a partition or child of.
+CREATE FUNCTION _tenancy.is_watched(relation regclass) RETURNS boolean
+    LANGUAGE sql STABLE PARALLEL SAFE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT EXISTS (SELECT FROM _tenancy.cache_watches w WHERE w.relation = is_watched.relation)
+$$;
+COMMENT ON FUNCTION _tenancy.is_watched(regclass) IS 'whether a table is watched for a cache';
+
+-- Whether the statements of a table are counted: it is metered, or watched for a cache, or what it is a partition or child of.
 CREATE FUNCTION _tenancy.is_counted(relation regclass) RETURNS boolean
     LANGUAGE sql STABLE PARALLEL SAFE
     SET search_path = pg_catalog, pg_temp
@@ -55,9 +63,9 @@ AS $$
         UNION
         SELECT i.inhparent FROM up JOIN pg_inherits i ON i.inhrelid = up.relation
     )
-    SELECT EXISTS (SELECT FROM up u, _tenancy.meters_of(u.relation))
+    SELECT EXISTS (SELECT FROM up u, _tenancy.meters_of(u.relation)) OR EXISTS (SELECT FROM up u WHERE _tenancy.is_watched(u.relation))
 $$;
-COMMENT ON FUNCTION _tenancy.is_counted(regclass) IS 'whether a table is metered, or one that it is a partition or child of';
+COMMENT ON FUNCTION _tenancy.is_counted(regclass) IS 'whether a table is metered or watched for a cache, or one that it is a partition or child of';
 
 CREATE FUNCTION _tenancy.meter_triggers() RETURNS TABLE (name name, command text, tgtype smallint, old_rows name, new_rows name)
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -269,7 +277,7 @@ COMMENT ON VIEW tenancy.meters IS
 'The metered tables: resource, measure, and drift: the table or those of its partitions and children that lack a trigger, so that
 statements that name them are not counted; empty normally. PUBLIC may read it.';
 
--- A table that is dropped takes its protection and its meters with it, and what it held no longer counts.
+-- A table that is dropped takes its protection, its meters and watches with it, and what it held no longer counts.
 CREATE FUNCTION _tenancy.forget_dropped() RETURNS event_trigger
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp SET jit = off
@@ -278,9 +286,13 @@ DECLARE
     gone oid[] := ARRAY(SELECT d.objid FROM pg_event_trigger_dropped_objects() d
                         WHERE d.classid = 'pg_class'::regclass AND d.objsubid = 0);
     the_resource text;
+    watch record;
 BEGIN
     DELETE FROM _tenancy.protected p WHERE p.relation = ANY (gone);
     DELETE FROM _tenancy.isolated i WHERE i.partition = ANY (gone);
+    FOR watch IN DELETE FROM _tenancy.cache_watches w WHERE w.relation = ANY (gone) RETURNING w.resource_type, w.notify LOOP
+        PERFORM _tenancy.note_cache_change(NULL, watch.resource_type, watch.notify);
+    END LOOP;
     DELETE FROM _tenancy.protected_schemas s
     WHERE s.schema IN (SELECT d.objid FROM pg_event_trigger_dropped_objects() d WHERE d.classid = 'pg_namespace'::regclass);
     FOR the_resource IN

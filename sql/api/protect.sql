@@ -428,6 +428,11 @@ BEGIN
                                'resources', (SELECT jsonb_agg(m.resource) FROM _tenancy.meters_of(unprotect.relation) m)),
             format('Take its meters away first: SELECT tenancy.unmeter(%L, ''<resource>'');', unprotect.relation));
     END IF;
+    IF _tenancy.is_watched(unprotect.relation) THEN
+        PERFORM _tenancy.raise('PROTECTION_WEAKENED', format('table %s is watched for a cache', unprotect.relation),
+            jsonb_build_object('relation', unprotect.relation::text, 'problem', 'it is watched for a cache'),
+            format('End that first: SELECT tenancy.cache_unwatch(w.relation, w.resource_type) FROM tenancy.cache_watches w WHERE w.relation = %L::regclass;', unprotect.relation));
+    END IF;
     IF EXISTS (SELECT FROM _tenancy.tree(unprotect.relation) t WHERE _tenancy.is_audited(t.relation)) THEN
         PERFORM _tenancy.raise('PROTECTION_WEAKENED', format('table %s is audited', unprotect.relation),
             jsonb_build_object('relation', unprotect.relation::text, 'problem', 'it is audited'),

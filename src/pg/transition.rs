@@ -23,6 +23,7 @@ mod raw {
         ) -> *mut pg_sys::TupleTableSlot;
         pub fn tuplestore_select_read_pointer(store: *mut pg_sys::Tuplestorestate, pointer: c_int);
         pub fn tuplestore_rescan(store: *mut pg_sys::Tuplestorestate);
+        pub fn tuplestore_tuple_count(store: *mut pg_sys::Tuplestorestate) -> i64;
         pub fn tuplestore_gettupleslot(
             store: *mut pg_sys::Tuplestorestate,
             forward: bool,
@@ -188,16 +189,25 @@ impl Trigger {
     }
 
     /// The rows as they were before the statement: calls `each` with the tenant and the measures of each run of rows of
-    /// one tenant. Rows without a tenant are nobody's. An error where a row's tenant is none that could be registered.
-    pub fn old_rows(&self, layout: &Layout, each: impl FnMut(&TenantId, &[i64])) -> Result<(), Malformed> {
+    /// one tenant. Returns whether there are rows without a tenant, too. An error where a row's tenant is none that could be registered.
+    pub fn old_rows(&self, layout: &Layout, each: impl FnMut(&TenantId, &[i64])) -> Result<bool, Malformed> {
         // SAFETY: valid while the trigger is called.
         unsafe { self.runs((*self.data).tg_oldtable, layout, each) }
     }
 
     /// The rows as the statement left them, likewise.
-    pub fn new_rows(&self, layout: &Layout, each: impl FnMut(&TenantId, &[i64])) -> Result<(), Malformed> {
+    pub fn new_rows(&self, layout: &Layout, each: impl FnMut(&TenantId, &[i64])) -> Result<bool, Malformed> {
         // SAFETY: valid while the trigger is called.
         unsafe { self.runs((*self.data).tg_newtable, layout, each) }
+    }
+
+    /// Whether the statement has changed any row.
+    pub fn has_rows(&self) -> bool {
+        // SAFETY: valid while the trigger is called.
+        unsafe {
+            let stores = [(*self.data).tg_oldtable, (*self.data).tg_newtable];
+            stores.into_iter().any(|store| !store.is_null() && raw::tuplestore_tuple_count(store) > 0)
+        }
     }
 
     unsafe fn runs(
@@ -205,9 +215,9 @@ impl Trigger {
         store: *mut pg_sys::Tuplestorestate,
         layout: &Layout,
         mut each: impl FnMut(&TenantId, &[i64]),
-    ) -> Result<(), Malformed> {
+    ) -> Result<bool, Malformed> {
         if store.is_null() {
-            return Ok(());
+            return Ok(false);
         }
         // SAFETY: the store and the descriptor live while the trigger is called.
         unsafe {
@@ -218,10 +228,11 @@ impl Trigger {
                 raw::MakeSingleTupleTableSlot(desc, std::ptr::addr_of!(pg_sys::TTSOpsMinimalTuple))
             });
             let next = || raw::tuplestore_gettupleslot(store, true, false, slot);
-            Runs::new(layout, desc).add(slot, next, &mut each)?;
+            let mut runs = Runs::new(layout, desc);
+            runs.add(slot, next, &mut each)?;
             pg_sys::ExecDropSingleTupleTableSlot(slot);
+            Ok(runs.has_others)
         }
-        Ok(())
     }
 }
 
@@ -283,13 +294,16 @@ struct Runs<'a> {
     last_column: i32,
     run: Option<TenantId>,
     sums: Vec<i64>,
+    /// There are rows without a tenant.
+    has_others: bool,
 }
 
 impl<'a> Runs<'a> {
     unsafe fn new(layout: &'a Layout, desc: pg_sys::TupleDesc) -> Runs<'a> {
         // SAFETY: the caller passes a valid descriptor, which outlives this.
         let last_column = layout.last_column(unsafe { (*desc).natts });
-        Runs { layout, desc, last_column, run: None, sums: vec![0; layout.measures.len()] }
+        let sums = vec![0; layout.measures.len()];
+        Runs { layout, desc, last_column, run: None, sums, has_others: false }
     }
 
     /// Adds all rows up that `next` puts into the slot, and calls `each` on each run of one tenant.
@@ -331,7 +345,7 @@ impl<'a> Runs<'a> {
                         self.add_one(slot)
                     }
                     Some(_) => return true,
-                    None => {}
+                    None => self.has_others = true,
                 }
             }
         }
