@@ -2,8 +2,9 @@
 -- The accessors are in src/pg/accessor.rs. They take no argument, so that being LEAKPROOF is true by form:
 -- there is nothing to leak, and an index on the tenant column stays usable in front of every other condition.
 
+-- What these return is at hand: with this COST, plans cost what they would with a constant in their place.
 CREATE FUNCTION tenancy.current_tenant() RETURNS text
-    LANGUAGE c STABLE PARALLEL SAFE LEAKPROOF
+    LANGUAGE c STABLE PARALLEL SAFE LEAKPROOF COST 0.01
     AS 'MODULE_PATHNAME', 'tenancy_current_tenant';
 COMMENT ON FUNCTION tenancy.current_tenant() IS
 'Returns the id of the tenant that the current statement runs for; NULL where none is set and
@@ -12,14 +13,14 @@ Errors: 55000 TENANT_CONTEXT_MISSING, 42704 TENANT_NOT_FOUND, 55000 TENANT_SUSPE
 transaction is sealed to another tenant). Stable. PUBLIC may call it.';
 
 CREATE FUNCTION tenancy.current_tenant_uuid() RETURNS uuid
-    LANGUAGE c STABLE PARALLEL SAFE LEAKPROOF
+    LANGUAGE c STABLE PARALLEL SAFE LEAKPROOF COST 0.01
     AS 'MODULE_PATHNAME', 'tenancy_current_tenant_uuid';
 COMMENT ON FUNCTION tenancy.current_tenant_uuid() IS
 'Returns current_tenant() as uuid. Errors: those of current_tenant(), and 22023 TENANT_ID_INVALID where the id is
 not a UUID. Stable. PUBLIC may call it.';
 
 CREATE FUNCTION tenancy.current_tenant_bigint() RETURNS bigint
-    LANGUAGE c STABLE PARALLEL SAFE LEAKPROOF
+    LANGUAGE c STABLE PARALLEL SAFE LEAKPROOF COST 0.01
     AS 'MODULE_PATHNAME', 'tenancy_current_tenant_bigint';
 COMMENT ON FUNCTION tenancy.current_tenant_bigint() IS
 'Returns current_tenant() as bigint. Errors: those of current_tenant(), and 22023 TENANT_ID_INVALID where the id is

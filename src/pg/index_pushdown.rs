@@ -170,13 +170,11 @@ unsafe extern "C-unwind" fn mark_early(root: *mut pg_sys::PlannerInfo, rel: *mut
         } else if !marked.is_null() {
             (*note).marked = marked;
             if (judges.indexes)() == Indexes::All {
-                estimate(root, (*marked).trusted);
-                if let Some(current) = current
-                    && pg_sys::list_member_ptr((*marked).trusted, current.cast())
-                {
-                    (*current).norm_selec = -1.0;
-                    (*note).current = current;
-                }
+                // PostgreSQL goes on with the current one.
+                (*note).current = current
+                    .filter(|current| pg_sys::list_member_ptr((*marked).trusted, current.cast()))
+                    .unwrap_or(std::ptr::null_mut());
+                estimate(root, (*marked).trusted, (*note).current);
             }
         }
         pg_sys::MemoryContextSwitchTo(outer);
@@ -221,7 +219,7 @@ unsafe fn make_paths_again(root: *mut pg_sys::PlannerInfo, rel: *mut pg_sys::Rel
         }
         // What is expected of all tenants' rows tells of them as counters do.
         if (judges.indexes)() == Indexes::All {
-            estimate(root, (*marked).trusted);
+            estimate(root, (*marked).trusted, std::ptr::null());
             set_rows(root, rel);
         }
         let (all, has_joins) = ((*rel).indexlist, (*rel).has_eclass_joins);
@@ -266,15 +264,21 @@ unsafe fn set_ordered(indexes: *mut pg_sys::List, is_ordered: bool) {
     }
 }
 
-/// Estimates conditions that are trusted with the statistics that PostgreSQL does not show to their operators.
+/// Estimates conditions that are trusted, but for one, with the statistics that PostgreSQL does not show to their operators.
 #[pg_guard]
-unsafe extern "C-unwind" fn estimate(root: *mut pg_sys::PlannerInfo, trusted: *mut pg_sys::List) {
+unsafe extern "C-unwind" fn estimate(
+    root: *mut pg_sys::PlannerInfo,
+    trusted: *mut pg_sys::List,
+    but: *const pg_sys::RestrictInfo,
+) {
     // SAFETY: conditions of the table, of which the planner keeps the estimates.
     unsafe {
         let _lent = statistics::lend();
         for cell in entries(trusted) {
             let condition = cell.ptr_value.cast::<pg_sys::RestrictInfo>();
-            if pg_sys::bms_membership((*condition).clause_relids) == pg_sys::BMS_Membership::BMS_SINGLETON {
+            if !std::ptr::eq(condition, but)
+                && pg_sys::bms_membership((*condition).clause_relids) == pg_sys::BMS_Membership::BMS_SINGLETON
+            {
                 (*condition).norm_selec = -1.0;
                 pg_sys::clause_selectivity(
                     root,

@@ -3,7 +3,7 @@
 //! So it takes no transaction id, needs no privilege of the caller, works in parallel workers and on a hot
 //! standby, and sees a suspension that is newer than the snapshot of a REPEATABLE READ transaction.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::ffi::CStr;
 
 use pgrx::{FromDatum, IntoDatum, pg_sys};
@@ -30,14 +30,26 @@ pub fn table(name: &CStr) -> Option<pg_sys::Oid> {
     relation(name).filter(|found| is_ours(*found))
 }
 
+thread_local! {
+    /// Relations that were found to be the extension's own, each until it changes: finding out takes two scans of catalogs.
+    static OURS: RefCell<Vec<pg_sys::Oid>> = const { RefCell::new(Vec::new()) };
+}
+
 /// Whether a relation is the extension's own.
 pub fn is_ours(relation: pg_sys::Oid) -> bool {
+    if OURS.with_borrow(|ours| ours.contains(&relation)) {
+        return true;
+    }
     // SAFETY: called inside a transaction; both return InvalidOid where there is nothing.
-    unsafe {
+    let is = unsafe {
         let extension = pg_sys::get_extension_oid(c"tenancy".as_ptr(), true);
         let owner = pg_sys::getExtensionOfObject(pg_sys::RelationRelationId, relation);
         extension != pg_sys::InvalidOid && owner == extension
+    };
+    if is {
+        OURS.with_borrow_mut(|ours| ours.push(relation));
     }
+    is
 }
 
 /// The index of that name of a table of the extension.
@@ -69,6 +81,9 @@ thread_local! {
 
 /// To be called when the library is loaded.
 pub fn init() {
+    super::inval::listen(|changed| {
+        OURS.with_borrow_mut(|ours| ours.retain(|known| changed.is_some_and(|changed| *known != changed)));
+    });
     xact::listen(|event| {
         if matches!(event, Event::Aborted | Event::SubAborted(_)) && xact::has_id() {
             UNDONE.set(UNDONE.get() + 1);

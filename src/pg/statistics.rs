@@ -136,7 +136,8 @@ unsafe fn rel_of(
     unsafe {
         let (rel, all) = ((*variable).rel, (*root).simple_rel_array);
         let count = usize::try_from((*root).simple_rel_array_size).unwrap_or(0);
-        let is_known = !rel.is_null() && !all.is_null() && std::slice::from_raw_parts(all, count).contains(&rel);
+        let is_known =
+            !rel.is_null() && !all.is_null() && std::slice::from_raw_parts(all, count).contains(&rel);
         if is_known { rel } else { std::ptr::null_mut() }
     }
 }
