@@ -4,7 +4,7 @@ REVOKE ALL ON ALL ROUTINES IN SCHEMA tenancy, _tenancy FROM PUBLIC;
 
 -- The views show a tenant its own figures, and all to those who may monitor; the ledger is under a policy.
 GRANT SELECT ON tenancy.protected_tables, tenancy.protected_schemas, tenancy.foreign_keys, tenancy.meters, tenancy.usage_records, tenancy.usage_hourly, tenancy.usage_daily, tenancy.quota_status,
-    tenancy.members, tenancy.cache_watches, tenancy.audit_log, tenancy.audited_tables, tenancy.trusted_operators, _tenancy.usage, _tenancy.audit_entries TO PUBLIC;
+    tenancy.members, tenancy.cache_watches, tenancy.stat_tenants, tenancy.metric_values, tenancy.audit_log, tenancy.audited_tables, tenancy.trusted_operators, _tenancy.usage, _tenancy.audit_entries TO PUBLIC;
 GRANT EXECUTE ON FUNCTION
     -- What policies, defaults and triggers call runs with the rights of whoever queries the table.
     tenancy.current_tenant(), tenancy.current_tenant_uuid(), tenancy.current_tenant_bigint(),
@@ -21,10 +21,11 @@ GRANT EXECUTE ON FUNCTION
     tenancy.current_user_id(), tenancy.has_role(text[]), tenancy.is_member(text, text),
     -- The current tenant's own usage.
     tenancy.check_quota(text, bigint), tenancy.enforce_quota(text, bigint), tenancy.track_usage(text, bigint, jsonb, text),
-    _tenancy.sees_all_tenants(), _tenancy.usage_of(text, text), _tenancy.to_bigint(numeric),
+    _tenancy.measured(), _tenancy.sees_all_tenants(), _tenancy.usage_of(text, text), _tenancy.to_bigint(numeric),
     -- The current tenant's own cache, and the tenant that these ask for.
     tenancy.cache_key(text, text), tenancy.cache_key(text, bigint), tenancy.cache_key(text, uuid), tenancy.cache_version(text), tenancy.cache_set(text, jsonb, interval), tenancy.cache_get(text),
     tenancy.cache_delete(text), tenancy.invalidate_cache(text), _tenancy.keep_entry(text, jsonb, timestamptz),
+    tenancy.record_metric(text, jsonb, double precision), tenancy.metrics(), _tenancy.metric_line(text, jsonb, double precision),
     -- They run with the rights of the caller, who must own the table.
     tenancy.protect(regclass, text, name, boolean, boolean, boolean, text), tenancy.unprotect(regclass),
     tenancy.isolate_tenant(regclass, text, name, name), _tenancy.isolate(oid, text, text, text),

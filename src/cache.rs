@@ -63,6 +63,12 @@ fn table(name: &'static std::ffi::CStr) -> pg::Oid {
     scan::table(name).unwrap_or_else(|| Error::NotInstalled.raise())
 }
 
+/// Where changes are counted; none where the extension is not installed.
+fn changes_table() -> Option<scan::Relations> {
+    let table = scan::table(c"cache_changes")?;
+    Some(scan::Relations { table, key: scan::index(c"cache_changes_key", table)? })
+}
+
 fn kind(name: Option<Text>) -> Resource {
     let name = name.unwrap_or_else(|| Error::NullArgument("resource_type").raise());
     Resource::parse(name.as_bytes()).unwrap_or_else(|| {
@@ -191,9 +197,7 @@ pub fn cache_version(resource_type: Option<Text>) -> String {
     if !scope.kind.is_some_and(is_watched) {
         Error::Argument("resource_type", "must be one that a table is watched for").raise()
     }
-    let table = table(c"cache_changes");
-    let relations = scan::index(c"cache_changes_key", table).map(|key| scan::Relations { table, key });
-    let relations = relations.unwrap_or_else(|| Error::NotInstalled.raise());
+    let relations = changes_table().unwrap_or_else(|| Error::NotInstalled.raise());
     let count = changes::count(relations, scope);
     // A server that was promoted goes on from what it had, where another has gone on as well.
     let (system, timeline) = pg::system();
@@ -251,12 +255,4 @@ pub fn invalidate_cache(tenant_id: default!(Option<Text>, "NULL")) {
     let relations = WATCHES.with(Cached::relations).unwrap_or_else(|| Error::NotInstalled.raise());
     let is_told = scan::rows(relations, &[], |row| row.boolean(NOTIFY)).contains(&Some(true));
     changes::note(Scope { tenant: Some(tenant), kind: None }, is_told);
-}
-
-/// Puts entries of a tenant ('' for those of all) and type ('' of every) together. Volatile. For `tenancy.settle_cache`.
-#[pg_extern(schema = "_tenancy", volatile, strict)]
-pub fn put_cache_changes_together(tenant_id: Text, resource_type: Text) {
-    let tenant = TenantId::parse(tenant_id.as_bytes()).ok();
-    let kind = Resource::parse(resource_type.as_bytes());
-    changes::put_together(table(c"cache_changes"), Scope { tenant, kind });
 }

@@ -311,6 +311,11 @@ fn named() -> Result<Option<TenantId>, Error<'static>> {
     }
 }
 
+/// The tenant that the context names, whether it is there or not; none in a scope of several.
+pub fn named_tenant() -> Option<TenantId> {
+    named().ok().flatten().filter(|id| !id.is_scope())
+}
+
 /// Whether `tenancy.session_context` refuses the context.
 fn is_stale() -> bool {
     let Some(assigned) = pg::guc::assigned() else { return false };

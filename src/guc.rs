@@ -62,6 +62,10 @@ static DEFAULT_TENANT: GucSetting<Option<CString>> = GucSetting::<Option<CString
 static INDEX_PUSHDOWN: GucSetting<Indexes> = GucSetting::<Indexes>::new(Indexes::All);
 /// Ten: more than anybody needs who knows the password, and no more than about a thousand guesses a day.
 static MAX_FAILED_SIGN_INS: GucSetting<i32> = GucSetting::<i32>::new(10);
+/// A thousand: as many series a tenant as a dashboard can show, and more than an application has labels.
+static METRIC_SERIES: GucSetting<i32> = GucSetting::<i32>::new(1000);
+/// Five hundred: with some twenty series each, ten thousand in all.
+static METRIC_TENANTS: GucSetting<i32> = GucSetting::<i32>::new(500);
 /// `error`: an application that forgot its tenant should find out, not see an empty page.
 static MISSING_TENANT: GucSetting<MissingTenant> = GucSetting::<MissingTenant>::new(MissingTenant::Error);
 /// `multi`: isolation is what the extension was installed for.
@@ -76,6 +80,8 @@ static RESTORING: GucSetting<bool> = GucSetting::<bool>::new(false);
 static SEAL: GucSetting<Seal> = GucSetting::<Seal>::new(Seal::Off);
 /// `allow`: plain `SET` is what a simple client wants; behind a pooler that does not restore it, use `refuse`.
 static SESSION_CONTEXT: GucSetting<SessionContext> = GucSetting::<SessionContext>::new(SessionContext::Allow);
+/// 4,096 tenants, in about two megabytes: as many as are likely to keep a server busy.
+static STAT_TENANTS: GucSetting<i32> = GucSetting::<i32>::new(4096);
 /// 16,384 counters, in about 10 MB: as many tenants and resources as are likely to be in use at a time.
 static USAGE_COUNTERS: GucSetting<i32> = GucSetting::<i32>::new(16_384);
 static TENANT_ID: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
@@ -85,11 +91,13 @@ static TOKEN_CLOCK_SKEW: GucSetting<i32> = GucSetting::<i32>::new(30);
 static USER_ID: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 
 /// Every parameter that asks for a privilege.
-pub const PRIVILEGED: [&CStr; 13] = [
+pub const PRIVILEGED: [&CStr; 15] = [
     c"tenancy.bypass_guard",
     c"tenancy.default_tenant",
     c"tenancy.index_pushdown",
     c"tenancy.max_failed_sign_ins",
+    c"tenancy.metric_series",
+    c"tenancy.metric_tenants",
     c"tenancy.mode",
     c"tenancy.password_token_lifetime",
     c"tenancy.require_membership",
@@ -134,6 +142,26 @@ pub fn init() {
         c"How often a user may give a wrong password for a tenant in a quarter of an hour.",
         c"After that even the right one is refused, until fewer failures are so young.",
         &MAX_FAILED_SIGN_INS,
+        1,
+        1_000_000,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"tenancy.metric_series",
+        c"Series of tenancy.record_metric() that are kept of a tenant.",
+        c"What would make more is counted in one with the label overflow.",
+        &METRIC_SERIES,
+        1,
+        1_000_000,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"tenancy.metric_tenants",
+        c"Tenants that tenancy.metrics() tells of one by one.",
+        c"The busiest; the others are added up.",
+        &METRIC_TENANTS,
         1,
         1_000_000,
         GucContext::Suset,
@@ -218,6 +246,16 @@ pub fn init() {
     );
     if pg::shmem::can_be_had() {
         GucRegistry::define_int_guc(
+            c"tenancy.stat_tenants",
+            c"Tenants of which statistics are kept in shared memory.",
+            c"The others are added up. Zero keeps none. Each takes about 450 bytes.",
+            &STAT_TENANTS,
+            0,
+            1_048_576,
+            GucContext::Postmaster,
+            GucFlags::default(),
+        );
+        GucRegistry::define_int_guc(
             c"tenancy.usage_counters",
             c"Counters of usage that are kept in shared memory, one for each tenant and resource in use.",
             c"The one that was used longest ago gives way to a new one. Each takes about 600 bytes.",
@@ -291,6 +329,10 @@ pub fn session_context() -> SessionContext {
 /// In seconds.
 pub fn token_clock_skew() -> i64 {
     TOKEN_CLOCK_SKEW.get().into()
+}
+
+pub fn stat_tenants() -> usize {
+    STAT_TENANTS.get().unsigned_abs() as usize
 }
 
 pub fn usage_counters() -> usize {

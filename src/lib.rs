@@ -46,6 +46,7 @@ mod registry;
 mod resource;
 mod scope;
 mod sign_in;
+mod stat_tenants;
 mod statistics;
 mod tenant;
 #[cfg(any(test, feature = "pg_test"))]
@@ -83,7 +84,8 @@ extension_sql_file!(
     requires = ["protected_schemas_table"]
 );
 extension_sql_file!("../sql/schema/45_cache.sql", name = "cache_tables", requires = ["usage_tables"]);
-extension_sql_file!("../sql/schema/50_quotas.sql", name = "quotas_table", requires = ["cache_tables"]);
+extension_sql_file!("../sql/schema/47_metrics.sql", name = "metrics_tables", requires = ["cache_tables"]);
+extension_sql_file!("../sql/schema/50_quotas.sql", name = "quotas_table", requires = ["metrics_tables"]);
 extension_sql_file!(
     "../sql/api/context.sql",
     name = "context",
@@ -276,13 +278,18 @@ extension_sql_file!(
         cache::cache_version,
         cache::invalidate_cache,
         cache::note_cache_change,
-        cache::put_cache_changes_together,
         cache::entries::cache_delete,
         cache::entries::cache_get,
         cache::entries::keep_entry,
         cache::entries::sweep_cache
     ]
 );
+extension_sql_file!(
+    "../sql/api/stat_tenants.sql",
+    name = "stat_tenants",
+    requires = ["cache", stat_tenants::measured, stat_tenants::stat_tenants_reset]
+);
+extension_sql_file!("../sql/api/metrics.sql", name = "metrics", requires = ["stat_tenants"]);
 extension_sql_file!("../sql/grants.sql", name = "grants", finalize);
 
 /// Runs when the library is loaded: at server start when preloaded, else at the first use in a session.
@@ -306,6 +313,7 @@ pub extern "C-unwind" fn _PG_init() {
     quota::init();
     meter::init();
     cache::init();
+    stat_tenants::init(guc::stat_tenants);
     pg::transition::init(|trigger| {
         meter::count(trigger);
         cache::note(trigger);

@@ -134,6 +134,11 @@ fn cached<T>(id: &TenantId, with: impl FnOnce(&mut Entry) -> T) -> Option<(T, bo
     })
 }
 
+/// Whether this backend has met the tenant. Reads nothing.
+pub fn is_known(id: &TenantId) -> bool {
+    cached(id, |_| ()).is_some()
+}
+
 /// Returns the tenant's standing, from the cache where it is current.
 pub fn standing(id: &TenantId) -> Result<Standing, Error<'static>> {
     if let Some((Some((generation, standing)), _)) = cached(id, |entry| entry.checked)

@@ -30,7 +30,6 @@ version never comes again, nor after a crash, a failover or a restored backup. E
 for it). Stable. PUBLIC may call it.';
 COMMENT ON FUNCTION _tenancy.note_cache_change(text, text, boolean) IS 'notes a change of a type (null: of every) for a tenant (null: for all)';
 COMMENT ON FUNCTION _tenancy.note_altered(oid) IS 'notes for caches that a table was altered; the caller must own it';
-COMMENT ON FUNCTION _tenancy.put_cache_changes_together(text, text) IS 'makes one entry of those of a tenant and type; for tenancy.settle_cache';
 
 CREATE FUNCTION tenancy.cache_watch(relation regclass, resource_type text, notify boolean DEFAULT false) RETURNS void
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
@@ -130,21 +129,6 @@ COMMENT ON FUNCTION tenancy.cache_get(text) IS
 PUBLIC may call it.';
 COMMENT ON FUNCTION tenancy.cache_delete(text) IS
 'Removes what the current tenant has kept under a key; returns whether there was anything. Errors: those of current_tenant(). Volatile. PUBLIC may call it.';
-COMMENT ON FUNCTION _tenancy.sweep_cache(integer) IS 'removes so many entries that have expired; for tenancy.settle_cache';
-
-CREATE FUNCTION tenancy.settle_cache(batch integer DEFAULT 10000) RETURNS bigint
-    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
-    SET search_path = pg_catalog, pg_temp SET jit = off
-AS $$
-BEGIN
-    IF settle_cache.batch IS NULL OR settle_cache.batch < 1 THEN
-        PERFORM _tenancy.raise('PARAMETER_INVALID', 'batch must be positive', '{"argument": "batch"}');
-    END IF;
-    PERFORM _tenancy.put_cache_changes_together(c.tenant_id, c.resource_type)
-    FROM (SELECT c.tenant_id, c.resource_type FROM _tenancy.cache_changes c GROUP BY 1, 2 HAVING count(*) > 1 LIMIT settle_cache.batch) AS c;
-    RETURN _tenancy.sweep_cache(settle_cache.batch);
-END
-$$;
-COMMENT ON FUNCTION tenancy.settle_cache(integer) IS
-'Upkeep, which caches mostly do themselves: removes up to batch entries of cache_set() that have expired, puts together what cache_version() adds up, and returns how many
-were removed. Nobody waits for it. Errors: PARAMETER_INVALID 22023. Volatile. Granted to nobody.';
+COMMENT ON FUNCTION tenancy.sweep_cache(integer) IS
+'Upkeep, which cache_set() mostly does itself: removes up to batch entries of all tenants that have expired, but for those that another removes; returns how many. Errors:
+PARAMETER_INVALID 22023. Volatile. Granted to nobody.';

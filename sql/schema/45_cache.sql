@@ -20,7 +20,7 @@ CREATE TABLE _tenancy.cache_changes (
     tenant_id text COLLATE "C" NOT NULL,
     resource_type text COLLATE "C" NOT NULL,
     changes bigint NOT NULL
-) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
+) WITH (fillfactor = 50);
 COMMENT ON TABLE _tenancy.cache_changes IS 'how many transactions have changed what, in entries that are added up; see tenancy.cache_version()';
 CREATE INDEX cache_changes_key ON _tenancy.cache_changes (tenant_id, resource_type);
 -- Where the extension is dropped and made again, versions go on from later than they were: no more than a transaction a microsecond.

@@ -59,6 +59,7 @@ impl Drop for Writing {
 
 /// Puts a refusal on record, where it is one of those, in the trail of the context's tenant.
 pub fn refused(code: &'static str, detail: &str) {
+    crate::stat_tenants::refused(code);
     if RECORDED.contains(&code) {
         // Of a tenant that is not registered there is no trail.
         let named = pg::guc::assigned().map(|assigned| assigned.id).filter(|id| !id.is_scope());

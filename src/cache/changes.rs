@@ -1,17 +1,16 @@
 //! What this transaction has changed, and how many transactions have.
 //!
-//! An entry of `_tenancy.cache_changes` is written as the transaction commits, for each tenant and type: nobody waits for anybody, and a
-//! snapshot sees it where it sees the change itself. Each has the number of transactions that it stands for, so that entries can be put
-//! together while others write and read. On a primary and on its standbys, what one snapshot sees is part of what a later one does, so
-//! the sum is the same where the changes are.
+//! As the transaction commits it is counted in an entry of `_tenancy.cache_changes`, for each tenant and type: in one that no other transaction
+//! is counting itself in, so nobody waits, and there are as many entries as transactions have committed at the same time. A snapshot sees
+//! the count where it sees the change itself. On a primary and on its standbys, what one snapshot sees is part of what a later one
+//! does, so the sum is the same only where the changes are.
 
 use std::cell::RefCell;
 
-use crate::error::internal;
 use crate::pg::{
     self,
     insert::{Table, Value},
-    text::Text,
+    scan::{self, Relations},
     xact::{self, Event},
 };
 use crate::resource::Resource;
@@ -20,8 +19,8 @@ use crate::tenant::TenantId;
 // Columns of _tenancy.cache_changes.
 const CHANGES: i32 = 3;
 
-/// Of every so many transactions, one puts entries together.
-const PUT_TOGETHER: u64 = 16;
+/// How often entries are looked for that others have all changed meanwhile, before there is one more.
+const ATTEMPTS: usize = 3;
 
 /// Whose rows have changed (none: everybody's), and of which type (none: of every).
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -117,18 +116,10 @@ fn write(can_notify: bool) {
     if made.is_empty() {
         return;
     }
-    let table = super::table(c"cache_changes");
-    let number = [Value::Bigint(1)];
-    let rows = made.iter().map(|change| {
-        let [tenant, kind] = change.scope.columns();
-        [Value::Text(tenant), Value::Text(kind), number[0]]
-    });
-    Table::open(table).insert(rows);
-    // Not where a row that another has put together with others is an error.
-    if !xact::keeps_snapshot() && is_turn() {
-        // No query is running, whose snapshot this would be.
-        pg::query::at_latest(|| made.iter().for_each(|change| put_together(table, change.scope)));
-    }
+    // The transaction may have dropped the extension, and with it all versions.
+    let Some(relations) = super::changes_table() else { return };
+    let table = Table::open(relations.table);
+    made.iter().for_each(|change| count_one(&table, relations, change.scope));
     let told = made.iter().filter(|change| can_notify && change.is_told);
     let mut channel = None;
     for change in told {
@@ -139,25 +130,25 @@ fn write(can_notify: bool) {
     }
 }
 
-/// By the number of the transaction, mixed, so that each session has its turn.
-fn is_turn() -> bool {
-    (xact::full_id() as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32 & (PUT_TOGETHER - 1) == 0
-}
-
-/// Makes one entry of those that nobody else puts together.
-pub fn put_together(table: pg::Oid, scope: Scope) {
-    let [tenant, kind] = scope.columns().map(|part| Text::of(part).argument());
-    let command = "WITH gone AS (
-            DELETE FROM _tenancy.cache_changes c WHERE c.ctid = ANY (ARRAY(
-                SELECT o.ctid FROM _tenancy.cache_changes o WHERE o.tenant_id = $1 AND o.resource_type = $2 LIMIT 1000 FOR UPDATE SKIP LOCKED))
-            RETURNING c.changes)
-        INSERT INTO _tenancy.cache_changes (tenant_id, resource_type, changes)
-            SELECT $1, $2, sum(g.changes)::bigint FROM gone g HAVING count(*) > 0";
-    pg::query::run_planned(table, command, &[tenant, kind]).unwrap_or_else(|error| internal(error));
+/// Counts this transaction: in an entry that nobody else is changing, or in one of its own.
+fn count_one(table: &Table, relations: Relations, scope: Scope) {
+    let columns = scope.columns();
+    let row = |changes| [Value::Text(columns[0]), Value::Text(columns[1]), Value::Bigint(changes)];
+    for _ in 0..ATTEMPTS {
+        let read = |row: &scan::Row| (row.place(), row.bigint(CHANGES).unwrap_or(0));
+        let entries = scan::rows(relations, &columns, read);
+        if entries.is_empty() {
+            break;
+        }
+        if entries.into_iter().any(|(place, changes)| table.try_update(place, row(changes.wrapping_add(1)))) {
+            return;
+        }
+    }
+    table.insert_one(row(1));
 }
 
 /// How many transactions that the current query sees have changed it.
-pub fn count(relations: pg::scan::Relations, scope: Scope) -> i64 {
-    let read = |scope: Scope| pg::scan::seen_rows(relations, &scope.columns(), |row| row.bigint(CHANGES));
+pub fn count(relations: Relations, scope: Scope) -> i64 {
+    let read = |scope: Scope| scan::seen_rows(relations, &scope.columns(), |row| row.bigint(CHANGES));
     scope.all().into_iter().flat_map(read).flatten().fold(0, i64::wrapping_add)
 }

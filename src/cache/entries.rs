@@ -93,11 +93,14 @@ pub fn remove_all(tenant: &TenantId) {
         .unwrap_or_else(|error| internal(error));
 }
 
-/// Removes so many entries that have expired, but for those that another removes; returns how many. Volatile. For
-/// `tenancy.settle_cache`.
-#[pg_extern(schema = "_tenancy", volatile)]
+/// Removes up to so many entries of all tenants that have expired, but for those that another removes; returns how many. Upkeep, which
+/// `cache_set` mostly does itself. Raises 22023 (`PARAMETER_INVALID`). Volatile. Granted to nobody.
+#[pg_extern(schema = "tenancy", volatile)]
 #[search_path(pg_catalog, pg_temp)]
-pub fn sweep_cache(batch: i32) -> i64 {
+pub fn sweep_cache(batch: default!(i32, 10000)) -> i64 {
+    if batch < 1 {
+        Error::Argument("batch", "must be positive").raise()
+    }
     let mut swept = 0;
     let command = "WITH gone AS (
             DELETE FROM _tenancy.cache_entries e WHERE e.ctid = ANY (ARRAY(

@@ -11,7 +11,7 @@ use std::ffi::{CStr, c_char, c_int};
 use pgrx::{pg_sys, prelude::*};
 
 use super::{
-    moved,
+    activity, moved,
     part::Part,
     planner, portal, pushed_scan, rewrite,
     running::{self, Step, Tenant},
@@ -217,6 +217,8 @@ unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, flags:
         if scope::is_given() && !running::is_in_command(depth) {
             scope::query_begins(query, depth);
         }
+        // What it reads is part of the statement; which tenant that is for may not be known before it runs.
+        activity::Step::begin(depth);
         match PREVIOUS_START {
             Some(previous) => previous(query, flags),
             None => raw::standard_ExecutorStart(query, flags),
@@ -252,6 +254,7 @@ unsafe extern "C-unwind" fn executor_run(
     // SAFETY: PostgreSQL's own arguments, passed on.
     unsafe {
         let depth = running::enter_run(query);
+        let step = activity::Step::begin(depth);
         before_run(query, count);
         let is_told = scope::is_given() && scope::query_runs(query, depth);
         match PREVIOUS {
@@ -261,6 +264,7 @@ unsafe extern "C-unwind" fn executor_run(
         if is_told {
             scope::query_ended(query);
         }
+        step.end_run(query, (*(*query).estate).es_processed);
         after_run(query, depth);
     }
 }
@@ -274,6 +278,7 @@ unsafe extern "C-unwind" fn executor_run(
     // SAFETY: PostgreSQL's own arguments, passed on.
     unsafe {
         let depth = running::enter_run(query);
+        let step = activity::Step::begin(depth);
         before_run(query, count);
         let is_told = scope::is_given() && scope::query_runs(query, depth);
         match PREVIOUS {
@@ -283,6 +288,7 @@ unsafe extern "C-unwind" fn executor_run(
         if is_told {
             scope::query_ended(query);
         }
+        step.end_run(query, (*(*query).estate).es_processed);
         after_run(query, depth);
     }
 }
@@ -291,6 +297,7 @@ unsafe extern "C-unwind" fn executor_finish(query: *mut pg_sys::QueryDesc) {
     // SAFETY: PostgreSQL's own arguments, passed on.
     unsafe {
         let depth = running::enter_finish(query);
+        let step = activity::Step::begin(depth);
         // Its triggers, and the checks of its foreign keys: a query that writes was told of, because no scope begins inside one.
         if scope::is_given() {
             running::note_told(depth);
@@ -299,6 +306,7 @@ unsafe extern "C-unwind" fn executor_finish(query: *mut pg_sys::QueryDesc) {
             Some(previous) => previous(query),
             None => raw::standard_ExecutorFinish(query),
         }
+        step.end_query(query);
         running::leave(depth);
     }
 }
@@ -449,8 +457,12 @@ unsafe extern "C-unwind" fn process_utility(
             _ => Some(Step::Utility),
         };
         let depth = step.map(|step| running::enter(step, statement));
+        let measured = depth.filter(|_| activity::counts(command)).map(activity::Step::begin);
         let call = PREVIOUS_UTILITY.unwrap_or(raw::standard_ProcessUtility);
         call(statement, text, is_read_only, context, parameters, environment, to, completion);
+        if let Some(measured) = measured {
+            measured.end_command(activity::rows_of(completion));
+        }
         match depth {
             Some(depth) => {
                 if portal::active().is_some_and(portal::is_keeping) {

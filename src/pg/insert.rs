@@ -48,6 +48,29 @@ mod raw {
             tuple: pg_sys::HeapTuple,
             indexes: *mut pg_sys::TU_UpdateIndexes::Type,
         );
+        #[cfg(feature = "pg15")]
+        pub fn heap_update(
+            relation: pg_sys::Relation,
+            place: pg_sys::ItemPointer,
+            tuple: pg_sys::HeapTuple,
+            command: pg_sys::CommandId,
+            crosscheck: pg_sys::Snapshot,
+            wait: bool,
+            failure: *mut pg_sys::TM_FailureData,
+            mode: *mut pg_sys::LockTupleMode::Type,
+        ) -> pg_sys::TM_Result::Type;
+        #[cfg(not(feature = "pg15"))]
+        pub fn heap_update(
+            relation: pg_sys::Relation,
+            place: pg_sys::ItemPointer,
+            tuple: pg_sys::HeapTuple,
+            command: pg_sys::CommandId,
+            crosscheck: pg_sys::Snapshot,
+            wait: bool,
+            failure: *mut pg_sys::TM_FailureData,
+            mode: *mut pg_sys::LockTupleMode::Type,
+            indexes: *mut pg_sys::TU_UpdateIndexes::Type,
+        ) -> pg_sys::TM_Result::Type;
         pub fn GetCurrentCommandId(is_used: bool) -> pg_sys::CommandId;
         pub fn RelationGetIndexList(relation: pg_sys::Relation) -> *mut pg_sys::List;
         pub fn RelationIdGetRelation(relation: pg_sys::Oid) -> pg_sys::Relation;
@@ -195,9 +218,17 @@ unsafe fn is_plain(index: pg_sys::Relation, info: *const pg_sys::IndexInfo) -> b
     }
 }
 
+/// How a row comes into a table.
+enum How {
+    /// With options.
+    New(c_int),
+    InPlaceOf(Place),
+    IfFree(Place),
+}
+
 /// Where a row is, until it is updated or its table is rewritten, of which an invalidation tells.
 #[derive(Clone, Copy)]
-pub struct Place(pg_sys::ItemPointerData);
+pub struct Place(pub(super) pg_sys::ItemPointerData);
 
 /// Sees to it that what was inserted to stay stays when the server crashes now.
 pub fn flush() {
@@ -255,7 +286,7 @@ impl Table {
             let mut place = None;
             for row in rows {
                 // SAFETY: inside the guard of `with_indexes`.
-                place = Some(unsafe { self.put(&row, None, indexes, options, has_pushed) });
+                place = unsafe { self.put(&row, How::New(options), indexes, has_pushed) };
             }
             place
         })
@@ -269,9 +300,21 @@ impl Table {
             crate::error::Error::Internal("a row of the extension was changed by somebody else").raise()
         }
         // SAFETY: inside the guard of `with_indexes`.
-        self.with_indexes(|indexes, has_pushed| unsafe {
-            self.put(&row, Some(place), indexes, 0, has_pushed)
-        })
+        let put = self.with_indexes(|indexes, has_pushed| unsafe {
+            self.put(&row, How::InPlaceOf(place), indexes, has_pushed)
+        });
+        put.unwrap_or(place)
+    }
+
+    /// Puts another row, short, in the place of one that was seen there; false where another has changed it since, or is changing it: nobody
+    /// waits.
+    pub fn try_update<const COLUMNS: usize>(&self, place: Place, row: [Value; COLUMNS]) -> bool {
+        self.check_width(COLUMNS);
+        // SAFETY: inside the guard of `with_indexes`.
+        let put = self.with_indexes(|indexes, has_pushed| unsafe {
+            self.put(&row, How::IfFree(place), indexes, has_pushed)
+        });
+        put.is_some()
     }
 
     /// The number in a column of the row that is there now, if one is.
@@ -321,11 +364,10 @@ impl Table {
     unsafe fn put<const COLUMNS: usize>(
         &self,
         row: &[Value; COLUMNS],
-        earlier: Option<Place>,
+        how: How,
         indexes: &Indexes,
-        options: c_int,
         has_pushed: &mut bool,
-    ) -> Place {
+    ) -> Option<Place> {
         let mut values = [pg_sys::Datum::from(0); COLUMNS];
         let mut nulls = [true; COLUMNS];
         // SAFETY: values and nulls have as many entries as the table has columns, and an index has columns of it.
@@ -341,13 +383,27 @@ impl Table {
                 raw::PushActiveSnapshot(raw::GetTransactionSnapshot());
                 *has_pushed = true;
             }
-            match earlier {
+            match how {
                 // `simple_heap_insert`, with options.
-                None => {
+                How::New(options) => {
                     let command = raw::GetCurrentCommandId(true);
                     raw::heap_insert(self.0, tuple, command, options, std::ptr::null_mut())
                 }
-                Some(Place(mut place)) => {
+                // `simple_heap_update`, which waits for whoever is changing the row, and raises where they have.
+                How::IfFree(Place(mut place)) => {
+                    let command = raw::GetCurrentCommandId(true);
+                    let (mut failure, mut mode) = (pg_sys::TM_FailureData::default(), 0);
+                    #[rustfmt::skip]
+                    #[cfg(feature = "pg15")]
+                    let result = raw::heap_update(self.0, &mut place, tuple, command, std::ptr::null_mut(), false, &mut failure, &mut mode);
+                    #[rustfmt::skip]
+                    #[cfg(not(feature = "pg15"))]
+                    let result = raw::heap_update(self.0, &mut place, tuple, command, std::ptr::null_mut(), false, &mut failure, &mut mode, &mut 0);
+                    if result != pg_sys::TM_Result::TM_Ok {
+                        return None;
+                    }
+                }
+                How::InPlaceOf(Place(mut place)) => {
                     #[cfg(feature = "pg15")]
                     raw::simple_heap_update(self.0, &mut place, tuple);
                     #[cfg(not(feature = "pg15"))]
@@ -357,12 +413,12 @@ impl Table {
             let place = Place((*tuple).t_self);
             // On the page of the one before it, with the same keys: the indexes know that one.
             if (*(*tuple).t_data).t_infomask2 & pg_sys::HEAP_ONLY_TUPLE as u16 != 0 {
-                return place;
+                return Some(place);
             }
             for (index, info) in indexes.iter() {
                 self.insert_key(&values, &nulls, &mut (*tuple).t_self, *index, *info);
             }
-            place
+            Some(place)
         }
     }
 

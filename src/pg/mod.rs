@@ -17,6 +17,7 @@ macro_rules! version_1 {
 use version_1;
 
 pub mod accessor;
+pub mod activity;
 pub mod command;
 pub mod each;
 pub mod guc;

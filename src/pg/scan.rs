@@ -8,6 +8,7 @@ use std::ffi::CStr;
 
 use pgrx::{FromDatum, IntoDatum, pg_sys};
 
+use super::insert::Place;
 use super::text::{Json, Text};
 use super::xact::{self, Event};
 
@@ -140,6 +141,11 @@ impl Row {
             let datum = pg_sys::heap_getattr(self.tuple, column, self.desc, &mut is_null);
             T::from_datum(datum, is_null)
         }
+    }
+
+    pub fn place(&self) -> Place {
+        // SAFETY: as above.
+        Place(unsafe { (*self.tuple).t_self })
     }
 
     pub fn text(&self, column: i32) -> Option<Text> {

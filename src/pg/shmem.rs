@@ -1,9 +1,12 @@
-//! Shared memory: one table of slots in sets, each set under a lock.
+//! Shared memory: tables of slots in sets, each set under a lock.
 //!
 //! Only a library in `shared_preload_libraries` gets shared memory, so every caller has a way without. After a crash the
 //! postmaster makes it anew, empty. What runs under a lock must neither raise nor allocate: it works on plain values.
 
-use std::ptr::null_mut;
+use std::cell::UnsafeCell;
+use std::ffi::CStr;
+use std::marker::PhantomData;
+use std::ptr::{addr_of_mut, null_mut};
 
 use pgrx::{pg_sys, prelude::*};
 
@@ -19,7 +22,6 @@ mod raw {
 /// Slots that one lock guards, and among which a newcomer finds its place.
 pub const WAYS: usize = 8;
 const LOCKS: usize = 128;
-const NAME: &std::ffi::CStr = c"tenancy usage";
 
 /// A value that may live in shared memory: plain data, no pointers.
 pub trait Slot: Copy + 'static {
@@ -34,12 +36,36 @@ pub struct Place {
     way: u8,
 }
 
-static mut SLOT_SIZE: usize = 0;
-static mut COUNT: fn() -> usize = || 0;
-static mut FREE: fn(*mut u8, usize) = |_, _| {};
-static mut BASE: *mut u8 = null_mut();
-static mut TRANCHE: *mut pg_sys::LWLockPadded = null_mut();
-static mut SETS: usize = 0;
+/// The place of a slot that `with_set` gave.
+pub fn place(set: u32, way: usize) -> Place {
+    Place { set, way: way as u8 }
+}
+
+/// Slots of one type, under a name that no other has.
+pub struct Table<T: Slot> {
+    name: &'static CStr,
+    state: UnsafeCell<State>,
+    slots: PhantomData<fn(T)>,
+}
+
+#[derive(Clone, Copy)]
+struct State {
+    count: fn() -> usize,
+    base: *mut u8,
+    tranche: *mut pg_sys::LWLockPadded,
+    sets: usize,
+}
+
+// SAFETY: written by the postmaster only, before any other process exists; a process of PostgreSQL has one thread.
+unsafe impl<T: Slot> Sync for Table<T> {}
+
+/// What the postmaster does with each table.
+trait Shared {
+    unsafe fn request(&self);
+    unsafe fn start(&self);
+}
+
+static mut TABLES: Vec<&'static dyn Shared> = Vec::new();
 static mut PREVIOUS_REQUEST: pg_sys::shmem_request_hook_type = None;
 static mut PREVIOUS_STARTUP: pg_sys::shmem_startup_hook_type = None;
 
@@ -49,36 +75,111 @@ pub fn can_be_had() -> bool {
     unsafe { pg_sys::process_shared_preload_libraries_in_progress }
 }
 
-/// Asks for a table with at least as many slots as `count` says when the server starts.
-pub fn init<T: Slot>(count: fn() -> usize) {
-    if !can_be_had() {
-        return;
+impl<T: Slot> Table<T> {
+    pub const fn new(name: &'static CStr) -> Table<T> {
+        let state = State { count: || 0, base: null_mut(), tranche: null_mut(), sets: 0 };
+        Table { name, state: UnsafeCell::new(state), slots: PhantomData }
     }
-    // SAFETY: the postmaster is single-threaded, and this runs once, when it loads the library.
-    unsafe {
-        SLOT_SIZE = size_of::<T>();
-        COUNT = count;
-        FREE = free::<T>;
-        PREVIOUS_REQUEST = pg_sys::shmem_request_hook;
-        pg_sys::shmem_request_hook = Some(request);
-        PREVIOUS_STARTUP = pg_sys::shmem_startup_hook;
-        pg_sys::shmem_startup_hook = Some(startup);
+
+    /// Asks for at least as many slots as `count` says when the server starts; for none where it says zero.
+    pub fn init(&'static self, count: fn() -> usize) {
+        if !can_be_had() {
+            return;
+        }
+        // SAFETY: the postmaster is single-threaded, and this runs once for a table, when it loads the library.
+        unsafe {
+            (*self.state.get()).count = count;
+            let tables = &mut *addr_of_mut!(TABLES);
+            if tables.is_empty() {
+                PREVIOUS_REQUEST = pg_sys::shmem_request_hook;
+                pg_sys::shmem_request_hook = Some(request);
+                PREVIOUS_STARTUP = pg_sys::shmem_startup_hook;
+                pg_sys::shmem_startup_hook = Some(startup);
+            }
+            tables.push(self);
+        }
+    }
+
+    fn state(&self) -> State {
+        // SAFETY: see `Sync`; a copy of plain data.
+        unsafe { *self.state.get() }
+    }
+
+    /// The number of sets, and the bytes that they take.
+    fn dimensions(&self) -> (usize, usize) {
+        let count = (self.state().count)();
+        let sets = if count == 0 { 0 } else { count.div_ceil(WAYS).next_power_of_two() };
+        (sets, sets * WAYS * size_of::<T>())
+    }
+
+    /// Whether there is a table.
+    pub fn is_there(&self) -> bool {
+        self.state().sets > 0
+    }
+
+    /// Calls `with` on the slots of the set that the hash leads to, alone. None where there is no table.
+    pub fn with_set<R>(&self, hash: u64, with: impl FnOnce(u32, &mut [T]) -> R) -> Option<R> {
+        let sets = self.state().sets;
+        (sets > 0).then(|| {
+            let set = hash as usize & (sets - 1);
+            self.locked(set as u32, |slots| with(set as u32, slots))
+        })
+    }
+
+    /// Calls `with` on the slots of each set, alone: what is in another may change meanwhile.
+    pub fn for_each_set(&self, mut with: impl FnMut(&mut [T])) {
+        (0..self.state().sets).for_each(|set| self.locked(set as u32, &mut with));
+    }
+
+    /// Calls `with` on the slot at a place, alone in its set.
+    pub fn with_slot<R>(&self, place: Place, with: impl FnOnce(&mut T) -> R) -> R {
+        self.locked(place.set, |slots: &mut [T]| with(&mut slots[usize::from(place.way) % WAYS]))
+    }
+
+    fn locked<R>(&self, set: u32, with: impl FnOnce(&mut [T]) -> R) -> R {
+        let (set, state) = (set as usize, self.state());
+        // SAFETY: a set number comes from `with_set`, so it is below `sets` and the slots are inside the table; the lock makes
+        // this the only reference to them. All values in the table are valid.
+        unsafe {
+            let lock = addr_of_mut!((*state.tranche.add(set % LOCKS)).lock);
+            raw::LWLockAcquire(lock, pg_sys::LWLockMode::LW_EXCLUSIVE);
+            let first = state.base.add(set * WAYS * size_of::<T>()).cast::<T>();
+            let result = with(std::slice::from_raw_parts_mut(first, WAYS));
+            raw::LWLockRelease(lock);
+            result
+        }
     }
 }
 
-/// Fills memory with free slots.
-fn free<T: Slot>(base: *mut u8, count: usize) {
-    let base = base.cast::<T>();
-    // SAFETY: `startup` passes memory for so many slots, which no other process has yet.
-    (0..count).for_each(|n| unsafe { base.add(n).write(T::FREE) });
-}
+impl<T: Slot> Shared for Table<T> {
+    unsafe fn request(&self) {
+        // SAFETY: called by the postmaster at the time for requests.
+        unsafe {
+            if self.dimensions().0 > 0 {
+                pg_sys::RequestAddinShmemSpace(self.dimensions().1);
+                pg_sys::RequestNamedLWLockTranche(self.name.as_ptr(), LOCKS as i32);
+            }
+        }
+    }
 
-/// The number of sets, and the bytes that they take.
-fn dimensions() -> (usize, usize) {
-    // SAFETY: written once, at load.
-    let (count, slot) = unsafe { (COUNT(), SLOT_SIZE) };
-    let sets = count.div_ceil(WAYS).max(1).next_power_of_two();
-    (sets, sets * WAYS * slot)
+    unsafe fn start(&self) {
+        let (sets, bytes) = self.dimensions();
+        if sets == 0 {
+            return;
+        }
+        // SAFETY: called by the postmaster before any other process of this server exists, so nobody else initialises it;
+        // the memory has the size asked for.
+        unsafe {
+            let mut found = false;
+            let base = pg_sys::ShmemInitStruct(self.name.as_ptr(), bytes, &mut found).cast::<u8>();
+            if !found {
+                let first = base.cast::<T>();
+                (0..sets * WAYS).for_each(|n| first.add(n).write(T::FREE));
+            }
+            let tranche = pg_sys::GetNamedLWLockTranche(self.name.as_ptr());
+            *self.state.get() = State { base, tranche, sets, ..self.state() };
+        }
+    }
 }
 
 #[pg_guard]
@@ -88,67 +189,17 @@ unsafe extern "C-unwind" fn request() {
         if let Some(previous) = PREVIOUS_REQUEST {
             pg_sys::ffi::pg_guard_ffi_boundary(|| previous());
         }
-        pg_sys::RequestAddinShmemSpace(dimensions().1);
-        pg_sys::RequestNamedLWLockTranche(NAME.as_ptr(), LOCKS as i32);
+        (*addr_of_mut!(TABLES)).iter().for_each(|table| table.request());
     }
 }
 
 #[pg_guard]
 unsafe extern "C-unwind" fn startup() {
-    // SAFETY: called by the postmaster before any other process of this server exists, so nobody else initialises it;
-    // the memory has the size asked for.
+    // SAFETY: likewise, when the memory is there.
     unsafe {
         if let Some(previous) = PREVIOUS_STARTUP {
             pg_sys::ffi::pg_guard_ffi_boundary(|| previous());
         }
-        let (sets, bytes) = dimensions();
-        let mut found = false;
-        let base = pg_sys::ShmemInitStruct(NAME.as_ptr(), bytes, &mut found).cast::<u8>();
-        if !found {
-            FREE(base, sets * WAYS);
-        }
-        BASE = base;
-        SETS = sets;
-        TRANCHE = pg_sys::GetNamedLWLockTranche(NAME.as_ptr());
-    }
-}
-
-/// Whether there is a table.
-pub fn is_there() -> bool {
-    // SAFETY: written once, before this process was forked.
-    unsafe { !BASE.is_null() }
-}
-
-/// Calls `with` on the slots of the set that the hash leads to, alone. None where there is no table.
-pub fn with_set<T: Slot, R>(hash: u64, with: impl FnOnce(u32, &mut [T]) -> R) -> Option<R> {
-    // SAFETY: SETS is written once, before this process was forked.
-    let sets = unsafe { SETS };
-    (sets > 0).then(|| {
-        let set = hash as usize & (sets - 1);
-        locked(set as u32, |slots| with(set as u32, slots))
-    })
-}
-
-/// The place of a slot that `with_set` gave.
-pub fn place(set: u32, way: usize) -> Place {
-    Place { set, way: way as u8 }
-}
-
-/// Calls `with` on the slot at a place, alone in its set.
-pub fn with_slot<T: Slot, R>(place: Place, with: impl FnOnce(&mut T) -> R) -> R {
-    locked(place.set, |slots: &mut [T]| with(&mut slots[usize::from(place.way) % WAYS]))
-}
-
-fn locked<T: Slot, R>(set: u32, with: impl FnOnce(&mut [T]) -> R) -> R {
-    let set = set as usize;
-    // SAFETY: a set number comes from `with_set`, so it is below SETS and the slots are inside the table; the lock makes
-    // this the only reference to them. `T` is the type of `init`, of which all values in the table are valid.
-    unsafe {
-        let lock = std::ptr::addr_of_mut!((*TRANCHE.add(set % LOCKS)).lock);
-        raw::LWLockAcquire(lock, pg_sys::LWLockMode::LW_EXCLUSIVE);
-        let first = BASE.add(set * WAYS * size_of::<T>()).cast::<T>();
-        let result = with(std::slice::from_raw_parts_mut(first, WAYS));
-        raw::LWLockRelease(lock);
-        result
+        (*addr_of_mut!(TABLES)).iter().for_each(|table| table.start());
     }
 }

@@ -13,10 +13,17 @@ use crate::period::Moment;
 use crate::pg::{
     self,
     lock::{self, Mode},
-    shmem::{self, Place, Slot},
+    shmem::{self, Place, Slot, Table},
 };
 use crate::resource::Resource;
 use crate::tenant::TenantId;
+
+static CELLS: Table<Cell> = Table::new(c"tenancy usage");
+
+/// Asks for so many cells when the server starts.
+pub fn init(count: fn() -> usize) {
+    CELLS.init(count);
+}
 
 /// What is counted over one period.
 #[derive(Clone, Copy, Default)]
@@ -150,14 +157,14 @@ fn hash(key: &Key) -> u64 {
 
 /// Whether there are counters in shared memory, and they may be used.
 pub fn are_there() -> bool {
-    shmem::is_there() && !pg::xact::in_recovery()
+    CELLS.is_there() && !pg::xact::in_recovery()
 }
 
 /// The counters of the key, if they are in memory.
 pub fn peek(key: &Key) -> Option<[Amount; 4]> {
     let hash = hash(key);
     let find = || {
-        shmem::with_set(hash, |set, cells: &mut [Cell]| {
+        CELLS.with_set(hash, |set, cells: &mut [Cell]| {
             let way = cells.iter().position(|cell| cell.is(key))?;
             Some((shmem::place(set, way), cells[way].amounts))
         })?
@@ -179,7 +186,7 @@ fn pin_where<T, E>(
     now: Moment,
     change: impl FnOnce(&mut Cell) -> Result<T, E>,
 ) -> Option<Result<(Place, T), E>> {
-    shmem::with_set(hash, |set, cells: &mut [Cell]| {
+    CELLS.with_set(hash, |set, cells: &mut [Cell]| {
         let way = cells.iter().position(|cell| cell.is(key))?;
         Some(change(&mut cells[way]).map(|changed| {
             cells[way].pins += 1;
@@ -210,7 +217,7 @@ pub fn pin_after<T, E>(
 }
 
 fn place_new(key: &Key, hash: u64, now: Moment, amounts: [Amount; 4], pins: u32) -> Option<Place> {
-    shmem::with_set(hash, |set, cells: &mut [Cell]| {
+    CELLS.with_set(hash, |set, cells: &mut [Cell]| {
         let free = cells.iter().position(|cell| !cell.is_taken);
         let unpinned = || {
             let idle = cells.iter().enumerate().filter(|(_, cell)| cell.pins == 0);
@@ -236,18 +243,18 @@ fn place_new(key: &Key, hash: u64, now: Moment, amounts: [Amount; 4], pins: u32)
 /// Ends the charges of prepared transactions that were committed or rolled back since. PostgreSQL tells nobody when that
 /// happens, so whoever uses the cell asks.
 pub fn end_prepared(place: Place) {
-    let pending = shmem::with_slot(place, |cell: &mut Cell| cell.prepared.map(|entry| entry.transaction));
+    let pending = CELLS.with_slot(place, |cell: &mut Cell| cell.prepared.map(|entry| entry.transaction));
     for transaction in pending.into_iter().filter(|number| *number != 0) {
         // Outside of the cell's lock, because this may read from disk.
         if let Some(is_committed) = pg::xact::outcome(transaction) {
-            shmem::with_slot(place, |cell: &mut Cell| cell.end_prepared(transaction, is_committed));
+            CELLS.with_slot(place, |cell: &mut Cell| cell.end_prepared(transaction, is_committed));
         }
     }
 }
 
 /// The same for the cells among which the hash would have a place.
 fn end_all_prepared(hash: u64) {
-    let set = shmem::with_set(hash, |set, _: &mut [Cell]| set);
+    let set = CELLS.with_set(hash, |set, _: &mut [Cell]| set);
     for way in 0..shmem::WAYS {
         if let Some(set) = set {
             end_prepared(shmem::place(set, way));
@@ -258,7 +265,7 @@ fn end_all_prepared(hash: u64) {
 /// Notes what the transaction has charged on a cell that it has pinned, for the time between its PREPARE and its end. From then
 /// on the cell holds what `charged` asks for. False where too many are pending there.
 pub fn prepare(place: Place, transaction: u32, hour: Moment, charged: [i64; 4]) -> bool {
-    shmem::with_slot(place, |cell: &mut Cell| {
+    CELLS.with_slot(place, |cell: &mut Cell| {
         let free = cell.prepared.iter_mut().find(|entry| entry.transaction == 0);
         free.map(|entry| *entry = Prepared { transaction, hour, charged }).is_some()
     })
@@ -266,7 +273,7 @@ pub fn prepare(place: Place, transaction: u32, hour: Moment, charged: [i64; 4]) 
 
 /// Takes back what `prepare` noted, for a transaction that was not prepared after all.
 pub fn roll_back_prepared(place: Place, transaction: u32) {
-    shmem::with_slot(place, |cell: &mut Cell| cell.end_prepared(transaction, false));
+    CELLS.with_slot(place, |cell: &mut Cell| cell.end_prepared(transaction, false));
 }
 
 /// Keeps the cell of the key from being loaded until the transaction ends, even if it is prepared and the server restarted.
@@ -338,12 +345,12 @@ pub fn load(key: &Key, now: Moment, load: impl FnOnce() -> [Amount; 4]) -> [Amou
 
 /// Calls `with` on a pinned cell.
 pub fn with<R>(place: Place, with: impl FnOnce(&mut Cell) -> R) -> R {
-    shmem::with_slot(place, with)
+    CELLS.with_slot(place, with)
 }
 
 /// Unpins a cell after a last change.
 pub fn unpin(place: Place, last: impl FnOnce(&mut Cell)) {
-    shmem::with_slot(place, |cell: &mut Cell| {
+    CELLS.with_slot(place, |cell: &mut Cell| {
         last(cell);
         cell.pins = cell.pins.saturating_sub(1);
     });

@@ -139,7 +139,7 @@ thread_local! {
 /// counted, and gets to know of a new one at the latest when the ledger is locked (see `write`).
 pub fn init(cells: fn() -> usize, intervals: Intervals) {
     INTERVALS.set(intervals);
-    pg::shmem::init::<cells::Cell>(cells);
+    self::cells::init(cells);
     xact::listen(|event| match event {
         Event::BeforeCommit => write(),
         Event::BeforePrepare => {

@@ -7,7 +7,7 @@ import os
 import statistics
 import subprocess
 
-from slices import CLIENTS, ROUNDS, alternate, per_second, throughput, timed
+from slices import CLIENTS, ROUNDS, alternate, one_call, per_second, throughput, timed
 from support import QUICK, SCRIPTS, heading, print_results, psql, ratio, result, say
 
 ROWS = 30_000 if QUICK else 300_000
@@ -82,16 +82,6 @@ def bulk(database):
                 taken[table].append(timed(database, statement.format(table=table), f"TRUNCATE {table}; CHECKPOINT;"))
         result(f"metered : unmetered, {ROWS:,} rows by {name}, time", ratio(taken["metered"], taken["unmetered"]), 1.10, True,
                " : ".join(f"{statistics.median(taken[t]):.0f} ms" for t in ("metered", "unmetered")))
-
-
-def one_call(database, call, setup=""):
-    """Microseconds of a call, without those of a query that makes none."""
-    calls = 20_000 if QUICK else 200_000
-    query = "SELECT count(*) FROM (SELECT {} FROM generate_series(1, %d) OFFSET 0) AS s;" % calls
-    with_it, without = (
-        min(timed(database, query.format(what), setup) for _ in range(5)) for what in (call, "random()")
-    )
-    return (with_it - without) / calls * 1000
 
 
 def ledger(database):

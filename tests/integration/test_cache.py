@@ -3,6 +3,7 @@
 import os
 import random
 import re
+import shutil
 import subprocess
 import threading
 import time
@@ -117,7 +118,7 @@ class Traffic:
 
     def settle(self):
         while not self.stop.is_set():
-            self.db.run("SELECT tenancy.settle_cache()")
+            self.db.run("SELECT tenancy.sweep_cache()")
             time.sleep(0.05)
 
 
@@ -193,7 +194,9 @@ def test_a_crash_keeps_versions_and_empties_the_cache(db):
             # Dropped and made again, versions go on from later.
             old = value(dba, VERSION)
             dba.execute("RESET tenancy.tenant_id")
-            dba.execute("DROP EXTENSION tenancy CASCADE")
+            with dba.transaction():
+                dba.execute("INSERT INTO tick (tenant_id) VALUES ('acme')")
+                dba.execute("DROP EXTENSION tenancy CASCADE")
             dba.execute("CREATE EXTENSION tenancy")
             dba.execute("SELECT tenancy.create_tenant('acme')")
             dba.execute("SELECT tenancy.protect('tick'), tenancy.cache_watch('tick', 'tick')")
@@ -305,7 +308,9 @@ def test_dump_and_restore(db, server, app):
 def store():
     """A Redis server of our own."""
     socket = f"/tmp/tenancy-redis-{os.getpid()}.sock"
-    server = subprocess.Popen(["redis-server", "--port", "0", "--unixsocket", socket, "--save", "", "--dir", "/tmp"], stdout=subprocess.DEVNULL)
+    # Debian's redis-tools has the server under the name of another tool, which goes by the name that it is called by.
+    arguments = ["redis-server", "--port", "0", "--unixsocket", socket, "--save", "", "--dir", "/tmp"]
+    server = subprocess.Popen(arguments, executable=shutil.which("redis-check-rdb"), stdout=subprocess.DEVNULL)
     client = redis.Redis(unix_socket_path=socket)
 
     def answers():

@@ -112,6 +112,8 @@ sum_of() { cat "$@" | sha256sum; }
 
 python_packages() {
   venv
+  # Has the server as well, under another name; the package of the server would start one for the whole machine.
+  apt_need redis-tools
   local sum
   sum=$(sum_of "$TOOLS/requirements.txt")
   [ "$(cat "$CACHE/venv/.done" 2>/dev/null)" = "$sum" ] && return
