@@ -170,11 +170,12 @@ unsafe extern "C-unwind" fn mark_early(root: *mut pg_sys::PlannerInfo, rel: *mut
         } else if !marked.is_null() {
             (*note).marked = marked;
             if (judges.indexes)() == Indexes::All {
+                let shown = shown_to((*marked).trusted, judges.trust);
                 // PostgreSQL goes on with the current one.
                 (*note).current = current
-                    .filter(|current| pg_sys::list_member_ptr((*marked).trusted, current.cast()))
+                    .filter(|current| pg_sys::list_member_ptr(shown, current.cast()))
                     .unwrap_or(std::ptr::null_mut());
-                estimate(root, (*marked).trusted, (*note).current);
+                estimate(root, shown, (*note).current);
             }
         }
         pg_sys::MemoryContextSwitchTo(outer);
@@ -219,7 +220,7 @@ unsafe fn make_paths_again(root: *mut pg_sys::PlannerInfo, rel: *mut pg_sys::Rel
         }
         // What is expected of all tenants' rows tells of them as counters do.
         if (judges.indexes)() == Indexes::All {
-            estimate(root, (*marked).trusted, std::ptr::null());
+            estimate(root, shown_to((*marked).trusted, judges.trust), std::ptr::null());
             set_rows(root, rel);
         }
         let (all, has_joins) = ((*rel).indexlist, (*rel).has_eclass_joins);
@@ -264,17 +265,33 @@ unsafe fn set_ordered(indexes: *mut pg_sys::List, is_ordered: bool) {
     }
 }
 
-/// Estimates conditions that are trusted, but for one, with the statistics that PostgreSQL does not show to their operators.
+/// The conditions that statistics may be shown to. To none where an operator could find the stack too small, which would tell of a value.
+unsafe fn shown_to(trusted: *mut pg_sys::List, trust: Trust) -> *mut pg_sys::List {
+    // SAFETY: conditions of the table that is being planned.
+    unsafe {
+        let mut shown = std::ptr::null_mut();
+        if pushed_scan::has_stack() {
+            for cell in entries(trusted) {
+                if leakproof::may_see_values(cell.ptr_value.cast(), trust) {
+                    shown = pg_sys::lappend(shown, cell.ptr_value);
+                }
+            }
+        }
+        shown
+    }
+}
+
+/// Estimates conditions, but for one, with the statistics that PostgreSQL does not show to their operators.
 #[pg_guard]
 unsafe extern "C-unwind" fn estimate(
     root: *mut pg_sys::PlannerInfo,
-    trusted: *mut pg_sys::List,
+    shown: *mut pg_sys::List,
     but: *const pg_sys::RestrictInfo,
 ) {
     // SAFETY: conditions of the table, of which the planner keeps the estimates.
     unsafe {
-        let _lent = statistics::lend();
-        for cell in entries(trusted) {
+        let _lent = statistics::lend(root);
+        for cell in entries(shown) {
             let condition = cell.ptr_value.cast::<pg_sys::RestrictInfo>();
             if !std::ptr::eq(condition, but)
                 && pg_sys::bms_membership((*condition).clause_relids) == pg_sys::BMS_Membership::BMS_SINGLETON

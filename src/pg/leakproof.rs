@@ -261,6 +261,59 @@ pub unsafe fn holds(node: *mut pg_sys::Node, trust: Trust, what: As) -> bool {
     }
 }
 
+/// Whether a condition that is trusted may be estimated with the most common values of all tenants: an estimate may call the negator or the
+/// commutator of an operator in its place, which anybody can declare, and of a range it calls a function that measures distances.
+pub unsafe fn may_see_values(node: *mut pg_sys::Node, trust: Trust) -> bool {
+    use pg_sys::NodeTag::*;
+    // SAFETY: as above; the operators of a condition are in the catalogs.
+    unsafe {
+        if node.is_null() {
+            return true;
+        }
+        let all = |list: *mut pg_sys::List| {
+            entries(list).iter().all(|cell| may_see_values(cell.ptr_value.cast(), trust))
+        };
+        let is_good = |operator: pg_sys::Oid| {
+            [pg_sys::get_negator(operator), pg_sys::get_commutator(operator)].into_iter().all(|other| {
+                other == pg_sys::InvalidOid
+                    || function(opcode(other)).is_some_and(|function| {
+                        function.is_leakproof || function.is_built_in() || trust(&function).is_some()
+                    })
+            })
+        };
+        match (*node).type_ {
+            T_List => all(node.cast()),
+            T_BoolExpr => all((*node.cast::<pg_sys::BoolExpr>()).args),
+            T_RestrictInfo => may_see_values((*node.cast::<pg_sys::RestrictInfo>()).clause.cast(), trust),
+            T_NullTest | T_BooleanTest => true,
+            T_OpExpr => {
+                let operation = node.cast::<pg_sys::OpExpr>();
+                is_good((*operation).opno) && has_no_ranges((*operation).args)
+            }
+            T_ScalarArrayOpExpr => {
+                let operation = node.cast::<pg_sys::ScalarArrayOpExpr>();
+                is_good((*operation).opno) && has_no_ranges((*operation).args)
+            }
+            T_RowCompareExpr => {
+                let row = node.cast::<pg_sys::RowCompareExpr>();
+                entries((*row).opnos).iter().all(|cell| is_good(cell.oid_value))
+                    && has_no_ranges((*row).largs)
+            }
+            _ => false,
+        }
+    }
+}
+
+unsafe fn has_no_ranges(arguments: *mut pg_sys::List) -> bool {
+    // SAFETY: a list of expressions.
+    unsafe {
+        entries(arguments).iter().all(|cell| {
+            let kind = pg_sys::exprType(cell.ptr_value.cast());
+            !pg_sys::type_is_range(kind) && !pg_sys::type_is_multirange(kind)
+        })
+    }
+}
+
 unsafe fn all(list: *mut pg_sys::List, trust: Trust, what: As) -> bool {
     // SAFETY: a list of nodes.
     unsafe { entries(list).iter().all(|cell| holds(cell.ptr_value.cast(), trust, what)) }

@@ -82,7 +82,7 @@ fn stack_limit() -> usize {
 
 /// Whether the stack has what the operators need.
 #[inline]
-unsafe fn has_stack() -> bool {
+pub unsafe fn has_stack() -> bool {
     // SAFETY: PostgreSQL's base is put back at once; a backend has one stack.
     unsafe {
         if STACK_BASE == 0 {

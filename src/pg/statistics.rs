@@ -56,8 +56,8 @@ const CHANGED_PART: f64 = 0.002;
 static mut JUDGES: Option<Judges> = None;
 static mut PREVIOUS: pg_sys::get_relation_stats_hook_type = None;
 static mut PREVIOUS_OF_INDEX: pg_sys::get_index_stats_hook_type = None;
-/// Whatever is estimated may see statistics.
-static mut IS_LENDING: bool = false;
+/// Whatever is estimated for this plan may see statistics.
+static mut LENDING: *const pg_sys::PlannerInfo = std::ptr::null();
 
 /// Called once, when the library is loaded.
 pub fn init(judges: Judges) {
@@ -72,18 +72,19 @@ pub fn init(judges: Judges) {
 }
 
 /// Statistics are lent until this is dropped, by an error as well.
-pub struct Lent(bool);
+pub struct Lent(*const pg_sys::PlannerInfo);
 
-/// Lends statistics of protected tables to what is estimated, which must call nothing that could tell of a value.
-pub fn lend() -> Lent {
-    // SAFETY: a backend-local byte.
-    Lent(unsafe { std::mem::replace(&mut *std::ptr::addr_of_mut!(IS_LENDING), true) })
+/// Lends statistics of protected tables to what is estimated for a plan, which must call nothing that could tell of a value. Not to another
+/// plan that is made meanwhile.
+pub fn lend(root: *const pg_sys::PlannerInfo) -> Lent {
+    // SAFETY: a backend-local pointer, which is only compared.
+    Lent(unsafe { std::mem::replace(&mut *std::ptr::addr_of_mut!(LENDING), root) })
 }
 
 impl Drop for Lent {
     fn drop(&mut self) {
         // SAFETY: as above.
-        unsafe { IS_LENDING = self.0 }
+        unsafe { LENDING = self.0 }
     }
 }
 
@@ -167,10 +168,10 @@ unsafe extern "C-unwind" fn relation_stats(
 /// Whether statistics are lent to what is being estimated.
 #[inline]
 unsafe fn is_lent(root: *mut pg_sys::PlannerInfo, variable: *const pg_sys::VariableStatData) -> bool {
-    // SAFETY: PostgreSQL's own arguments; a byte of this backend.
+    // SAFETY: PostgreSQL's own arguments; a pointer of this backend.
     unsafe {
         (*root).qual_security_level > 0 && index_pushdown::estimates(root, rel_of(root, variable))
-            || IS_LENDING
+            || std::ptr::eq(LENDING, root)
     }
 }
 

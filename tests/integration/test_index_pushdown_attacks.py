@@ -164,6 +164,19 @@ ATTACKS = {
         ["(worth)"],
         {},
     ),
+    # It calls the negator or the commutator of an operator, which whoever makes the operator chooses.
+    "estimate by a negator": (
+        ["numeric_ne", "shadow.same(numeric, numeric)"],
+        ["EXPLAIN (COSTS OFF) SELECT FROM docs WHERE worth OPERATOR(shadow.<<>>) 8::numeric"],
+        ["(worth)"],
+        {},
+    ),
+    "estimate by a commutator": (
+        ["numeric_gt", "shadow.same(numeric, numeric)"],
+        ["EXPLAIN (COSTS OFF) SELECT FROM docs WHERE 8::numeric OPERATOR(shadow.>>>) worth"],
+        ["(worth)"],
+        {},
+    ),
     "shadows": (
         ["numeric_lt", "shadow.lower(text)", "shadow.same(numeric, numeric)"],
         [QUERY + "price OPERATOR(shadow.=) 7", QUERY + "price = 7", QUERY + "lower(body) = 'mine 1' OR price < 80"],
@@ -219,6 +232,10 @@ def worlds(server):
             "CREATE FUNCTION shadow.lower(text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$BEGIN RAISE NOTICE 'lower'; RETURN pg_catalog.lower($1); END$$",
             "CREATE FUNCTION shadow.same(numeric, numeric) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$BEGIN RAISE NOTICE 'same %', $1; RETURN $1 OPERATOR(pg_catalog.=) $2; END$$",
             "CREATE OPERATOR shadow.= (LEFTARG = numeric, RIGHTARG = numeric, FUNCTION = shadow.same)",
+            "CREATE OPERATOR shadow.=== (LEFTARG = numeric, RIGHTARG = numeric, FUNCTION = shadow.same)",
+            "CREATE OPERATOR shadow.<<>> (LEFTARG = numeric, RIGHTARG = numeric, FUNCTION = numeric_ne, NEGATOR = OPERATOR(shadow.===), RESTRICT = neqsel)",
+            "CREATE OPERATOR shadow.<<< (LEFTARG = numeric, RIGHTARG = numeric, FUNCTION = shadow.same)",
+            "CREATE OPERATOR shadow.>>> (LEFTARG = numeric, RIGHTARG = numeric, FUNCTION = numeric_gt, COMMUTATOR = OPERATOR(shadow.<<<), RESTRICT = scalargtsel)",
             "CREATE OPERATOR shadow.== (LEFTARG = numeric, RIGHTARG = numeric, FUNCTION = shadow.same, RESTRICT = eqsel)",
             role=APP,
         )
