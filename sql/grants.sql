@@ -46,7 +46,7 @@ GRANT EXECUTE ON FUNCTION
     _tenancy.is_restoring(), _tenancy.is_changing(oid), _tenancy.begin_change(regclass), _tenancy.end_change(oid),
     _tenancy.altered(pg_ddl_command), _tenancy.weakness(regclass, text, name, jsonb, text[]), _tenancy.refuse_weakness(regclass, text[]),
     _tenancy.policy_differences(regclass, text, name, boolean), _tenancy.protect_new(regclass), _tenancy.schema_column(regnamespace),
-    _tenancy.add_protection(regclass, text, text, jsonb, jsonb), _tenancy.follow_column(regclass), _tenancy.note_altered(oid), _tenancy.isolated_column(regclass), _tenancy.fit_meters(oid),
+    _tenancy.add_protection(regclass, text, text, jsonb, jsonb), _tenancy.follow_column(regclass), _tenancy.note_altered(), _tenancy.isolated_column(regclass), _tenancy.fit_meters(oid),
     _tenancy.deny_system_write(), _tenancy.deny_audit_change(), _tenancy.deny_truncate(), _tenancy.begin_anew(),
     -- PostgreSQL asks for it where the owner of an audited table attaches a partition. It refuses a table that is not audited.
     _tenancy.audit_row(),

@@ -2,9 +2,9 @@
 //!
 //! Guarantees: two snapshots give one version of a type only where no transaction that one of them sees, and the other does not, has changed
 //! rows of the tenant, or of all, in a table that is watched for the type. So what was read with a version, in one statement, is what
-//! every statement reads that sees this version. A version never comes again: not after a crash, a failover or a restored backup.
+//! every statement reads that sees this version, also after a crash, a failover, or on a copy of the database.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 
@@ -17,7 +17,6 @@ use crate::pg::{
     scan::{self, Cached},
     text::Text,
     transition::{Event, Layout, Trigger},
-    xact,
 };
 use crate::resource::Resource;
 use crate::tenant::TenantId;
@@ -36,8 +35,8 @@ const CHANNEL: i32 = 1;
 
 thread_local! {
     static WATCHES: Cached = const { Cached::new(c"cache_watches", c"cache_watches_pkey") };
-    /// Types that are watched, and in which generation of the table they were found.
-    static WATCHED: RefCell<(u64, Vec<Resource>)> = const { RefCell::new((0, Vec::new())) };
+    /// The table of changes, until it changes.
+    static CHANGES: Cell<Option<pg::Oid>> = const { Cell::new(None) };
     /// What the triggers that were called know of their tables, until any relation changes.
     static KNOWN: RefCell<HashMap<pg::Oid, Rc<Watched>>> = RefCell::new(HashMap::new());
 }
@@ -47,6 +46,10 @@ pub fn init() {
     pg::inval::listen(|changed| {
         WATCHES.with(|watches| watches.note(changed));
         KNOWN.with_borrow_mut(HashMap::clear);
+        if CHANGES.get().is_none_or(|known| changed.is_none_or(|changed| changed == known)) {
+            CHANGES.set(None);
+            changes::forget_places();
+        }
     });
 }
 
@@ -66,6 +69,7 @@ fn table(name: &'static std::ffi::CStr) -> pg::Oid {
 /// Where changes are counted; none where the extension is not installed.
 fn changes_table() -> Option<scan::Relations> {
     let table = scan::table(c"cache_changes")?;
+    CHANGES.set(Some(table));
     Some(scan::Relations { table, key: scan::index(c"cache_changes_key", table)? })
 }
 
@@ -121,8 +125,8 @@ pub fn note(trigger: &Trigger) {
     }
 }
 
-/// The types that a table is watched for, or one that it is a partition or child of, and its tenant column.
-fn watches(relation: pg::Oid) -> (Vec<(Resource, bool)>, Option<Text>) {
+/// The types that a table is watched for, or one that it is a partition or child of.
+fn watched(trigger: &Trigger) -> Watched {
     let (mut kinds, mut column) = (Vec::new(), None);
     let query = "WITH RECURSIVE up (relation) AS (
                      SELECT $1
@@ -131,7 +135,7 @@ fn watches(relation: pg::Oid) -> (Vec<(Resource, bool)>, Option<Text>) {
                  )
                  SELECT w.resource_type, bool_or(w.notify), (SELECT p.tenant_column::text FROM _tenancy.protected p WHERE p.relation = $1)
                  FROM up JOIN _tenancy.cache_watches w ON w.relation = up.relation GROUP BY 1";
-    pg::query::latest_planned(table(c"cache_watches"), query, &[relation.into()], |row| {
+    pg::query::latest_planned(table(c"cache_watches"), query, &[trigger.relation().into()], |row| {
         if let Some(name) = row.get::<Text>(1)? {
             kinds.push((kind(Some(name)), row.get(2)? == Some(true)));
         }
@@ -139,34 +143,16 @@ fn watches(relation: pg::Oid) -> (Vec<(Resource, bool)>, Option<Text>) {
         Ok(())
     })
     .unwrap_or_else(|error| internal(error));
-    (kinds, column)
-}
-
-fn watched(trigger: &Trigger) -> Watched {
-    let (kinds, column) = watches(trigger.relation());
     let layout = column.filter(|_| !kinds.is_empty()).map(|column| {
         trigger.layout(&column, []).unwrap_or_else(|name| Error::MeteredColumn(&name.to_utf8()).raise())
     });
     Watched { kinds, layout }
 }
 
-/// Whether a table is watched for the type.
+/// Whether a table is watched for the type, as the current query sees it: where it was not, changes were not noted.
 fn is_watched(kind: Resource) -> bool {
-    let generation = WATCHES.with(Cached::generation);
-    let is_known = WATCHED.with_borrow(|(known, kinds)| *known == generation && kinds.contains(&kind));
-    is_known || {
-        let relations = WATCHES.with(Cached::relations).unwrap_or_else(|| Error::NotInstalled.raise());
-        let is = !scan::rows(relations, &[kind.as_bytes()], |row| row.oid(RELATION)).is_empty();
-        if is {
-            WATCHED.with_borrow_mut(|(known, kinds)| {
-                if *known != generation {
-                    (*known, *kinds) = (generation, Vec::new());
-                }
-                kinds.push(kind);
-            });
-        }
-        is
-    }
+    let relations = WATCHES.with(Cached::relations).unwrap_or_else(|| Error::NotInstalled.raise());
+    !scan::seen_rows(relations, &[kind.as_bytes()], |row| row.oid(RELATION)).is_empty()
 }
 
 /// The key of a resource in a cache outside of the database: `tenant:{id}:{type}:{id}`, of the current tenant. Errors: those of
@@ -198,13 +184,11 @@ pub fn cache_version(resource_type: Option<Text>) -> String {
         Error::Argument("resource_type", "must be one that a table is watched for").raise()
     }
     let relations = changes_table().unwrap_or_else(|| Error::NotInstalled.raise());
-    let count = changes::count(relations, scope);
-    // A server that was promoted goes on from what it had, where another has gone on as well.
-    let (system, timeline) = pg::system();
-    let version = format!("{system:x}-{timeline:x}-{count}");
-    match changes::uncommitted(scope) {
-        Some(mark) => format!("{version}+{}.{mark}", xact::full_id()),
-        None => version,
+    let version = format!("{:016x}", changes::sum(relations, scope));
+    // A statement that writes sees what it has written before it is noted.
+    match changes::is_changed(scope) || !pg::running::only_reads() {
+        true => format!("{version}+{}", changes::mark()),
+        false => version,
     }
 }
 
@@ -216,19 +200,6 @@ pub fn note_cache_change(tenant_id: Option<Text>, resource_type: Option<Text>, n
     });
     let kind = resource_type.map(|name| kind(Some(name)));
     changes::note(Scope { tenant, kind }, notify);
-}
-
-/// Notes that a table has been altered: what its columns hold, or which partitions it has. The caller must own it. Volatile. For the
-/// event trigger on commands.
-#[pg_extern(schema = "_tenancy", volatile)]
-#[search_path(pg_catalog, pg_temp)]
-pub fn note_altered(relation: pg::Oid) {
-    if !pg::user::owns_relation(relation) {
-        Error::NotOwned.raise()
-    }
-    for (kind, is_told) in watches(relation).0 {
-        changes::note(Scope { tenant: None, kind: Some(kind) }, is_told);
-    }
 }
 
 /// Makes everything void that caches have of a tenant (NULL: the current one). Errors: those of `current_tenant()`, 42501

@@ -150,6 +150,7 @@ extension_sql_file!(
     name = "meter",
     requires = [
         "quota",
+        cache::note_cache_change,
         meter::recount,
         meter::recount_after_drop,
         meter::fit_meters,
@@ -163,7 +164,7 @@ extension_sql_file!(
     requires = [
         "meter",
         "audit_tables",
-        cache::note_altered,
+        cache::note_cache_change,
         guard::is_changing,
         guard::is_restoring,
         meter::fit_meters
@@ -277,7 +278,6 @@ extension_sql_file!(
         cache::cache_key_of_uuid,
         cache::cache_version,
         cache::invalidate_cache,
-        cache::note_cache_change,
         cache::entries::cache_delete,
         cache::entries::cache_get,
         cache::entries::keep_entry,

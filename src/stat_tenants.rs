@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::pg::{
     self,
     activity::{self, Judges, Measures},
-    shmem::{Slot, Table},
+    shmem::{Slot, Table, WAYS},
     text::{Json, Text},
     xact,
 };
@@ -87,9 +87,9 @@ fn take(tenant: Option<&TenantId>, measures: &Measures) {
 /// Adds to what is counted, in a place of its own; returns what has given way.
 fn add(new: Kept) -> Option<Kept> {
     let hash = hash(&new);
-    // What is of no tenant gives way to nobody, so it may find its own set full.
-    let sets = if new.kind == Kind::Tenant { 1 } else { u64::MAX };
-    for probe in 0..sets.min(1 << 20) {
+    // What is of no tenant gives way to nobody in its database, so it may find its own set full.
+    let sets = if new.kind == Kind::Tenant { 1 } else { TABLE.sets() as u64 };
+    for probe in 0..sets {
         let put = TABLE.with_set(hash.wrapping_add(probe), |_, slots: &mut [Kept]| {
             let is =
                 |slot: &Kept| (slot.kind, slot.database, slot.tenant) == (new.kind, new.database, new.tenant);
@@ -102,9 +102,14 @@ fn add(new: Kept) -> Option<Kept> {
                 *slot = new;
                 return Some(None);
             }
-            let tenants = slots.iter_mut().filter(|slot| slot.kind == Kind::Tenant);
-            let least = tenants.min_by_key(|slot| slot.measures.time)?;
-            Some(Some(std::mem::replace(least, new)))
+            // A tenant; else what another database has, which may be gone.
+            let may_go = |slot: &&mut Kept| slot.kind == Kind::Tenant || slot.database != new.database;
+            let least = slots
+                .iter_mut()
+                .filter(may_go)
+                .min_by_key(|slot| (slot.kind != Kind::Tenant, slot.measures.time))?;
+            let gone = std::mem::replace(least, new);
+            Some((gone.kind == Kind::Tenant).then_some(gone))
         })?;
         if let Some(gone) = put {
             return gone;
@@ -163,12 +168,14 @@ pub fn measured() -> TableIterator<
     let only = if quota::sees_all_tenants() { None } else { Some(context::required()) };
     let database = pg::database().to_u32();
     let mut found = Vec::new();
-    TABLE.for_each_set(|slots| {
-        let ours = slots.iter().filter(|slot| slot.kind != Kind::Free && slot.database == database);
-        found.extend(
-            ours.filter(|slot| only.is_none_or(|id| slot.kind == Kind::Tenant && slot.tenant == id)).copied(),
-        );
-    });
+    for set in 0..TABLE.sets() as u64 {
+        // Copied, because nothing is allocated under the lock.
+        let copied = TABLE.with_set(set, |_, slots: &mut [Kept]| <[Kept; WAYS]>::try_from(&*slots).ok());
+        let ours = copied.flatten().into_iter().flatten();
+        let ours = ours.filter(|slot| slot.kind != Kind::Free && slot.database == database);
+        found
+            .extend(ours.filter(|slot| only.is_none_or(|id| slot.kind == Kind::Tenant && slot.tenant == id)));
+    }
     TableIterator::new(found.into_iter().map(|Kept { kind, tenant, since, measures, .. }| {
         let mut classes: Map<String, Value> =
             measures.errors.classes().map(|(class, count)| (class.to_owned(), count.into())).collect();
@@ -204,11 +211,13 @@ pub fn stat_tenants_reset(tenant_id: default!(Option<Text>, "NULL")) {
         TenantId::parse(id.as_bytes()).unwrap_or_else(|malformed| Error::IdInvalid(malformed).raise())
     });
     let database = pg::database().to_u32();
-    TABLE.for_each_set(|slots| {
-        for slot in slots.iter_mut().filter(|slot| slot.database == database) {
-            if only.is_none_or(|id| slot.kind == Kind::Tenant && slot.tenant == id) {
-                *slot = Kept::FREE;
+    for set in 0..TABLE.sets() as u64 {
+        TABLE.with_set(set, |_, slots: &mut [Kept]| {
+            for slot in slots.iter_mut().filter(|slot| slot.database == database) {
+                if only.is_none_or(|id| slot.kind == Kind::Tenant && slot.tenant == id) {
+                    *slot = Kept::FREE;
+                }
             }
-        }
-    });
+        });
+    }
 }

@@ -25,14 +25,13 @@ COMMENT ON FUNCTION tenancy.cache_key(text, uuid) IS 'The same of a resource tha
 COMMENT ON FUNCTION tenancy.cache_version(text) IS
 'The version of all that the current tenant has in the tables that are watched for resource_type (see cache_watch), as the current query sees them:
 another one after each transaction that has changed any of it, and the same one otherwise. What was read in the statement that returned it, or in
-a later one, may be kept under it. In a transaction that has changed some of it, a version that no other transaction sees. A
-version never comes again, nor after a crash, a failover or a restored backup. Errors: those of current_tenant(), PARAMETER_INVALID 22023 (no table is watched
+a later one, may be kept under it. In a statement that writes, and in a transaction that has changed some of it, a version that nobody else sees. The same
+version means the same rows on standbys, after a crash or a failover, and in copies of the database. Errors: those of current_tenant(), PARAMETER_INVALID 22023 (no table is watched
 for it). Stable. PUBLIC may call it.';
 COMMENT ON FUNCTION _tenancy.note_cache_change(text, text, boolean) IS 'notes a change of a type (null: of every) for a tenant (null: for all)';
-COMMENT ON FUNCTION _tenancy.note_altered(oid) IS 'notes for caches that a table was altered; the caller must own it';
 
 CREATE FUNCTION tenancy.cache_watch(relation regclass, resource_type text, notify boolean DEFAULT false) RETURNS void
-    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 BEGIN
@@ -47,6 +46,7 @@ BEGIN
     END IF;
     -- Writers that are in the middle end first; those that come after are noticed by the triggers.
     EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', cache_watch.relation);
+    PERFORM _tenancy.refuse_unlogged(cache_watch.relation);
     -- What was kept while the table was not watched may be outdated.
     PERFORM _tenancy.note_cache_change(NULL, cache_watch.resource_type, cache_watch.notify);
     INSERT INTO _tenancy.cache_watches AS w (resource_type, relation, notify)
@@ -64,7 +64,7 @@ Locks the table in SHARE ROW EXCLUSIVE mode. Errors: RELATION_NOT_PROTECTED 5500
 Volatile. Granted to nobody.';
 
 CREATE FUNCTION tenancy.cache_unwatch(relation regclass, resource_type text) RETURNS void
-    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 BEGIN

@@ -221,6 +221,57 @@ $$;
 COMMENT ON FUNCTION _tenancy.protect_new(regclass) IS
 'protects a table that has become a partition or child of a protected one, or is in a schema whose tables are protected';
 
+CREATE FUNCTION _tenancy.refuse_unlogged(relation regclass) RETURNS void
+    LANGUAGE plpgsql STABLE PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    unlogged regclass;
+BEGIN
+    SELECT t.relation INTO unlogged FROM _tenancy.tree(refuse_unlogged.relation) t JOIN pg_class c ON c.oid = t.relation WHERE c.relpersistence <> 'p' LIMIT 1;
+    IF FOUND THEN
+        PERFORM _tenancy.raise('RELATION_NOT_SUPPORTED', format('unlogged table %s cannot be watched for a cache', unlogged),
+            jsonb_build_object('relation', unlogged::text), 'A crash of the server empties it, and no version would tell.');
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION _tenancy.refuse_unlogged(regclass) IS 'refuses a table that a crash would empty';
+
+-- Notes for caches that watched tables have been altered: what their columns hold, or which partitions they have. In an event trigger only.
+CREATE FUNCTION _tenancy.note_altered() RETURNS void
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp SET jit = off
+AS $$
+DECLARE
+    item record;
+    watch record;
+BEGIN
+    IF NOT EXISTS (SELECT FROM _tenancy.cache_watches) THEN
+        RETURN;
+    END IF;
+    FOR item IN
+        SELECT c.objid, _tenancy.altered(c.command) AS changes FROM pg_event_trigger_ddl_commands() c
+        WHERE c.classid = 'pg_class'::regclass AND c.command_tag = 'ALTER TABLE'
+    LOOP
+        IF 'ORPHAN' = ANY (item.changes) THEN
+            -- Of one that is no longer a child, nothing tells whose it was.
+            PERFORM _tenancy.note_cache_change(NULL, NULL, (SELECT bool_or(w.notify) FROM _tenancy.cache_watches w));
+        END IF;
+        FOR watch IN
+            WITH RECURSIVE up (relation) AS (
+                SELECT item.objid
+                UNION
+                SELECT i.inhparent FROM up JOIN pg_inherits i ON i.inhrelid = up.relation
+            )
+            SELECT w.resource_type, bool_or(w.notify) AS notify FROM up u JOIN _tenancy.cache_watches w ON w.relation = u.relation GROUP BY 1
+        LOOP
+            PERFORM _tenancy.note_cache_change(NULL, watch.resource_type, watch.notify), _tenancy.refuse_unlogged(item.objid);
+        END LOOP;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION _tenancy.note_altered() IS 'notes for caches that watched tables were altered; for the event trigger at the end of a command';
+
 -- The event trigger at the end of a command.
 CREATE FUNCTION _tenancy.guard_ddl() RETURNS event_trigger
     LANGUAGE plpgsql VOLATILE
@@ -234,6 +285,7 @@ DECLARE
     problem text;
     is_ours boolean;
 BEGIN
+    PERFORM _tenancy.note_altered();
     IF _tenancy.is_restoring() THEN
         RETURN;
     END IF;
@@ -293,9 +345,6 @@ BEGIN
         ELSIF item.object_type = 'table' THEN
             IF cardinality(item.changes) > 0 THEN
                 PERFORM _tenancy.refuse_weakness(item.objid::regclass, item.changes);
-            END IF;
-            IF item.changes IS NOT NULL THEN
-                PERFORM _tenancy.note_altered(item.objid);
             END IF;
             -- What an extension's script makes is the extension's.
             IF (item.changes IS NULL OR 'COLUMN' = ANY (item.changes)) AND NOT item.in_extension THEN

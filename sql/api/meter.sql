@@ -289,6 +289,10 @@ DECLARE
     watch record;
 BEGIN
     DELETE FROM _tenancy.protected p WHERE p.relation = ANY (gone);
+    -- It may have been a partition of one that is watched, and nothing tells of which.
+    IF FOUND AND EXISTS (SELECT FROM _tenancy.cache_watches) THEN
+        PERFORM _tenancy.note_cache_change(NULL, NULL, (SELECT bool_or(w.notify) FROM _tenancy.cache_watches w));
+    END IF;
     DELETE FROM _tenancy.isolated i WHERE i.partition = ANY (gone);
     FOR watch IN DELETE FROM _tenancy.cache_watches w WHERE w.relation = ANY (gone) RETURNING w.resource_type, w.notify LOOP
         PERFORM _tenancy.note_cache_change(NULL, watch.resource_type, watch.notify);

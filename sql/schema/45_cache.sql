@@ -14,17 +14,17 @@ SELECT pg_catalog.pg_extension_config_dump(
     '_tenancy.cache_watches',
     'WHERE EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = relation)');
 
--- How many transactions have changed what a tenant ('': all) has of a type ('': of every), in entries that are added up. The library inserts
--- into it and reads it by its index directly (src/cache/changes.rs). Not dumped: in another database versions begin anew.
+-- A random number for each transaction that has changed what a tenant ('': all) has of a type ('': of every), in entries that are added up. The
+-- library changes it and reads it by its index directly (src/cache/changes.rs). Not dumped: in another database versions begin anew.
 CREATE TABLE _tenancy.cache_changes (
     tenant_id text COLLATE "C" NOT NULL,
     resource_type text COLLATE "C" NOT NULL,
     changes bigint NOT NULL
 ) WITH (fillfactor = 50);
-COMMENT ON TABLE _tenancy.cache_changes IS 'how many transactions have changed what, in entries that are added up; see tenancy.cache_version()';
+COMMENT ON TABLE _tenancy.cache_changes IS 'random numbers of the transactions that have changed something, added up; see tenancy.cache_version()';
 CREATE INDEX cache_changes_key ON _tenancy.cache_changes (tenant_id, resource_type);
--- Where the extension is dropped and made again, versions go on from later than they were: no more than a transaction a microsecond.
-INSERT INTO _tenancy.cache_changes VALUES ('', '', (extract(epoch FROM pg_catalog.clock_timestamp()) * 1000000)::bigint);
+-- Where the extension is dropped and made again, versions are others.
+INSERT INTO _tenancy.cache_changes SELECT '', '', ('x' || left(replace(pg_catalog.gen_random_uuid()::text, '-', ''), 12))::bit(48)::bigint;
 
 -- On which channel changes are told: whoever could guess it would hear of all tenants. Column 1 is read by the library.
 CREATE TABLE _tenancy.cache_channel (
@@ -43,4 +43,4 @@ CREATE UNLOGGED TABLE _tenancy.cache_entries (
     CONSTRAINT cache_entries_pkey PRIMARY KEY (tenant_id, key)
 );
 COMMENT ON TABLE _tenancy.cache_entries IS 'what tenancy.cache_set() has kept';
-CREATE INDEX cache_entries_age ON _tenancy.cache_entries (expires_at);
+CREATE INDEX cache_entries_age ON _tenancy.cache_entries (tenant_id, expires_at);

@@ -16,11 +16,11 @@ use crate::tenant::TenantId;
 const VALUE: i32 = 3;
 const EXPIRES_AT: i32 = 4;
 
+// A tenant's own entries are swept as one is kept, two at a time, so that the table does not grow with what nobody asks for again, and
+// nobody waits for another tenant.
+
 /// The most bytes of a key.
 const LONGEST: usize = 1024;
-/// So many entries that have expired are swept as one is kept: the table does not grow with what nobody asks for again.
-const SWEPT: i32 = 2;
-
 fn argument(tenant: &TenantId) -> pgrx::datum::DatumWithOid<'static> {
     Text::of(tenant.as_bytes()).argument()
 }
@@ -46,7 +46,10 @@ pub fn keep_entry(key: Option<Text>, value: Option<Json>, expires_at: Option<Tim
     pg::query::run_planned(entries, command, &arguments).unwrap_or_else(|error| internal(error));
     // Elsewhere a row that another has swept is an error.
     if !xact::keeps_snapshot() {
-        sweep_cache(SWEPT);
+        let command = "DELETE FROM _tenancy.cache_entries e WHERE e.ctid = ANY (ARRAY(
+                SELECT o.ctid FROM _tenancy.cache_entries o WHERE o.tenant_id = $1 AND o.expires_at <= clock_timestamp() ORDER BY o.expires_at LIMIT 2 FOR UPDATE SKIP LOCKED))";
+        pg::query::run_planned(entries, command, &[argument(&tenant)])
+            .unwrap_or_else(|error| internal(error));
     }
 }
 
@@ -104,7 +107,7 @@ pub fn sweep_cache(batch: default!(i32, 10000)) -> i64 {
     let mut swept = 0;
     let command = "WITH gone AS (
             DELETE FROM _tenancy.cache_entries e WHERE e.ctid = ANY (ARRAY(
-                SELECT o.ctid FROM _tenancy.cache_entries o WHERE o.expires_at <= clock_timestamp() ORDER BY o.expires_at LIMIT $1 FOR UPDATE SKIP LOCKED))
+                SELECT o.ctid FROM _tenancy.cache_entries o WHERE o.expires_at <= clock_timestamp() LIMIT $1 FOR UPDATE SKIP LOCKED))
             RETURNING 1)
         SELECT count(*) FROM gone";
     pg::query::write(table(c"cache_entries"), command, &[batch.into()], |row| {

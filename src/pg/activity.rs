@@ -185,10 +185,11 @@ impl Step {
         Step(Some(Instant::now()))
     }
 
-    /// Notes that a run of a query has ended, with so many rows.
+    /// Notes that a run of a query has ended, with so many rows. What runs while no portal does is not the client's: checks that were
+    /// deferred until the transaction commits.
     #[inline]
     pub fn end_run(self, query: *const pg_sys::QueryDesc, rows: u64) {
-        if self.0.is_some() {
+        if self.0.is_some() && super::portal::active().is_some() {
             collector().running = query;
             self.end(0, rows);
         }
@@ -261,12 +262,12 @@ fn give(judges: Judges) {
 /// The transaction is over.
 fn end(note: impl FnOnce(&mut Measures)) {
     let Some(judges) = judges() else { return };
-    let collector = collector();
-    if collector.before.is_some() && collector.measures.is_used() {
-        note(&mut collector.measures);
+    if collector().before.is_some() && collector().measures.is_used() {
+        note(&mut collector().measures);
         give(judges);
     }
-    collector.before = None;
+    let collector = collector();
+    (collector.before, collector.measures, collector.running) = (None, Measures::EMPTY, std::ptr::null());
 }
 
 impl Measures {

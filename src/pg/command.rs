@@ -31,6 +31,7 @@ unsafe fn word(command: *const pg_sys::AlterTableCmd) -> Option<Text> {
             AT_DropNotNull | AT_DropConstraint => plain("NOT NULL"),
             AT_ChangeOwner => plain("OWNER"),
             AT_AttachPartition | AT_AddInherit => plain("CHILD"),
+            AT_DropInherit => plain("ORPHAN"),
             AT_AddColumn => plain("COLUMN"),
             #[cfg(feature = "pg15")]
             AT_AddColumnRecurse => plain("COLUMN"),

@@ -306,19 +306,18 @@ impl Table {
         put.unwrap_or(place)
     }
 
-    /// Puts another row, short, in the place of one that was seen there; false where another has changed it since, or is changing it: nobody
+    /// Puts another row, short, in the place of one that was seen there; none where another has changed it since, or is changing it: nobody
     /// waits.
-    pub fn try_update<const COLUMNS: usize>(&self, place: Place, row: [Value; COLUMNS]) -> bool {
+    pub fn try_update<const COLUMNS: usize>(&self, place: Place, row: [Value; COLUMNS]) -> Option<Place> {
         self.check_width(COLUMNS);
         // SAFETY: inside the guard of `with_indexes`.
-        let put = self.with_indexes(|indexes, has_pushed| unsafe {
+        self.with_indexes(|indexes, has_pushed| unsafe {
             self.put(&row, How::IfFree(place), indexes, has_pushed)
-        });
-        put.is_some()
+        })
     }
 
     /// The number in a column of the row that is there now, if one is.
-    fn number_at(&self, place: Place, column: i32) -> Option<i64> {
+    pub fn number_at(&self, place: Place, column: i32) -> Option<i64> {
         let mut tuple = pg_sys::HeapTupleData { t_self: place.0, ..Default::default() };
         let mut buffer = 0;
         // SAFETY: the relation is open; the row is read while its page is pinned.

@@ -288,29 +288,49 @@ pub unsafe fn may_see_values(node: *mut pg_sys::Node, trust: Trust) -> bool {
             T_NullTest | T_BooleanTest => true,
             T_OpExpr => {
                 let operation = node.cast::<pg_sys::OpExpr>();
-                is_good((*operation).opno) && has_no_ranges((*operation).args)
+                is_good((*operation).opno) && measures_well((*operation).args)
             }
             T_ScalarArrayOpExpr => {
                 let operation = node.cast::<pg_sys::ScalarArrayOpExpr>();
-                is_good((*operation).opno) && has_no_ranges((*operation).args)
+                is_good((*operation).opno) && measures_well((*operation).args)
             }
             T_RowCompareExpr => {
                 let row = node.cast::<pg_sys::RowCompareExpr>();
                 entries((*row).opnos).iter().all(|cell| is_good(cell.oid_value))
-                    && has_no_ranges((*row).largs)
+                    && measures_well((*row).largs)
             }
             _ => false,
         }
     }
 }
 
-unsafe fn has_no_ranges(arguments: *mut pg_sys::List) -> bool {
+/// Whether the distances between bounds of all ranges are measured by functions that raise no error, if they are.
+unsafe fn measures_well(arguments: *mut pg_sys::List) -> bool {
+    const GOOD: [u32; 6] = [
+        0,
+        pg_sys::F_INT4RANGE_SUBDIFF,
+        pg_sys::F_INT8RANGE_SUBDIFF,
+        pg_sys::F_DATERANGE_SUBDIFF,
+        pg_sys::F_TSRANGE_SUBDIFF,
+        pg_sys::F_TSTZRANGE_SUBDIFF,
+    ];
     // SAFETY: a list of expressions.
     unsafe {
         entries(arguments).iter().all(|cell| {
             let kind = pg_sys::exprType(cell.ptr_value.cast());
-            !pg_sys::type_is_range(kind) && !pg_sys::type_is_multirange(kind)
+            let is_range = pg_sys::type_is_range(kind) || pg_sys::type_is_multirange(kind);
+            !is_range || GOOD.contains(&(*range_of(kind)).rng_subdiff_finfo.fn_oid.to_u32())
         })
+    }
+}
+
+/// What is known of a range type, of that of a multirange; of any other, what is known of it.
+unsafe fn range_of(kind: pg_sys::Oid) -> *mut pg_sys::TypeCacheEntry {
+    // SAFETY: a type that exists; entries of the cache live as long as the backend.
+    unsafe {
+        let flags = pg_sys::TYPECACHE_RANGE_INFO | pg_sys::TYPECACHE_MULTIRANGE_INFO;
+        let entry = pg_sys::lookup_type_cache(kind, flags as c_int);
+        if (*entry).rngtype.is_null() { entry } else { (*entry).rngtype }
     }
 }
 
@@ -538,9 +558,7 @@ unsafe fn compares_well(kind: pg_sys::Oid, trust: Trust) -> bool {
 unsafe fn range_compares_well(kind: pg_sys::Oid, trust: Trust) -> bool {
     // SAFETY: as above; of a type that is no range, there is no information on ranges.
     unsafe {
-        let flags = pg_sys::TYPECACHE_RANGE_INFO | pg_sys::TYPECACHE_MULTIRANGE_INFO;
-        let entry = pg_sys::lookup_type_cache(kind, flags as c_int);
-        let range = if (*entry).rngtype.is_null() { entry } else { (*entry).rngtype };
+        let range = range_of(kind);
         if (*range).rngelemtype.is_null() {
             return true;
         }

@@ -126,9 +126,9 @@ impl<T: Slot> Table<T> {
         })
     }
 
-    /// Calls `with` on the slots of each set, alone: what is in another may change meanwhile.
-    pub fn for_each_set(&self, mut with: impl FnMut(&mut [T])) {
-        (0..self.state().sets).for_each(|set| self.locked(set as u32, &mut with));
+    /// How many sets there are.
+    pub fn sets(&self) -> usize {
+        self.state().sets
     }
 
     /// Calls `with` on the slot at a place, alone in its set.

@@ -191,7 +191,7 @@ def test_a_crash_keeps_versions_and_empties_the_cache(db):
             assert value(dba, "SELECT tenancy.cache_get('k')") is None
             dba.execute("COMMIT PREPARED 'kept'")
             assert value(dba, VERSION) not in seen
-            # Dropped and made again, versions go on from later.
+            # Dropped and made again, versions are others.
             old = value(dba, VERSION)
             dba.execute("RESET tenancy.tenant_id")
             with dba.transaction():
@@ -201,7 +201,7 @@ def test_a_crash_keeps_versions_and_empties_the_cache(db):
             dba.execute("SELECT tenancy.create_tenant('acme')")
             dba.execute("SELECT tenancy.protect('tick'), tenancy.cache_watch('tick', 'tick')")
             set_session(dba, "acme")
-            assert int(value(dba, VERSION).split("-")[2]) > int(old.split("-")[2])
+            assert value(dba, VERSION) != old
     finally:
         server_tool("stop", f"it-cache-{os.getpid()}")
 
@@ -353,7 +353,7 @@ def test_redis(db, app, dba, store):
             assert found[0][1].startswith(tenant)
     assert 0.3 * asked < hits < asked
     keys = [key.decode() for key in store.keys()]
-    assert keys and all(re.fullmatch(r"tenant:(acme|globex):tick:summary:[0-9a-f]+-[0-9a-f]+-\d+", key) for key in keys), keys
+    assert keys and all(re.fullmatch(r"tenant:(acme|globex):tick:summary:[0-9a-f]{16}", key) for key in keys), keys
     # What a transaction has not committed is under a key of its own, and told to nobody.
     with app.transaction(force_rollback=True):
         set_local(app, "acme")

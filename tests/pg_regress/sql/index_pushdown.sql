@@ -246,6 +246,22 @@ SET ROLE regress_owner_of_db;
 SELECT tenancy.trust_operator('&&(circle,circle)');
 RESET ROLE;
 
+-- The values of others make no estimate fail: the distance between bounds of such ranges is no double.
+CREATE TABLE wide (tenant_id text, span numrange);
+SELECT tenancy.protect('wide');
+INSERT INTO wide SELECT 'push-1', numrange(g, g + 1) FROM generate_series(1, 200) AS g;
+INSERT INTO wide SELECT 'push-2', numrange(('1e' || 390 + g / 10)::numeric + g, ('1e' || 390 + g / 10)::numeric + g + 1) FROM generate_series(1, 200) AS g;
+CREATE INDEX ON wide (span);
+ANALYZE wide;
+GRANT SELECT ON wide TO regress_pushdown;
+SET tenancy.tenant_id = 'push-1';
+SET ROLE regress_pushdown;
+SELECT count(*) FROM wide WHERE span && numrange(150, 1e390);
+SELECT count(*) FROM wide WHERE span && numrange(199.5, 1e395);
+RESET ROLE;
+RESET tenancy.tenant_id;
+DROP TABLE wide;
+
 RESET plan_cache_mode;
 RESET enable_seqscan;
 RESET client_min_messages;
