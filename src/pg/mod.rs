@@ -110,25 +110,6 @@ pub fn process() -> i32 {
     unsafe { pg_sys::MyProcPid }
 }
 
-/// Which server this is: the identifier that it was initialized with, and the timeline that it is on.
-pub fn system() -> (u64, u32) {
-    unsafe extern "C-unwind" {
-        fn GetSystemIdentifier() -> u64;
-        fn GetWALInsertionTimeLine() -> u32;
-        fn GetXLogReplayRecPtr(timeline: *mut u32) -> u64;
-    }
-    // SAFETY: reads shared state, each under its lock, and raises nothing.
-    unsafe {
-        let mut timeline = 0;
-        if xact::in_recovery() {
-            GetXLogReplayRecPtr(&mut timeline);
-        } else {
-            timeline = GetWALInsertionTimeLine();
-        }
-        (GetSystemIdentifier(), timeline)
-    }
-}
-
 /// The name of the session, as `%c` of `log_line_prefix` has it.
 pub fn session_name() -> text::Text {
     // SAFETY: plain reads of backend-local values.
