@@ -9,13 +9,6 @@ CREATE TRIGGER tenancy_audit_truncate AFTER TRUNCATE ON _tenancy.cache_watches
     FOR EACH STATEMENT EXECUTE FUNCTION _tenancy.audit_row('');
 ALTER TABLE _tenancy.cache_watches ENABLE ALWAYS TRIGGER tenancy_audit, ENABLE ALWAYS TRIGGER tenancy_audit_truncate;
 
--- Nobody but the extension's owner may read it; should somebody be granted that, then as the tenant.
-ALTER TABLE _tenancy.cache_entries ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
-CREATE POLICY tenancy_isolation ON _tenancy.cache_entries AS RESTRICTIVE FOR ALL TO PUBLIC
-    USING (tenant_id = tenancy.current_tenant());
-CREATE POLICY tenancy_access ON _tenancy.cache_entries AS PERMISSIVE FOR ALL TO PUBLIC
-    USING (tenant_id = tenancy.current_tenant());
-
 COMMENT ON FUNCTION tenancy.cache_key(text, text) IS
 'The key of a resource of the current tenant in a cache outside of the database: tenant:{id}:{type}:{id}, each part as RFC 3986 writes it in a
 URI: letters, digits and -._~ as they are, every other byte as % and two hexadecimal digits, so that no two tenants or resources share one.
@@ -99,7 +92,7 @@ AS $$
     SELECT c.name FROM _tenancy.cache_channel c
 $$;
 COMMENT ON FUNCTION tenancy.cache_channel() IS
-'The channel to LISTEN on for changes of tables that are watched with notify, of all tenants: {"tenant_id": …, "resource_type": …}, null for all of
+'The channel to LISTEN on for changes of tables that are watched with notify, of all tenants: {"tenant_id": ..., "resource_type": ...}, null for all of
 them. Its name cannot be guessed: grant this function to whoever may hear of all tenants. Stable. Granted to nobody.';
 
 COMMENT ON FUNCTION tenancy.invalidate_cache(text) IS

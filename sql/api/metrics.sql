@@ -92,7 +92,7 @@ END
 $$;
 COMMENT ON FUNCTION tenancy.record_metric(text, jsonb, double precision) IS
 'Adds value to a counter of the current tenant, where the name ends with _total; sets a gauge to it otherwise. In the transaction: what is rolled back was not counted. name: 1 to 63 letters, digits or
-underscores, not tenancy_…; labels: an object of texts, numbers and booleans. Of a tenant, tenancy.metric_series series are kept; what would make more goes to the series
+underscores, not tenancy_*; labels: an object of texts, numbers and booleans. Of a tenant, tenancy.metric_series series are kept; what would make more goes to the series
 with the label overflow. Nobody waits for others who add to the same counter; who sets a gauge does until they end. Errors: those of current_tenant(), PARAMETER_INVALID 22023. Volatile. PUBLIC may call it.';
 
 CREATE VIEW _tenancy.metric_values AS

@@ -132,6 +132,9 @@ EXCUSES = {
 PUBLIC = {
     "_tenancy.is_protected": "answers for a table what tenancy.protected_tables shows to all",
     "_tenancy.protection": "as is_protected",
+    "_tenancy.is_watched": "answers for a table what tenancy.cache_watches shows to all",
+    "_tenancy.note_altered": "makes versions of caches void, and only in an event trigger, which it asks PostgreSQL about",
+    "tenancy.record_metric": "writes for the tenant of the context alone, what it is told",
     "_tenancy.is_audited": "answers for a table what tenancy.audited_tables shows to all",
     "_tenancy.meters_of": "the names of a table's meters, which tenancy.meters shows to all",
     "_tenancy.schema_column": "the tenant column of a protected schema, which its tables show to all",

@@ -42,7 +42,7 @@ const fn of(name: &'static str, input: Input, by_admin: bool, call: &'static str
     Target { name, input, by_admin, call }
 }
 
-const TARGETS: [Target; 30] = [
+const TARGETS: [Target; 31] = [
     of("set_config", Input::Text, false, "PERFORM set_config('tenancy.tenant_id', t, true)"),
     of("SET LOCAL", Input::Text, false, "EXECUTE format('SET LOCAL tenancy.tenant_id = %L', t)"),
     of("SET, then used", Input::Text, false, "PERFORM set_config('tenancy.tenant_id', t, true), tenancy.current_tenant()"),
@@ -97,19 +97,26 @@ const TARGETS: [Target; 30] = [
     ),
     of("set_signing_key", Input::Json, true, "PERFORM tenancy.set_signing_key('other', j)"),
     of("sign_token", Input::Json, true, "PERFORM tenancy.sign_token('here', 'acme', claims => j)"),
-    of("cache_key", Input::Text, false, "PERFORM tenancy.cache_key(t, t), tenancy.cache_get(t), tenancy.cache_version(t)"),
+    of("cache_key", Input::Text, false, "PERFORM set_config('tenancy.tenant_id', 'acme', true), tenancy.cache_key(t, t), tenancy.cache_get(t), tenancy.cache_version(t)"),
     of(
         "cache_set",
         Input::Json,
         false,
-        "PERFORM tenancy.cache_set(coalesce(j ->> 'sub', left(t, 1000)), j), _tenancy.keep_entry(left(t, 1000), j, 'infinity')",
+        "PERFORM set_config('tenancy.tenant_id', 'acme', true), tenancy.cache_set(coalesce(j ->> 'sub', left(t, 1000)), j), _tenancy.keep_entry(left(t, 1000), j, 'infinity')",
+    ),
+    of(
+        "record_metric",
+        Input::Json,
+        false,
+        "PERFORM set_config('tenancy.tenant_id', 'acme', true), tenancy.record_metric('fuzzed_total', j), tenancy.record_metric(t)",
     ),
     of("raise code", Input::Text, false, "PERFORM _tenancy.raise(t, t, '{}', t)"),
     of("raise detail", Input::Json, false, "PERFORM _tenancy.raise('TENANT_NOT_FOUND', 'not found', j)"),
 ];
 
 /// Functions with an argument of type jsonb that are not tried, and why.
-const NOT_TRIED: [(&str, &str); 5] = [
+const NOT_TRIED: [(&str, &str); 6] = [
+    ("metric_line", "called by metrics with what record_metric keeps; only writes it as a line"),
     ("apply", "called by protect with options of its own"),
     ("drift", "called by protected_tables with what save_protection keeps"),
     ("save_protection", "called by protect; refuses whoever does not own the table"),
