@@ -52,6 +52,10 @@ too_long() {
     awk -v file="$file" 'END { if (NR > 600) print file ": " NR " lines, at most 600" }' "$file"
   done
 }
+# CREATE EXTENSION reads it in the encoding of the database.
+not_ascii() {
+  files 'sql/*.sql' | xargs -d '\n' grep -nP '[^\x00-\x7F]' || true
+}
 # Addresses and paths of somebody's machine; bracketed letters keep this line out of its own net.
 places() {
   files . | xargs -d '\n' grep -nIE \
@@ -64,6 +68,7 @@ shell_files() {
 say "lint"
 none "no unsafe, pg_sys or PostgreSQL major outside src/pg" outside_pg
 none "no file over 600 lines" too_long
+none "SQL of the extension is ASCII" not_ascii
 none "no machine path, no registry address" places
 shell_syntax() { shell_files | while read -r file; do bash -n "$file" || return 1; done; }
 run "bash -n" shell_syntax
