@@ -47,8 +47,10 @@ pub fn keep_entry(key: Option<Text>, value: Option<Json>, expires_at: Option<Tim
     // Elsewhere a row that another has swept is an error.
     if !xact::keeps_snapshot() {
         let command = "DELETE FROM _tenancy.cache_entries e WHERE e.ctid = ANY (ARRAY(
-                SELECT o.ctid FROM _tenancy.cache_entries o WHERE o.tenant_id = $1 AND o.expires_at <= clock_timestamp() ORDER BY o.expires_at LIMIT 2 FOR UPDATE SKIP LOCKED))";
-        pg::query::run_planned(entries, command, &[argument(&tenant)])
+                SELECT o.ctid FROM _tenancy.cache_entries o WHERE o.tenant_id = $1 AND o.expires_at <= $2 ORDER BY o.expires_at LIMIT 2 FOR UPDATE SKIP LOCKED))";
+        // Not clock_timestamp() in the query, by which no index is searched: it is volatile.
+        let now = pg::query::timestamp(xact::now());
+        pg::query::run_planned(entries, command, &[argument(&tenant), now])
             .unwrap_or_else(|error| internal(error));
     }
 }

@@ -1,6 +1,6 @@
 """What watching a table for caches costs, as ratios measured in one run: against the same table unwatched, and against what one would write by hand."""
 
-from slices import CLIENTS, alternate, one_call, per_second
+from slices import CLIENTS, alternate, insertion, one_call, per_second
 from support import heading, print_results, psql, ratio, result, say
 
 SCHEMA = """
@@ -28,10 +28,6 @@ GRANT SET ON PARAMETER tenancy.tenant_id TO bench_app;
 """
 
 
-def script(table):
-    return f"BEGIN;\nSET LOCAL tenancy.tenant_id = 'acme';\nINSERT INTO {table} (body) VALUES ('new');\nCOMMIT;\n"
-
-
 def main():
     psql("postgres", text="CREATE ROLE bench_app LOGIN; CREATE DATABASE cache;")
     psql("cache", text=SCHEMA)
@@ -39,7 +35,7 @@ def main():
     tables = ["watched", "notified", "by_hand"]
     for commit in ("on", "off"):
         say(f"single rows, synchronous_commit {commit} …")
-        taken = alternate("cache", {table: script(table) for table in ["unwatched", *tables]}, commit)
+        taken = alternate("cache", {table: insertion(table) for table in ["unwatched", *tables]}, commit)
         for table in tables:
             result(f"{table} : unwatched, synchronous_commit {commit}", ratio(taken[table], taken["unwatched"]),
                    0.90 if table == "watched" else None, figures=per_second(taken, table, "unwatched"))

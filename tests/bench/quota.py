@@ -7,7 +7,7 @@ import os
 import statistics
 import subprocess
 
-from slices import CLIENTS, ROUNDS, alternate, one_call, per_second, throughput, timed
+from slices import CLIENTS, ROUNDS, alternate, insertion, one_call, per_second, throughput, timed
 from support import QUICK, SCRIPTS, heading, print_results, psql, ratio, result, say
 
 ROWS = 30_000 if QUICK else 300_000
@@ -52,15 +52,11 @@ GRANT SET ON PARAMETER tenancy.tenant_id TO bench_app;
 """
 
 
-def script(table):
-    return f"BEGIN;\nSET LOCAL tenancy.tenant_id = 'acme';\nINSERT INTO {table} (body) VALUES ('new');\nCOMMIT;\n"
-
-
 def single_rows(database, where, tables, aim=None):
     for commit in ("on", "off"):
         say(f"single rows, synchronous_commit {commit}, {where} …")
         # What one slice has written does not slow the next one down.
-        scripts = {table: script(table) for table in ["unmetered", *tables]}
+        scripts = {table: insertion(table) for table in ["unmetered", *tables]}
         taken = alternate(database, scripts, commit, between="TRUNCATE count_all;")
         for table in tables:
             result(f"{table} : unmetered, synchronous_commit {commit}, {where}", ratio(taken[table], taken["unmetered"]),
@@ -109,7 +105,7 @@ def ledger(database):
                                           stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True)
                 worker.stdin.write(settle)
                 worker.stdin.flush()
-            taken[variant].append(throughput(database, "metered", script("metered"), "off"))
+            taken[variant].append(throughput(database, "metered", insertion("metered"), "off"))
             if worker:
                 worker.kill()
                 worker.wait()

@@ -16,6 +16,11 @@ SLICE = 1 if QUICK else 2  # seconds
 ROUNDS = 4 if QUICK else 20
 
 
+def insertion(table):
+    """A transaction of a tenant that inserts one row."""
+    return f"BEGIN;\nSET LOCAL tenancy.tenant_id = 'acme';\nINSERT INTO {table} (body) VALUES ('new');\nCOMMIT;\n"
+
+
 def throughput(database, name, script, commit):
     """Transactions per second of a slice, by CLIENTS connections."""
     path = os.path.join(SCRIPTS, f"{database}-{name}")
