@@ -28,6 +28,10 @@ BEGIN
     IF jsonb_typeof(labels) <> 'object' THEN
         PERFORM _tenancy.raise('PARAMETER_INVALID', 'labels must be an object', '{"argument": "labels"}');
     END IF;
+    -- Before any label is looked at: an object may have a hundred thousand.
+    IF octet_length(labels::text) > 1024 THEN
+        PERFORM _tenancy.raise('PARAMETER_INVALID', 'labels must have at most 1024 bytes', '{"argument": "labels"}');
+    END IF;
     FOR label IN SELECT l.key, l.value FROM jsonb_each(labels) l LOOP
         IF label.key !~ '^[a-zA-Z_][a-zA-Z0-9_]{0,62}$' OR label.key ~ '^__' OR label.key IN ('tenant_id', 'overflow') THEN
             PERFORM _tenancy.raise('PARAMETER_INVALID', 'the name of a label must have 1 to 63 letters, digits or underscores, begin with no digit, and be none that is taken',
@@ -38,9 +42,6 @@ BEGIN
         END IF;
         kept := kept || jsonb_build_object(label.key, label.value #>> '{}');
     END LOOP;
-    IF octet_length(kept::text) > 1024 THEN
-        PERFORM _tenancy.raise('PARAMETER_INVALID', 'labels must have at most 1024 bytes', '{"argument": "labels"}');
-    END IF;
     RETURN kept::text;
 END
 $$;
