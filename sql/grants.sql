@@ -4,7 +4,7 @@ REVOKE ALL ON ALL ROUTINES IN SCHEMA tenancy, _tenancy FROM PUBLIC;
 
 -- The views show a tenant its own figures, and all to those who may monitor; the ledger is under a policy.
 GRANT SELECT ON tenancy.protected_tables, tenancy.protected_schemas, tenancy.foreign_keys, tenancy.meters, tenancy.usage_records, tenancy.usage_hourly, tenancy.usage_daily, tenancy.quota_status,
-    tenancy.members, tenancy.cache_watches, tenancy.stat_tenants, tenancy.metric_values, tenancy.audit_log, tenancy.audited_tables, tenancy.trusted_operators, _tenancy.usage, _tenancy.audit_entries TO PUBLIC;
+    tenancy.members, tenancy.cache_watches, tenancy.stat_tenants, tenancy.stat_busiest_tenants, tenancy.stat_busiest_quotas, tenancy.metric_values, tenancy.audit_log, tenancy.audited_tables, tenancy.trusted_operators, _tenancy.usage, _tenancy.audit_entries TO PUBLIC;
 GRANT EXECUTE ON FUNCTION
     -- What policies, defaults and triggers call runs with the rights of whoever queries the table.
     tenancy.current_tenant(), tenancy.current_tenant_uuid(), tenancy.current_tenant_bigint(),
@@ -26,6 +26,8 @@ GRANT EXECUTE ON FUNCTION
     tenancy.cache_key(text, text), tenancy.cache_key(text, bigint), tenancy.cache_key(text, uuid), tenancy.cache_version(text), tenancy.cache_set(text, jsonb, interval), tenancy.cache_get(text),
     tenancy.cache_delete(text), tenancy.invalidate_cache(text), _tenancy.keep_entry(text, jsonb, timestamptz),
     tenancy.record_metric(text, jsonb, double precision), tenancy.metrics(), _tenancy.metric_line(text, jsonb, double precision),
+    -- What the current tenant's components say of themselves, and its own health.
+    tenancy.report_health(text, text, text), tenancy.report_health(text, text, text, text), tenancy.forget_health(text), tenancy.health(text), tenancy.health_checks(text), _tenancy.worst(text[]),
     -- They run with the rights of the caller, who must own the table.
     tenancy.protect(regclass, text, name, boolean, boolean, boolean, text), tenancy.unprotect(regclass),
     tenancy.isolate_tenant(regclass, text, name, name), _tenancy.isolate(oid, text, text, text),
@@ -35,7 +37,7 @@ GRANT EXECUTE ON FUNCTION
     _tenancy.tree(regclass), _tenancy.isolation(regclass, name), _tenancy.column_default(regclass, name),
     _tenancy.policies(text, text, name), _tenancy.present_policies(regclass), _tenancy.guard(text), _tenancy.is_guarded(regclass, text),
     _tenancy.unsafe_grants(regclass, text), _tenancy.has_leading_index(regclass, name), _tenancy.unregistered(text[]),
-    _tenancy.drift(regclass, text, name, jsonb, jsonb), _tenancy.is_protected(regclass), _tenancy.protection(regclass),
+    _tenancy.drift(regclass, text, name, jsonb, jsonb), _tenancy.is_protected(regclass), _tenancy.is_migrated(regclass), _tenancy.protection(regclass),
     _tenancy.check_relation(regclass), _tenancy.check_column(regclass, name), _tenancy.check_rows(regclass, name, boolean),
     _tenancy.apply(regclass, text, name, jsonb, boolean, jsonb),
     _tenancy.foreign_keys(regclass), _tenancy.scope_foreign_keys(regclass, text),
@@ -59,6 +61,9 @@ GRANT EXECUTE ON FUNCTION
 GRANT EXECUTE ON FUNCTION tenancy.lint(text), tenancy.lint_coverage() TO pg_monitor, pg_database_owner;
 GRANT SELECT ON tenancy.accepted_findings TO pg_monitor, pg_database_owner;
 GRANT EXECUTE ON FUNCTION tenancy.accept_finding(text, text), tenancy.unaccept_finding(text) TO pg_database_owner;
+
+-- It tells of all tenants, and of the extension.
+GRANT EXECUTE ON FUNCTION tenancy.health(), tenancy.extension_health() TO pg_monitor, pg_database_owner;
 
 -- It reads statistics, which tell of the size of tenants, and what statements are run.
 GRANT EXECUTE ON FUNCTION tenancy.index_advice(regclass, interval) TO pg_monitor, pg_database_owner;

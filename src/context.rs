@@ -12,6 +12,7 @@ use std::rc::Rc;
 pub mod api;
 
 use crate::error::Error;
+use crate::guard;
 use crate::guc::{self, BypassGuard, MissingTenant, Mode, Seal, SessionContext};
 use crate::member;
 use crate::pg::{
@@ -89,7 +90,11 @@ pub fn init() -> Named {
         is_guarding: || guc::bypass_guard() != BypassGuard::Off,
         bypass: |table, is_refused| {
             let name = pg::relation_name(table);
-            if is_refused { Error::Bypassed(&name).raise() } else { bypassed(&name) }
+            if is_refused {
+                Error::Bypassed(&name).raise()
+            } else if !guard::is_moving(None) {
+                bypassed(&name)
+            }
         },
         older: || Error::Moved.raise(),
         policy: OURS,
@@ -347,7 +352,7 @@ fn confirm() -> Result<Option<TenantId>, Error<'static>> {
         return scope::confirm().map(|()| Some(id));
     }
     let standing = registry::standing(&id)?;
-    if standing.status != Status::Active {
+    if standing.status != Status::Active && !guard::is_moving(Some(&id)) {
         return Err(Error::NotActive(id, standing.status.as_str()));
     }
     let by = |what: fn(&Identity) -> bool| identity.as_deref().is_some_and(what);

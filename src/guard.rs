@@ -3,7 +3,7 @@
 //! Guarantees: only what owns a table can have its own changes let through, and only until the transaction, or a
 //! subtransaction in it, ends otherwise than well; and they leave the table as protected as they found it, whoever calls for them.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use pgrx::{PgRelation, prelude::*};
 
@@ -13,6 +13,7 @@ use crate::pg::{
     xact::{self, Event},
 };
 use crate::registry;
+use crate::tenant::TenantId;
 
 /// A table that `protect`, `unprotect` or a meter is changing.
 #[derive(Clone, Copy)]
@@ -26,6 +27,8 @@ struct Change {
 }
 
 thread_local! {
+    /// The table whose rows go, or come, with their tenant.
+    static LEAVING: Cell<Option<(pg::Oid, TenantId)>> = const { Cell::new(None) };
     static CHANGING: RefCell<Vec<Change>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -55,6 +58,33 @@ pub fn init() {
         _ if event.is_end() => CHANGING.with_borrow_mut(Vec::clear),
         _ => {}
     });
+}
+
+/// Until dropped, by an error as well.
+struct Leaving;
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        LEAVING.set(None);
+    }
+}
+
+/// Calls `work`, which removes a tenant's rows from a table, or inserts them, for that tenant: whatever its status, and from a table of kind
+/// `audit` as well.
+pub fn while_tenant_moves<R>(relation: pg::Oid, tenant: TenantId, work: impl FnOnce() -> R) -> R {
+    let _until_dropped = Leaving;
+    LEAVING.set(Some((relation, tenant)));
+    work()
+}
+
+/// Whether that is so of the table.
+pub fn is_tenant_leaving(relation: pg::Oid) -> bool {
+    LEAVING.get().is_some_and(|(table, _)| table == relation)
+}
+
+/// Whether that is so of the tenant, or (none) of any.
+pub fn is_moving(tenant: Option<&TenantId>) -> bool {
+    LEAVING.get().is_some_and(|(_, moving)| tenant.is_none_or(|tenant| *tenant == moving))
 }
 
 /// Lets changes of a table's protection through until `end_change`. Raises 42501 (`RELATION_NOT_OWNED`) unless the caller owns the

@@ -58,6 +58,8 @@ static BYPASS_GUARD: GucSetting<BypassGuard> = GucSetting::<BypassGuard>::new(By
 static CROSS_TENANT: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 /// The tenant of a single-tenant deployment; `default`, as the same schema's first tenant is usually called.
 static DEFAULT_TENANT: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"default"));
+/// Five minutes, in seconds.
+static HEALTH_STALE_AFTER: GucSetting<i32> = GucSetting::<i32>::new(300);
 /// `on`: without it most indexes are of no use behind a policy.
 static INDEX_PUSHDOWN: GucSetting<Indexes> = GucSetting::<Indexes>::new(Indexes::All);
 /// Ten: more than anybody needs who knows the password, and no more than about a thousand guesses a day.
@@ -91,9 +93,10 @@ static TOKEN_CLOCK_SKEW: GucSetting<i32> = GucSetting::<i32>::new(30);
 static USER_ID: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 
 /// Every parameter that asks for a privilege.
-pub const PRIVILEGED: [&CStr; 15] = [
+pub const PRIVILEGED: [&CStr; 16] = [
     c"tenancy.bypass_guard",
     c"tenancy.default_tenant",
+    c"tenancy.health_stale_after",
     c"tenancy.index_pushdown",
     c"tenancy.max_failed_sign_ins",
     c"tenancy.metric_series",
@@ -130,6 +133,16 @@ pub fn init() {
         &DEFAULT_TENANT,
         GucFlags::default(),
         false,
+    );
+    GucRegistry::define_int_guc(
+        c"tenancy.health_stale_after",
+        c"For how long what tenancy.report_health() was told holds.",
+        c"A component that was not heard of since counts as unhealthy.",
+        &HEALTH_STALE_AFTER,
+        1,
+        31_536_000,
+        GucContext::Suset,
+        GucFlags::UNIT_S,
     );
     pg::guc::define_plan_enum(
         c"tenancy.index_pushdown",

@@ -359,5 +359,6 @@ pub fn add_known_check(relation: pg::Oid, command: Text) {
 #[pg_extern(schema = "_tenancy", volatile)]
 #[search_path(pg_catalog, pg_temp)]
 pub fn run_as_owner(relation: pg::Oid, command: Text, is_unforced: bool) {
-    Mover::of(relation).command(&command.to_utf8(), is_unforced).unwrap_or_else(|error| internal(error))
+    let done = Mover::of(relation).command(&command.to_utf8(), is_unforced, &[]);
+    done.unwrap_or_else(|error| internal(error));
 }

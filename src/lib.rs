@@ -22,6 +22,9 @@
 //! | [`usage`] | how much of a resource is used? |
 //! | [`quota`] | how much may be used, and is that respected? |
 //! | [`meter`] | how much does a table hold? |
+//! | [`health`] | may the client see how all tenants are? |
+//! | [`delete_tenant`] | how do a tenant's rows leave, and come? |
+//! | [`migrate`] | who reads a table without a tenant that will be protected? |
 //! | [`isolate`] | does a tenant have a partition of its own, and who still reads it elsewhere? |
 //!
 //! What is DDL or reads catalogs is SQL, in `sql/`: `sql/schema` runs once, `sql/api` is re-runnable.
@@ -32,13 +35,16 @@ mod audit;
 mod cache;
 mod context;
 mod cross_tenant;
+mod delete_tenant;
 mod error;
 mod guard;
 mod guc;
+mod health;
 mod index_pushdown;
 mod isolate;
 mod member;
 mod meter;
+mod migrate;
 mod period;
 mod pg;
 mod quota;
@@ -85,7 +91,13 @@ extension_sql_file!(
 );
 extension_sql_file!("../sql/schema/45_cache.sql", name = "cache_tables", requires = ["usage_tables"]);
 extension_sql_file!("../sql/schema/47_metrics.sql", name = "metrics_tables", requires = ["cache_tables"]);
-extension_sql_file!("../sql/schema/50_quotas.sql", name = "quotas_table", requires = ["metrics_tables"]);
+extension_sql_file!("../sql/schema/48_health.sql", name = "health_table", requires = ["metrics_tables"]);
+extension_sql_file!(
+    "../sql/schema/49_migrations.sql",
+    name = "migrations_table",
+    requires = ["health_table"]
+);
+extension_sql_file!("../sql/schema/50_quotas.sql", name = "quotas_table", requires = ["migrations_table"]);
 extension_sql_file!(
     "../sql/api/context.sql",
     name = "context",
@@ -290,6 +302,24 @@ extension_sql_file!(
     requires = ["cache", stat_tenants::measured, stat_tenants::stat_tenants_reset]
 );
 extension_sql_file!("../sql/api/metrics.sql", name = "metrics", requires = ["stat_tenants"]);
+extension_sql_file!(
+    "../sql/api/health.sql",
+    name = "health",
+    requires = ["metrics", health::client_sees_all_tenants, health::is_preloaded, health::library_version]
+);
+extension_sql_file!(
+    "../sql/api/delete_tenant.sql",
+    name = "delete_tenant",
+    requires = [
+        "health",
+        delete_tenant::change_rows,
+        delete_tenant::move_tenant_rows,
+        delete_tenant::settle_accounts
+    ]
+);
+extension_sql_file!("../sql/api/export_tenant.sql", name = "export_tenant", requires = ["delete_tenant"]);
+extension_sql_file!("../sql/api/migrate.sql", name = "migrate", requires = ["export_tenant"]);
+extension_sql_file!("../sql/api/migrate_steps.sql", name = "migrate_steps", requires = ["migrate"]);
 extension_sql_file!("../sql/grants.sql", name = "grants", finalize);
 
 /// Runs when the library is loaded: at server start when preloaded, else at the first use in a session.
@@ -319,6 +349,7 @@ pub extern "C-unwind" fn _PG_init() {
         cache::note(trigger);
     });
     isolate::init();
+    migrate::init();
     context::ready(named);
 }
 

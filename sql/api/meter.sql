@@ -294,6 +294,7 @@ BEGIN
         PERFORM _tenancy.note_cache_change(NULL, NULL, (SELECT bool_or(w.notify) FROM _tenancy.cache_watches w));
     END IF;
     DELETE FROM _tenancy.isolated i WHERE i.partition = ANY (gone);
+    DELETE FROM _tenancy.migrations m WHERE m.relation = ANY (gone);
     FOR watch IN DELETE FROM _tenancy.cache_watches w WHERE w.relation = ANY (gone) RETURNING w.resource_type, w.notify LOOP
         PERFORM _tenancy.note_cache_change(NULL, watch.resource_type, watch.notify);
     END LOOP;

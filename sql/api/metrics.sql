@@ -122,30 +122,44 @@ AS $$
 $$;
 COMMENT ON FUNCTION _tenancy.metric_line(text, jsonb, double precision) IS 'a line of the text format of Prometheus';
 
+-- As many tenants as tenancy.metric_tenants says: what metrics() tells, and what an exporter asks for (docs/monitoring/queries.yml).
+CREATE VIEW tenancy.stat_busiest_tenants WITH (security_invoker = true) AS
+    SELECT CASE WHEN m.place <= b.most THEN m.tenant ELSE '(rest)' END AS tenant_id, sum(m.statements)::bigint AS statements, sum(m.rows)::bigint AS rows, sum(m.exec_time) AS total_exec_time,
+           sum(m.committed)::bigint AS transactions_committed, sum(m.rolled_back)::bigint AS transactions_rolled_back, sum(m.blocks_hit)::bigint AS shared_blks_hit,
+           sum(m.blocks_read)::bigint AS shared_blks_read, sum(m.wal_bytes)::bigint AS wal_bytes, sum(m.quota_refusals)::bigint AS quota_refusals,
+           sum(m.refused_contexts)::bigint AS refused_contexts, array_agg(m.errors_by_class) AS errors_by_class
+    FROM (SELECT CASE s.kind WHEN 'tenant' THEN s.tenant_id ELSE '(' || s.kind || ')' END AS tenant, s.*,
+                 row_number() OVER (PARTITION BY s.kind ORDER BY s.exec_time DESC, s.tenant_id) AS place
+          FROM _tenancy.measured() s) m,
+         (SELECT current_setting('tenancy.metric_tenants')::bigint AS most) b
+    GROUP BY 1;
+COMMENT ON VIEW tenancy.stat_busiest_tenants IS
+'stat_tenants for the tenancy.metric_tenants tenants that took the most time; all others are added up as (rest), statements without a tenant are (none). errors_by_class has
+those of each tenant that was added up. Who sees what: as stat_tenants. PUBLIC may read it.';
+
+-- The quotas of those whom metrics tell of, one by one: their figures are looked up each for itself.
+CREATE VIEW tenancy.stat_busiest_quotas WITH (security_invoker = true) AS
+    SELECT q.tenant_id, q.resource, coalesce(q.period, 'standing') AS period, q.used, q."limit"
+    FROM tenancy.quota_status q
+    WHERE NOT _tenancy.sees_all_tenants() OR q.tenant_id IN (SELECT b.tenant_id FROM tenancy.stat_busiest_tenants b);
+COMMENT ON VIEW tenancy.stat_busiest_quotas IS
+'What the tenants of stat_busiest_tenants use of their quotas, in the current period or for good, and the most that they may (null: not limited). Who sees what: as quota_status. PUBLIC may read it.';
+
 CREATE FUNCTION tenancy.metrics() RETURNS text
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
     SET search_path = pg_catalog, pg_temp SET jit = off SET extra_float_digits = 1
 AS $$
 DECLARE
     most constant bigint := current_setting('tenancy.metric_tenants');
-    sees_all constant boolean := _tenancy.sees_all_tenants();
     exposition text;
 BEGIN
-    WITH stat AS MATERIALIZED (
-        SELECT CASE m.kind WHEN 'tenant' THEN m.tenant_id ELSE '(' || m.kind || ')' END AS tenant, m.*, row_number() OVER (PARTITION BY m.kind ORDER BY m.exec_time DESC, m.tenant_id) AS place
-        FROM _tenancy.measured() m
-    ), busiest AS (
-        SELECT CASE WHEN s.place <= most THEN s.tenant ELSE '(rest)' END AS tenant, sum(s.statements) AS statements, sum(s.rows) AS rows, sum(s.exec_time) / 1000 AS seconds,
-               sum(s.committed) AS committed, sum(s.rolled_back) AS rolled_back, sum(s.blocks_hit) AS hit, sum(s.blocks_read) AS read, sum(s.wal_bytes) AS wal,
-               sum(s.quota_refusals) AS quota_refusals, sum(s.refused_contexts) AS refused_contexts
-        FROM stat s GROUP BY 1
+    WITH busiest AS MATERIALIZED (
+        SELECT b.tenant_id AS tenant, b.* FROM tenancy.stat_busiest_tenants b
     ), errors AS (
-        SELECT CASE WHEN s.place <= most THEN s.tenant ELSE '(rest)' END AS tenant, e.key AS class, sum(e.value::bigint) AS errors
-        FROM stat s, jsonb_each_text(s.errors_by_class) e GROUP BY 1, 2
+        SELECT b.tenant, e.key AS class, sum(e.value::bigint) AS errors
+        FROM busiest b, unnest(b.errors_by_class) AS c(classes), jsonb_each_text(c.classes) e GROUP BY 1, 2
     ), quotas AS (
-        -- Of all tenants only those who could be told of: their figures are looked up one by one.
-        SELECT q.tenant_id AS tenant, q.resource, coalesce(q.period, 'standing') AS period, q.used, q."limit"
-        FROM tenancy.quota_status q WHERE NOT sees_all OR q.tenant_id IN (SELECT b.tenant FROM busiest b)
+        SELECT q.tenant_id AS tenant, q.* FROM tenancy.stat_busiest_quotas q
     ), applications AS (
         SELECT a.tenant_id AS tenant, a.name, a.labels, a.value, row_number() OVER (PARTITION BY a.name ORDER BY a.tenant_id, a.labels) AS place
         FROM tenancy.metric_values a WHERE a.value IS NOT NULL
@@ -164,12 +178,12 @@ BEGIN
     ), sample (name, tenant, labels, value) AS (
         SELECT 'tenancy_statements_total', b.tenant, '{}'::jsonb, b.statements::double precision FROM busiest b
         UNION ALL SELECT 'tenancy_rows_total', b.tenant, '{}', b.rows FROM busiest b
-        UNION ALL SELECT 'tenancy_execution_seconds_total', b.tenant, '{}', b.seconds FROM busiest b
-        UNION ALL SELECT 'tenancy_transactions_total', b.tenant, '{"outcome": "committed"}', b.committed FROM busiest b
-        UNION ALL SELECT 'tenancy_transactions_total', b.tenant, '{"outcome": "rolled_back"}', b.rolled_back FROM busiest b
-        UNION ALL SELECT 'tenancy_shared_blocks_total', b.tenant, '{"source": "hit"}', b.hit FROM busiest b
-        UNION ALL SELECT 'tenancy_shared_blocks_total', b.tenant, '{"source": "read"}', b.read FROM busiest b
-        UNION ALL SELECT 'tenancy_wal_bytes_total', b.tenant, '{}', b.wal FROM busiest b
+        UNION ALL SELECT 'tenancy_execution_seconds_total', b.tenant, '{}', b.total_exec_time / 1000 FROM busiest b
+        UNION ALL SELECT 'tenancy_transactions_total', b.tenant, '{"outcome": "committed"}', b.transactions_committed FROM busiest b
+        UNION ALL SELECT 'tenancy_transactions_total', b.tenant, '{"outcome": "rolled_back"}', b.transactions_rolled_back FROM busiest b
+        UNION ALL SELECT 'tenancy_shared_blocks_total', b.tenant, '{"source": "hit"}', b.shared_blks_hit FROM busiest b
+        UNION ALL SELECT 'tenancy_shared_blocks_total', b.tenant, '{"source": "read"}', b.shared_blks_read FROM busiest b
+        UNION ALL SELECT 'tenancy_wal_bytes_total', b.tenant, '{}', b.wal_bytes FROM busiest b
         UNION ALL SELECT 'tenancy_errors_total', e.tenant, jsonb_build_object('class', e.class), e.errors FROM errors e
         UNION ALL SELECT 'tenancy_quota_refusals_total', b.tenant, '{}', b.quota_refusals FROM busiest b
         UNION ALL SELECT 'tenancy_context_refusals_total', b.tenant, '{}', b.refused_contexts FROM busiest b

@@ -325,7 +325,9 @@ BEGIN
     root_undo := coalesce(root_undo, '{"default": false, "not_null": false}');
 
     IF protect.kind <> 'system' THEN
-        IF NOT row_security_active(protect.relation) THEN
+        IF _tenancy.is_migrated(protect.relation) THEN
+            NULL;  -- Its rows were checked before the table was locked.
+        ELSIF NOT row_security_active(protect.relation) THEN
             PERFORM _tenancy.check_rows(protect.relation, the_column, protect.kind = 'shared');
         ELSIF NOT _tenancy.is_protected(protect.relation) THEN
             -- The rows that policies hide from their owner would go unchecked.
@@ -389,6 +391,15 @@ mends drift. Locks the table ACCESS EXCLUSIVE until the transaction ends, and re
 Errors: RELATION_NOT_SUPPORTED 42809, RELATION_NOT_OWNED 42501, TENANT_COLUMN_NOT_FOUND 42703, TENANT_COLUMN_NOT_SUPPORTED
 0A000, ROWS_WITHOUT_TENANT 23514, PARAMETER_INVALID 22023. Volatile. PUBLIC may call it, with the rights of the caller, who must own
 the table; refused in the context of a tenant.';
+
+-- Whether the migration of a table has checked its rows, and protects it now.
+CREATE FUNCTION _tenancy.is_migrated(relation regclass) RETURNS boolean
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT EXISTS (SELECT FROM _tenancy.migrations m WHERE m.relation = is_migrated.relation AND m.phase = 'protect')
+$$;
+COMMENT ON FUNCTION _tenancy.is_migrated(regclass) IS 'whether the migration of a table has checked its rows';
 
 -- The saved protection of a table, for its owner.
 CREATE FUNCTION _tenancy.protection(relation regclass)

@@ -12,14 +12,14 @@ issuers only. Granted to nobody.';
 CREATE FUNCTION _tenancy.announce_change() RETURNS trigger
     LANGUAGE c VOLATILE
     AS 'MODULE_PATHNAME', 'announce_change_wrapper';
-COMMENT ON FUNCTION _tenancy.announce_change() IS 'trigger on tenants, issuers, members, passwords, quotas and their periods: tells every backend, at commit, that the table changed';
+COMMENT ON FUNCTION _tenancy.announce_change() IS 'trigger on tenants, issuers, members, passwords, quotas and their periods, migrations: tells every backend, at commit, that the table changed';
 -- For each row, because logical replication fires no others; always, because a cache that is not told is an open door.
 -- On INSERT as well: a tenant whose registration is rolled back must be forgotten.
 DO $$
 DECLARE
     cached regclass;
 BEGIN
-    FOREACH cached IN ARRAY '{_tenancy.tenants,_tenancy.issuers,_tenancy.members,_tenancy.passwords,_tenancy.quotas,_tenancy.quota_periods}'::regclass[] LOOP
+    FOREACH cached IN ARRAY '{_tenancy.tenants,_tenancy.issuers,_tenancy.members,_tenancy.passwords,_tenancy.quotas,_tenancy.quota_periods,_tenancy.migrations}'::regclass[] LOOP
         EXECUTE format('CREATE TRIGGER tenancy_changed AFTER INSERT OR UPDATE OR DELETE ON %s
                         FOR EACH ROW EXECUTE FUNCTION _tenancy.announce_change()', cached);
         EXECUTE format('CREATE TRIGGER tenancy_truncated AFTER TRUNCATE ON %s

@@ -10,7 +10,11 @@ use std::collections::HashMap;
 use serde_json::{Value, json};
 
 use super::{Record, record_to_stay};
-use crate::pg::{self, text::reportable, xact};
+use crate::pg::{
+    self,
+    text::{Text, reportable},
+    xact,
+};
 use crate::tenant::TenantId;
 
 /// Codes of what is put on record. Of what signing in refuses, `refused_sign_in` tells.
@@ -68,6 +72,12 @@ pub fn refused(code: &'static str, detail: &str) {
     }
 }
 
+/// Puts on record how often a table that is to be protected was read or written without a tenant, by this session since the last time.
+pub fn observed(relation: &Text, application: &Text, accesses: i64) {
+    let detail = json!({"application": application.to_utf8(), "accesses": accesses});
+    put("OBSERVED", None, Some(relation), detail.to_string());
+}
+
 /// Puts an attempt to sign in on record, in the trail of the tenant, if there is such a one.
 pub fn refused_sign_in(code: &'static str, tenant: Option<TenantId>, user: &str) {
     let user: String = user.chars().take(255).collect();
@@ -83,7 +93,11 @@ fn note(tenant: Option<TenantId>, so_far: Lately) {
     });
 }
 
-fn write(tenant: Option<TenantId>, mut detail: String) {
+fn write(tenant: Option<TenantId>, detail: String) {
+    put("REFUSED", tenant, None, detail);
+}
+
+fn put(operation: &str, tenant: Option<TenantId>, relation: Option<&Text>, mut detail: String) {
     let can_write = || {
         xact::in_transaction()
             && !xact::in_recovery()
@@ -120,7 +134,8 @@ fn write(tenant: Option<TenantId>, mut detail: String) {
     IS_WRITING.set(true);
     record_to_stay(&Record {
         tenant,
-        operation: "REFUSED",
+        operation,
+        relation: relation.map(Text::as_bytes),
         detail: Some(detail.as_bytes()),
         ..Record::default()
     });

@@ -11,7 +11,7 @@ use std::rc::Rc;
 
 pub mod api;
 mod chain;
-mod events;
+pub mod events;
 mod segments;
 
 pub use events::refused_sign_in;

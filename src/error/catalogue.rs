@@ -108,6 +108,18 @@ pub const CATALOGUE: &[Code] = &[
     ),
     ("ROWS_WITHOUT_TENANT", S::ERRCODE_CHECK_VIOLATION, 409, "existing rows belong to no registered tenant"),
     (
+        "ROWS_REMAIN",
+        S::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        409,
+        "rows of a tenant that is to be deleted are kept by a trigger",
+    ),
+    (
+        "IMPORT_INVALID",
+        S::ERRCODE_INVALID_PARAMETER_VALUE,
+        400,
+        "what is to be imported is no whole export of a tenant, or does not fit this database",
+    ),
+    (
         "QUOTA_EXCEEDED",
         S::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
         429,

@@ -16,7 +16,7 @@ use super::{
     planner, portal, pushed_scan, rewrite,
     running::{self, Step, Tenant},
     scope,
-    statement::{Statement, bypassed, entries, has_policy, is_exempt},
+    statement::{Statement, bypassed, entries, has_policy, is_exempt, named},
 };
 
 mod raw {
@@ -76,7 +76,17 @@ pub struct Judges {
     pub policy: &'static CStr,
 }
 
+/// What counts accesses to tables.
+#[derive(Clone, Copy)]
+pub struct Observer {
+    /// Whether anything is to be told; nothing in it raises.
+    pub is_on: fn() -> bool,
+    /// Is told which tables a statement names.
+    pub observe: fn(&[pg_sys::Oid]),
+}
+
 static mut JUDGES: Option<Judges> = None;
+static mut OBSERVER: Option<Observer> = None;
 static mut PREVIOUS_START: pg_sys::ExecutorStart_hook_type = None;
 static mut PREVIOUS: pg_sys::ExecutorRun_hook_type = None;
 static mut PREVIOUS_FINISH: pg_sys::ExecutorFinish_hook_type = None;
@@ -100,6 +110,12 @@ pub fn init(judges: Judges) {
         PREVIOUS_UTILITY = pg_sys::ProcessUtility_hook;
         pg_sys::ProcessUtility_hook = Some(process_utility);
     }
+}
+
+/// Has statements told to an observer. To be called when the library is loaded.
+pub fn observe_by(observer: Observer) {
+    // SAFETY: a backend is single-threaded.
+    unsafe { OBSERVER = Some(observer) }
 }
 
 /// Absorbs the news of other backends: PostgreSQL does so only where it takes a new lock, and a suspended tenant
@@ -129,6 +145,25 @@ unsafe fn before_run(query: *mut pg_sys::QueryDesc, count: u64) {
         }
         if moved::may_be_older(query) {
             refuse_older(query);
+        }
+        if !(*query).already_executed && OBSERVER.is_some_and(|observer| (observer.is_on)()) {
+            observe(query);
+        }
+    }
+}
+
+/// Tells of the tables that a statement of a client names, itself or by a view.
+#[pg_guard]
+unsafe extern "C-unwind" fn observe(query: *const pg_sys::QueryDesc) {
+    // SAFETY: a valid query; OBSERVER is only written at load.
+    unsafe {
+        if let Some(observer) = OBSERVER
+            && !running::is_check()
+            && !super::user::means_all_rows()
+        {
+            let plan = (*query).plannedstmt;
+            let tables = entries((*plan).rtable).iter().filter_map(|cell| named(plan, cell.ptr_value.cast()));
+            (observer.observe)(&tables.collect::<Vec<_>>());
         }
     }
 }

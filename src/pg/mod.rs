@@ -104,6 +104,15 @@ pub fn qualified_name(relation: Oid) -> text::Text {
     }
 }
 
+/// What the client calls itself.
+pub fn application_name() -> text::Text {
+    unsafe extern "C" {
+        static application_name: *const std::ffi::c_char;
+    }
+    // SAFETY: a parameter's variable, which holds a C string.
+    unsafe { text::of_c_string(application_name) }
+}
+
 /// The number of this process.
 pub fn process() -> i32 {
     // SAFETY: a plain read of a backend-local integer.

@@ -12,6 +12,8 @@ use pgrx::{pg_sys, prelude::*};
 
 use super::query::{PATH, Pinned, prepare};
 use super::user::AsOwner;
+use super::{running, setter};
+use crate::tenant::TenantId;
 
 mod raw {
     use super::*;
@@ -119,11 +121,34 @@ impl Mover {
         })
     }
 
-    /// Runs a command that is no query; `is_unforced` as what else runs here.
-    pub fn command(&self, command: &str, is_unforced: bool) -> Result<(), SpiError> {
+    /// Runs a command, `is_unforced` as what else runs here; returns how many rows it was about.
+    pub fn command(
+        &self,
+        command: &str,
+        is_unforced: bool,
+        arguments: &[DatumWithOid],
+    ) -> Result<usize, SpiError> {
         let _owner = if is_unforced { AsOwner::unforced(self.table) } else { AsOwner::of(self.table) };
         let _pinned = Pinned::new(&[PATH]);
-        Spi::run(command)
+        Spi::connect_mut(|client| Ok(client.update(command, None, arguments)?.len()))
+    }
+
+    /// Runs a statement about rows of a tenant in its context, as if the client's statement had begun with it.
+    pub fn command_for(
+        &self,
+        tenant: &TenantId,
+        command: &str,
+        is_unforced: bool,
+        arguments: &[DatumWithOid],
+    ) -> Result<usize, SpiError> {
+        running::begin_anew();
+        let done = {
+            let _pinned = Pinned::new(&[PATH]);
+            setter::set_for_now(tenant);
+            self.command(command, is_unforced, arguments)
+        };
+        running::begin_anew();
+        done
     }
 
     /// Calls `each` on the places of the rows that a query returns, some at a time, of what there was at a moment.

@@ -7,7 +7,7 @@ use std::ffi::{CStr, CString, c_char, c_int};
 
 use pgrx::{FromDatum, pg_sys, prelude::*};
 
-use crate::tenant::MAX_LEN;
+use crate::tenant::{MAX_LEN, TenantId};
 
 mod raw {
     use super::*;
@@ -99,6 +99,14 @@ pub fn set_token(text: &[u8], is_local: bool) {
     let text = CString::new(text).unwrap_or_default();
     // SAFETY: a C string, which PostgreSQL copies.
     unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| set(c"tenancy.token", text.as_ptr(), action(is_local))) }
+}
+
+/// Sets `tenancy.tenant_id` until what was pinned last is let go. Called inside a guard.
+pub fn set_for_now(tenant: &TenantId) {
+    let id = tenant.as_c_str();
+    let save = pg_sys::GucAction::GUC_ACTION_SAVE;
+    // SAFETY: a C string, which PostgreSQL copies.
+    unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| set(TENANT_ID, id.as_ptr().cast(), save)) }
 }
 
 /// Sets `tenancy.cross_tenant`, as the scope that is being begun. Called inside a guard.

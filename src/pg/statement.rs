@@ -31,6 +31,18 @@ pub unsafe fn bypassed(
     }
 }
 
+/// The table of an entry that a statement names, itself or by a view; none for a partition or child, which is reached by its parent.
+pub unsafe fn named(
+    plan: *const pg_sys::PlannedStmt,
+    entry: *const pg_sys::RangeTblEntry,
+) -> Option<pg_sys::Oid> {
+    // SAFETY: a valid entry of the plan.
+    unsafe {
+        let is_table = (*entry).rtekind == pg_sys::RTEKind::RTE_RELATION;
+        accessed_as(plan, entry).filter(|_| is_table).map(|_| (*entry).relid)
+    }
+}
+
 /// Whether the role (none for the current one) is exempt from a table's policies.
 pub unsafe fn is_exempt(table: pg_sys::Oid, role: pg_sys::Oid) -> bool {
     // SAFETY: a relation that exists.

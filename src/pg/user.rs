@@ -60,11 +60,20 @@ pub fn bypasses() -> bool {
 /// Whether the current role may see the figures of all tenants: a superuser, a role with BYPASSRLS, or one that inherits
 /// `pg_monitor`.
 pub fn may_monitor() -> bool {
-    // SAFETY: called inside a transaction; role lookups of an existing role.
-    unsafe {
-        let monitor = pg_sys::Oid::from(pg_sys::ROLE_PG_MONITOR);
-        bypasses() || pg_sys::has_privs_of_role(pg_sys::GetUserId(), monitor)
-    }
+    // SAFETY: called inside a transaction; a role that exists.
+    unsafe { monitors(pg_sys::GetUserId()) }
+}
+
+/// Whether the client may, as the role that it acts as, whatever function runs.
+pub fn client_may_monitor() -> bool {
+    // SAFETY: as above.
+    unsafe { monitors(pg_sys::GetOuterUserId()) }
+}
+
+unsafe fn monitors(role: pg_sys::Oid) -> bool {
+    let monitor = pg_sys::Oid::from(pg_sys::ROLE_PG_MONITOR);
+    // SAFETY: role lookups of an existing role.
+    unsafe { is_exempt(role) || pg_sys::has_privs_of_role(role, monitor) }
 }
 
 /// The role of that name, if there is one.

@@ -155,9 +155,14 @@ fn hash(key: &Key) -> u64 {
     (key.hash() as u64 ^ place).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(32)
 }
 
+/// Whether the server has shared memory of ours: it loaded the library when it started.
+pub fn is_preloaded() -> bool {
+    CELLS.is_there()
+}
+
 /// Whether there are counters in shared memory, and they may be used.
 pub fn are_there() -> bool {
-    CELLS.is_there() && !pg::xact::in_recovery()
+    is_preloaded() && !pg::xact::in_recovery()
 }
 
 /// The counters of the key, if they are in memory.

@@ -29,7 +29,7 @@ use crate::pg::{
 };
 use crate::resource::Resource;
 use crate::tenant::TenantId;
-pub use cells::Amount;
+pub use cells::{Amount, is_preloaded};
 use transaction::{Ask, Counter, Detail, Hold, Pending, Transaction, reserve};
 
 /// Who uses what, and in which ledger that is written.

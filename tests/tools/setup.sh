@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Installs what is missing, and only that.
 # Usage: setup.sh PART…   parts: build (what a build needs), 15 16 17 18 (PostgreSQL to build on
-#                         and run), python, node, pgbouncer (for the integration tests),
-#                         flights (the demo's data), chart (what draws the bench's)
+#                         and run), python, node, pgbouncer, prometheus (for the
+#                         integration tests), flights (the demo's data), chart (what draws the bench's)
 # shellcheck source=tests/tools/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
@@ -122,6 +122,17 @@ python_packages() {
   echo "$sum" >"$CACHE/venv/.done"
 }
 
+# Prometheus, promtool and an exporter. Only their files: the packages would start servers for the whole machine.
+prometheus_programs() {
+  local package
+  [ -e "$CACHE/prometheus/.done" ] && return
+  rm -rf "$CACHE/prometheus"
+  for package in prometheus prometheus-postgres-exporter; do
+    "$TOOLS/apt-next.sh" binary "$package" "$CACHE/prometheus" own
+  done
+  touch "$CACHE/prometheus/.done"
+}
+
 chart_packages() {
   venv
   [ "$(cat "$CACHE/venv/.chart" 2>/dev/null)" = "$MATPLOTLIB" ] && return
@@ -173,6 +184,7 @@ for part in "$@"; do
     pgbouncer) "$TOOLS/pgbouncer.sh" ;;
     flights) flights ;;
     chart) chart_packages ;;
+    prometheus) prometheus_programs ;;
     *) die "unknown part: $part" ;;
   esac
   case $part in 1?) register ;; esac

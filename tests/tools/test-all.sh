@@ -6,7 +6,7 @@
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 exec 2>&1 # one stream, so that lines keep their order
-"$TOOLS/setup.sh" "$@" python node pgbouncer
+"$TOOLS/setup.sh" "$@" python node pgbouncer prometheus
 
 logs=$(mktemp -d)
 pids=()

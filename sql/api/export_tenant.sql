@@ -1,0 +1,222 @@
+-- A tenant as text, and back. Re-runnable.
+-- A line is a JSON object that says what follows, or a JSON array: a row, the number of its table first, each column as PostgreSQL writes it.
+
+-- The columns of a table that are written and read: what is generated is made anew.
+CREATE FUNCTION _tenancy.columns_of(relation regclass) RETURNS TABLE (name name, type text, is_sequence boolean, number integer)
+    LANGUAGE sql STABLE PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT a.attname, format_type(a.atttypid, -1), pg_get_serial_sequence(columns_of.relation::text, a.attname) IS NOT NULL, row_number() OVER (ORDER BY a.attnum)::integer
+    FROM pg_attribute a WHERE a.attrelid = columns_of.relation AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+$$;
+COMMENT ON FUNCTION _tenancy.columns_of(regclass) IS 'the columns of a table that are exported';
+
+-- STABLE, so that all of it is of the snapshot of the statement that calls it.
+CREATE FUNCTION tenancy.export_tenant(tenant_id text) RETURNS SETOF text
+    LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp SET jit = off SET row_security = off
+    -- As pg_dump has them.
+    SET datestyle = 'ISO' SET intervalstyle = 'postgres' SET extra_float_digits = 3 SET bytea_output = 'hex' SET xmloption = 'content'
+AS $$
+DECLARE
+    the_id constant text := _tenancy.registered(export_tenant.tenant_id);
+    item record;
+    number integer := 0;
+    rows bigint := 0;
+    step bigint;
+BEGIN
+    PERFORM _tenancy.refuse_in_context('export_tenant');
+    RETURN QUERY SELECT json_build_object('tenancy_export', 1, 'extension', _tenancy.library_version(), 'server', current_setting('server_version'), 'exported_at', now(),
+        'tenant', (SELECT json_build_object('id', t.id, 'name', t.name, 'subdomain', t.subdomain, 'plan', t.plan, 'settings', t.settings, 'sso_required', t.sso_required)
+                   FROM _tenancy.tenants t WHERE t.id = the_id))::text;
+    RETURN QUERY SELECT json_build_object('member', json_build_object('user_id', m.user_id, 'email', u.email, 'name', u.name, 'role', m.role, 'status', m.status))::text
+        FROM _tenancy.members m JOIN _tenancy.users u ON u.id = m.user_id WHERE m.tenant_id = the_id AND m.status <> 'invited' ORDER BY m.user_id;
+    RETURN QUERY SELECT json_build_object('quota', json_build_object('resource', q.resource, 'period', nullif(q.period, ''), 'max_amount', q.max_amount, 'soft_limit', q.soft_limit))::text
+        FROM _tenancy.quotas q WHERE q.scope = 'tenant' AND q.name = the_id ORDER BY q.resource, q.period;
+    FOR item IN
+        SELECT t.relation, t.kind, t.tenant_column, n.nspname, c.relname, c.relkind, o.columns, o.line
+        FROM _tenancy.tables_by_keys() t JOIN pg_class c ON c.oid = t.relation JOIN pg_namespace n ON n.oid = c.relnamespace
+        -- By format(), which calls the output function of the type, and nothing else: a cast could be a user's.
+        CROSS JOIN LATERAL (SELECT json_agg(k.name ORDER BY k.number) AS columns,
+                                   string_agg(format('CASE WHEN num_nulls(d.%I) = 0 THEN format(''%%s'', d.%1$I) END', k.name), ', ' ORDER BY k.number) AS line
+                            FROM _tenancy.columns_of(t.relation) k) o
+        ORDER BY t.place, t.relation::text
+    LOOP
+        CONTINUE WHEN NOT _tenancy.has_form(item.relation, item.tenant_column, the_id);
+        number := number + 1;
+        RETURN NEXT json_build_object('table', number::text, 'schema', item.nspname, 'name', item.relname, 'kind', item.kind, 'tenant_column', item.tenant_column, 'columns', item.columns)::text;
+        RETURN QUERY EXECUTE format('SELECT array_to_json(ARRAY[%L, %s])::text FROM %s%s d WHERE d.%I = %L', number, item.line,
+                                    CASE item.relkind WHEN 'r' THEN 'ONLY ' END, item.relation, item.tenant_column, the_id);
+        GET DIAGNOSTICS step = ROW_COUNT;
+        rows := rows + step;
+    END LOOP;
+    RETURN NEXT json_build_object('end', rows)::text;
+END
+$$;
+COMMENT ON FUNCTION tenancy.export_tenant(text) IS
+'A tenant as lines of text, of one snapshot: its registration, members, quotas, and rows of all protected tables, those that others refer to first; generated columns, passwords, keys, the audit trail and records of
+usage are not in it. psql saves them: psql -XAtq -c "SELECT tenancy.export_tenant(''acme'')" > acme.jsonl; import_tenant reads them. Errors: TENANT_NOT_FOUND 42704,
+TENANT_ID_INVALID 22023, TENANT_ACCESS_DENIED 42501 in the context of a tenant. Stable. Granted to nobody.';
+
+-- The statement that inserts rows of a table of an export: $1 is a JSON array of them. The tenant is that of the import, whatever a row says.
+CREATE FUNCTION _tenancy.import_statement(header json, the_id text, OUT relation regclass, OUT statement text)
+    LANGUAGE plpgsql STABLE PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    full_name constant text := format('%I.%I', header ->> 'schema', header ->> 'name');
+    the_column name := header ->> 'tenant_column';
+    missing text;
+BEGIN
+    relation := to_regclass(full_name);
+    IF relation IS NULL OR NOT EXISTS (SELECT FROM _tenancy.tables_by_keys() t WHERE t.relation = import_statement.relation AND t.tenant_column = the_column) THEN
+        PERFORM _tenancy.raise('IMPORT_INVALID', format('table %s is not here, or not protected by column "%s"', full_name, the_column), jsonb_build_object('relation', full_name),
+            'Give this database the tables that the other one has, and protect them as there.');
+    END IF;
+    IF NOT _tenancy.has_form(relation, the_column, the_id) THEN
+        PERFORM _tenancy.raise('IMPORT_INVALID', format('table %s cannot hold rows of tenant "%s"', full_name, the_id), jsonb_build_object('relation', full_name, 'tenant_id', the_id));
+    END IF;
+    SELECT string_agg(quote_ident(c.name), ', ') INTO missing
+    FROM json_array_elements_text(header -> 'columns') AS c(name)
+    WHERE NOT EXISTS (SELECT FROM _tenancy.columns_of(relation) k WHERE k.name = c.name);
+    IF missing IS NOT NULL THEN
+        PERFORM _tenancy.raise('IMPORT_INVALID', format('table %s has no column %s', full_name, missing), jsonb_build_object('relation', full_name));
+    END IF;
+    SELECT format('INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %s FROM json_array_elements($1::json) AS r(row)', relation, string_agg(quote_ident(k.name), ', ' ORDER BY c.number),
+                  string_agg(CASE WHEN k.name = the_column THEN quote_literal(the_id) ELSE format('(r.row ->> %s)', c.number) END || '::' || k.type, ', ' ORDER BY c.number))
+        INTO statement
+    FROM json_array_elements_text(header -> 'columns') WITH ORDINALITY AS c(name, number) JOIN _tenancy.columns_of(relation) k ON k.name = c.name;
+END
+$$;
+COMMENT ON FUNCTION _tenancy.import_statement(json, text) IS 'the statement that inserts rows of a table of an export';
+
+-- What is numbered by a sequence goes on after the rows that were imported.
+CREATE FUNCTION _tenancy.follow_sequences(relation regclass, the_id text) RETURNS void
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp SET row_security = off
+AS $$
+DECLARE
+    item record;
+    greatest_one bigint;
+    last bigint;
+BEGIN
+    FOR item IN SELECT k.name, pg_get_serial_sequence(follow_sequences.relation::text, k.name) AS sequence, p.tenant_column
+                FROM _tenancy.columns_of(follow_sequences.relation) k JOIN _tenancy.protected p ON p.relation = follow_sequences.relation
+                WHERE k.is_sequence AND k.type IN ('smallint', 'integer', 'bigint')
+    LOOP
+        EXECUTE format('SELECT max(d.%I) FROM %s d WHERE d.%I = %L', item.name, relation, item.tenant_column, the_id) INTO greatest_one;
+        EXECUTE format('SELECT CASE WHEN s.is_called THEN s.last_value ELSE s.last_value - 1 END FROM %s s', item.sequence) INTO last;
+        IF greatest_one > last THEN
+            PERFORM setval(item.sequence, greatest_one);
+        END IF;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION _tenancy.follow_sequences(regclass, text) IS 'has the sequences of a table go on after the rows of a tenant';
+
+CREATE FUNCTION _tenancy.import_member(member json, the_id text) RETURNS void
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    known text;
+BEGIN
+    SELECT coalesce(u.email, '') INTO known FROM _tenancy.users u WHERE u.id = member ->> 'user_id';
+    IF NOT FOUND THEN
+        INSERT INTO _tenancy.users (id, email, name) VALUES (member ->> 'user_id', member ->> 'email', member ->> 'name');
+    ELSIF lower(known) <> lower(coalesce(member ->> 'email', '')) THEN
+        -- Who that is here would be let in to a tenant of somebody else's.
+        PERFORM _tenancy.raise('IMPORT_INVALID', 'a user of that id is another one here', jsonb_build_object('user_id', member ->> 'user_id'));
+    END IF;
+    INSERT INTO _tenancy.members (tenant_id, user_id, role, status) VALUES (the_id, member ->> 'user_id', member ->> 'role', member ->> 'status');
+END
+$$;
+COMMENT ON FUNCTION _tenancy.import_member(json, text) IS 'makes a user a member of a tenant that is imported';
+
+CREATE FUNCTION tenancy.import_tenant(lines regclass, tenant_id text DEFAULT NULL) RETURNS bigint
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp SET jit = off
+    SET datestyle = 'ISO' SET intervalstyle = 'postgres' SET xmloption = 'content' SET synchronize_seqscans = off
+AS $$
+DECLARE
+    the_id text;
+    source text;
+    line record;
+    header json;
+    quotas json[] := '{}';
+    tables regclass[] := '{}';
+    relation regclass;
+    statement text;
+    number text;
+    batch text[] := '{}';
+    batch_rows integer;
+    rows bigint := 0;
+    said bigint;
+BEGIN
+    PERFORM _tenancy.refuse_in_context('import_tenant');
+    SELECT a.attname INTO source FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+    WHERE c.oid = lines AND c.relkind = 'r' AND a.atttypid = 'text'::regtype AND a.attgenerated = '' ORDER BY a.attnum LIMIT 1;
+    IF source IS NULL THEN
+        PERFORM _tenancy.raise('PARAMETER_INVALID', 'lines must be a table with a column of type text', '{"argument": "lines"}',
+            'CREATE TEMPORARY TABLE lines (line text); \copy lines FROM ''acme.jsonl'' WITH (FORMAT csv, QUOTE E''\x01'', DELIMITER E''\x02'')');
+    END IF;
+    -- With the rights of the tables' owners, and not of whoever is there at the end.
+    SET CONSTRAINTS ALL IMMEDIATE;
+    FOR line IN EXECUTE format('SELECT l.%I AS text FROM %s l ORDER BY l.ctid', source, lines) LOOP
+        IF said IS NOT NULL THEN
+            PERFORM _tenancy.raise('IMPORT_INVALID', 'there is something after the end');
+        END IF;
+        BEGIN
+            header := line.text::json;
+        EXCEPTION WHEN data_exception THEN
+            PERFORM _tenancy.raise('IMPORT_INVALID', 'a line is not JSON', '{}', 'Load the file line by line, without escapes: \copy lines FROM ''acme.jsonl'' WITH (FORMAT csv, QUOTE E''\x01'', DELIMITER E''\x02'')');
+        END;
+        IF json_typeof(header) = 'array' AND statement IS NOT NULL THEN
+            IF header ->> 0 IS DISTINCT FROM number THEN
+                PERFORM _tenancy.raise('IMPORT_INVALID', 'a row is of another table than it follows');
+            END IF;
+            batch := batch || line.text;
+            CONTINUE WHEN cardinality(batch) < batch_rows;
+        END IF;
+        IF cardinality(batch) > 0 THEN
+            rows := rows + _tenancy.move_tenant_rows(relation, the_id, statement, '[' || array_to_string(batch, ',') || ']', false);
+            batch := '{}';
+        END IF;
+        CONTINUE WHEN json_typeof(header) = 'array' AND statement IS NOT NULL;
+        IF json_typeof(header) <> 'object' OR (header ->> 'tenancy_export' IS NULL) = (the_id IS NULL) THEN
+            PERFORM _tenancy.raise('IMPORT_INVALID', 'it does not begin as an export of a tenant');
+        ELSIF header ->> 'tenancy_export' = '1' THEN
+            the_id := tenancy.create_tenant(coalesce(import_tenant.tenant_id, header #>> '{tenant,id}'), header #>> '{tenant,name}', header #>> '{tenant,subdomain}', header #>> '{tenant,plan}',
+                                            (header #> '{tenant,settings}')::jsonb);
+            UPDATE _tenancy.tenants t SET sso_required = true WHERE t.id = the_id AND (header #>> '{tenant,sso_required}')::boolean;
+        ELSIF header -> 'member' IS NOT NULL THEN
+            PERFORM _tenancy.import_member(header -> 'member', the_id);
+        ELSIF header -> 'quota' IS NOT NULL THEN
+            -- Not before there are the rows.
+            quotas := quotas || (header -> 'quota');
+        ELSIF header ->> 'table' IS NOT NULL THEN
+            number := header ->> 'table';
+            SELECT s.relation, s.statement INTO relation, statement FROM _tenancy.import_statement(header, the_id) s;
+            tables := tables || relation;
+            -- Rows may refer to others of their table that come later.
+            batch_rows := CASE WHEN (SELECT t.circle IS NULL FROM _tenancy.tables_by_keys() t WHERE t.relation = tables[cardinality(tables)]) THEN 1000 ELSE 1000000 END;
+        ELSIF header ->> 'end' IS NOT NULL THEN
+            said := header ->> 'end';
+        ELSE
+            PERFORM _tenancy.raise('IMPORT_INVALID', 'it is of a version that is not known here');
+        END IF;
+    END LOOP;
+    IF said IS DISTINCT FROM rows THEN
+        PERFORM _tenancy.raise('IMPORT_INVALID', CASE WHEN said IS NULL THEN 'its end is missing' ELSE 'not all of its rows were inserted' END, jsonb_build_object('rows', rows, 'said', said));
+    END IF;
+    PERFORM _tenancy.follow_sequences(t, the_id) FROM unnest(tables) AS t;
+    PERFORM tenancy.set_quota(the_id, q ->> 'resource', (q ->> 'max_amount')::bigint, q ->> 'period', (q ->> 'soft_limit')::bigint) FROM unnest(quotas) AS q;
+    PERFORM _tenancy.note_audit('IMPORT_TENANT', jsonb_build_object('tenant_id', the_id, 'rows', rows));
+    RETURN rows;
+END
+$$;
+COMMENT ON FUNCTION tenancy.import_tenant(regclass, text) IS
+'Reads a tenant that export_tenant has written, here or elsewhere, from a table with a column of type text, a line a row, as COPY has loaded it; returns how many rows it was. All or nothing. The
+tenant, registered anew, is active; tenant_id gives it another id. Tables and their protection must be there; rows whose keys are taken are an error, sequences of columns go on after them. What the tables''
+triggers and foreign keys do is done, with the rights of the tables'' owners, and in the context of the tenant; tables that refer to each other in a circle cannot be filled so. Errors: IMPORT_INVALID 22023 (not a whole export, or tables, columns or users differ), TENANT_ALREADY_EXISTS,
+SUBDOMAIN_UNAVAILABLE 42710, QUOTA_EXCEEDED 53400, PARAMETER_INVALID 22023, unique violations 23505; TENANT_ACCESS_DENIED 42501 in the context of a tenant. Volatile. Granted to nobody.';
