@@ -164,6 +164,7 @@ BEGIN
     DELETE FROM _tenancy.metric_entries e WHERE e.tenant_id = the_id;
     DELETE FROM _tenancy.metric_series s WHERE s.tenant_id = the_id;
     DELETE FROM _tenancy.health_reports h WHERE h.tenant_id = the_id;
+    PERFORM tenancy.stat_tenants_reset(the_id);
     DELETE FROM _tenancy.tenants t WHERE t.id = the_id;
     PERFORM _tenancy.note_audit('DELETE_TENANT', jsonb_build_object('tenant_id', the_id, 'rows', deleted));
     RAISE NOTICE 'tenant "%" is deleted', the_id;

@@ -14,11 +14,15 @@ from pathlib import Path
 
 import pytest
 import yaml
-from support import APP, MAJOR, eventually, set_session, value
+from support import APP, eventually, set_session, value
 
 MONITORING = Path(__file__).resolve().parents[2] / "docs" / "monitoring"
-PROGRAMS = Path(os.environ["TENANCY_CACHE"]) / "prometheus" / "usr" / "bin"
 MONITOR = "it_monitoring"
+
+
+def program(package, name=None):
+    """A program of one of Debian's packages, see tests/tools/setup.sh."""
+    return Path(os.environ["TENANCY_CACHE"]) / "prometheus" / package / "usr" / "bin" / (name or package)
 
 
 def free_port():
@@ -55,7 +59,7 @@ def busy(db):
 
 
 def promtool(text):
-    checked = subprocess.run([PROGRAMS / "promtool", "check", "metrics"], input=text, text=True, capture_output=True, timeout=60)
+    checked = subprocess.run([program("prometheus", "promtool"), "check", "metrics"], input=text, text=True, capture_output=True, timeout=60)
     return checked.returncode, checked.stdout + checked.stderr
 
 
@@ -78,7 +82,7 @@ def exporter(busy):
     port = free_port()
     source = f"host={busy.server.host} port={busy.server.port} user={MONITOR} dbname={busy.name} sslmode=disable"
     process = subprocess.Popen(
-        [PROGRAMS / "prometheus-postgres-exporter", f"--web.listen-address=127.0.0.1:{port}", f"--extend.query-path={MONITORING}/queries.yml",
+        [program("prometheus-postgres-exporter"), f"--web.listen-address=127.0.0.1:{port}", f"--extend.query-path={MONITORING}/queries.yml",
          "--disable-default-metrics", "--disable-settings-metrics"],
         env={"DATA_SOURCE_NAME": source}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
@@ -139,7 +143,7 @@ def prometheus(exporter, tmp_path_factory):
     (at / "prometheus.yml").write_text(yaml.safe_dump(configuration))
     with open(at / "log", "w") as log:
         process = subprocess.Popen(
-            [PROGRAMS / "prometheus", f"--config.file={at}/prometheus.yml", f"--storage.tsdb.path={at}/data", f"--web.listen-address=127.0.0.1:{port}"],
+            [program("prometheus"), f"--config.file={at}/prometheus.yml", f"--storage.tsdb.path={at}/data", f"--web.listen-address=127.0.0.1:{port}"],
             stdout=log, stderr=log,
         )  # fmt: skip
         try:

@@ -128,7 +128,7 @@ prometheus_programs() {
   [ -e "$CACHE/prometheus/.done" ] && return
   rm -rf "$CACHE/prometheus"
   for package in prometheus prometheus-postgres-exporter; do
-    "$TOOLS/apt-next.sh" binary "$package" "$CACHE/prometheus" own
+    "$TOOLS/apt-next.sh" binary "$package" "$CACHE/prometheus/$package" own
   done
   touch "$CACHE/prometheus/.done"
 }

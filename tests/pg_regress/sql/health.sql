@@ -72,34 +72,34 @@ RESET tenancy.health_stale_after;
 
 -- Quotas: above the soft limit, and used up.
 SET client_min_messages = warning;
-SELECT tenancy.set_quota('acme', 'calls', 10, 'hour', 5), tenancy.set_quota('acme', 'nothing', 0), tenancy.set_quota('acme', 'free', NULL), tenancy.set_quota('beta', 'calls', NULL, NULL, 1);
+SELECT tenancy.set_quota('acme', 'health_calls', 10, 'hour', 5), tenancy.set_quota('acme', 'health_nothing', 0), tenancy.set_quota('acme', 'health_free', NULL), tenancy.set_quota('beta', 'health_calls', NULL, NULL, 1);
 RESET client_min_messages;
 SET tenancy.tenant_id = 'acme';
-SELECT tenancy.track_usage('calls', 5), tenancy.track_usage('free', 100);
+SELECT tenancy.track_usage('health_calls', 5), tenancy.track_usage('health_free', 100);
 SELECT area, component, status, reason, detail FROM tenancy.health_checks('acme') WHERE area = 'resources';
-SELECT tenancy.track_usage('calls', 1);
+SELECT tenancy.track_usage('health_calls', 1);
 SELECT area, component, status, reason FROM tenancy.health_checks('acme') WHERE area = 'resources';
-SELECT tenancy.track_usage('calls', 4);
+SELECT tenancy.track_usage('health_calls', 4);
 SELECT area, component, status, reason, detail -> 'percentage' AS percentage FROM tenancy.health_checks('acme') WHERE area = 'resources';
 RESET tenancy.tenant_id;
 SELECT tenant_id, status, reasons, resources FROM tenancy.health() WHERE tenant_id IS NOT NULL;
 -- For all at once it is worked out another way: to the same end, settled or not, over each period.
 SET client_min_messages = warning;
-SELECT count(*) FROM (SELECT tenancy.set_default_quota('tokens', 1, p, 1) FROM unnest('{hour,day,month,15 minutes,3 months,NULL}'::text[]) AS p) AS s;
+SELECT count(*) FROM (SELECT tenancy.set_default_quota('health_tokens', 1, p, 1) FROM unnest('{hour,day,month,15 minutes,3 months,NULL}'::text[]) AS p) AS s;
 INSERT INTO _tenancy.usage_open
-    SELECT t, 'tokens', amount, now() - age, NULL, NULL, is_correction, 0, false
+    SELECT t, 'health_tokens', amount, now() - age, NULL, NULL, is_correction, 0, false
     FROM unnest('{acme,beta,gone}'::text[]) AS t, unnest('{0,20 minutes,2 hours,3 days,40 days,2 years}'::interval[]) AS age, unnest('{true,false}'::bool[]) AS is_correction,
          unnest('{7,-3}'::int[]) AS amount;
 SELECT tenancy.settle_usage() > 0 AS was_settled;
-SELECT tenancy.set_quota('acme', 'tokens', NULL), tenancy.set_quota('beta', 'tokens', 1000000, NULL, 10);
-SELECT tenancy.set_quota('beta', 'tokens', 1000000, p, 10) FROM unnest('{hour,day,month,15 minutes,3 months}'::text[]) AS p;
+SELECT tenancy.set_quota('acme', 'health_tokens', NULL), tenancy.set_quota('beta', 'health_tokens', 1000000, NULL, 10);
+SELECT tenancy.set_quota('beta', 'health_tokens', 1000000, p, 10) FROM unnest('{hour,day,month,15 minutes,3 months}'::text[]) AS p;
 SET tenancy.tenant_id = 'beta';
-SELECT tenancy.track_usage('tokens', 20);
+SELECT tenancy.track_usage('health_tokens', 20);
 RESET tenancy.tenant_id;
 SELECT count(*) > 10 AS are_many, count(*) FILTER (WHERE (one.used, one.percentage) IS DISTINCT FROM (l.used, l.percentage)) AS differ
 FROM (SELECT * FROM _tenancy.quota_states q WHERE q.used >= q."limit" OR q.used > q.soft_limit) AS one
 FULL JOIN _tenancy.quota_levels(NULL) l ON l.tenant_id = one.tenant_id AND l.resource = one.resource AND l.period IS NOT DISTINCT FROM one.period AND l.scope = one.scope;
-SELECT count(tenancy.remove_quota(q.scope, q.name, q.resource, q.period)) FROM tenancy.quotas q WHERE q.resource = 'tokens';
+SELECT count(tenancy.remove_quota(q.scope, q.name, q.resource, q.period)) FROM tenancy.quotas q WHERE q.resource = 'health_tokens';
 RESET client_min_messages;
 
 -- Tenants that are not there to be entered.

@@ -52,7 +52,7 @@ CALL tenancy.migrate_to_multi_tenant('first', '{part,half,nothing}');
 SELECT sum(xmin::text::bigint) = :written AS unwritten FROM part;
 SELECT tenant_id, count(*) FROM part GROUP BY 1;
 SELECT tenant_id, count(*) FROM half GROUP BY 1 ORDER BY 1;
-SELECT relation, phase, tenant_id, percentage, to_do FROM tenancy.migration_progress ORDER BY 1::text;
+SELECT relation, phase, tenant_id, percentage, to_do FROM tenancy.migration_progress ORDER BY relation::text;
 SELECT relation, status FROM (SELECT c.relname AS relation, c.relrowsecurity AS status FROM pg_class c WHERE c.relname IN ('part', 'half', 'nothing')) AS s ORDER BY 1;
 -- While it is observed, all goes on: for those who know of tenants, and for those who do not, who are counted.
 SET ROLE regress_app;
@@ -84,7 +84,7 @@ CALL tenancy.finish_migration();
 SELECT mode_of_database();
 SELECT format('ALTER DATABASE %I RESET tenancy.mode', current_database()) \gexec
 SELECT relation, kind, drift FROM tenancy.protected_tables WHERE relation IN ('part'::regclass, 'part_1', 'half', 'nothing') ORDER BY relation::text;
-SELECT relation, phase, percentage, to_do FROM tenancy.migration_progress ORDER BY 1::text;
+SELECT relation, phase, percentage, to_do FROM tenancy.migration_progress ORDER BY relation::text;
 SET ROLE regress_app;
 SELECT count(*) FROM half;                                     -- SHOULD FAIL
 SET tenancy.tenant_id = 'first';
