@@ -133,10 +133,23 @@ END
 $$;
 COMMENT ON FUNCTION _tenancy.import_member(json, text) IS 'makes a user a member of a tenant that is imported';
 
+-- Where in an export a line is: COPY does not keep their order, nor does a table. Of a table, what it is comes before its rows.
+CREATE FUNCTION _tenancy.place_of_line(line text) RETURNS integer
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE WHEN line ~ '^\["[0-9]{1,9}"' THEN split_part(line, '"', 2)::integer
+                WHEN line ~ '^{"table" : "[0-9]{1,9}"' THEN split_part(line, '"', 4)::integer
+                WHEN line ~ '^{"tenancy_export"' THEN -1
+                WHEN line ~ '^{"end"' THEN 2147483647
+                ELSE 0 END
+$$;
+COMMENT ON FUNCTION _tenancy.place_of_line(text) IS 'where in an export of a tenant a line is';
+
 CREATE FUNCTION tenancy.import_tenant(lines regclass, tenant_id text DEFAULT NULL) RETURNS bigint
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp SET jit = off
-    SET datestyle = 'ISO' SET intervalstyle = 'postgres' SET xmloption = 'content' SET synchronize_seqscans = off
+    SET datestyle = 'ISO' SET intervalstyle = 'postgres' SET xmloption = 'content'
 AS $$
 DECLARE
     the_id text;
@@ -162,7 +175,7 @@ BEGIN
     END IF;
     -- With the rights of the tables' owners, and not of whoever is there at the end.
     SET CONSTRAINTS ALL IMMEDIATE;
-    FOR line IN EXECUTE format('SELECT l.%I AS text FROM %s l ORDER BY l.ctid', source, lines) LOOP
+    FOR line IN EXECUTE format('SELECT l.%I AS text FROM %s l ORDER BY _tenancy.place_of_line(l.%1$I), l.%1$I !~ ''^{''', source, lines) LOOP
         IF said IS NOT NULL THEN
             PERFORM _tenancy.raise('IMPORT_INVALID', 'there is something after the end');
         END IF;

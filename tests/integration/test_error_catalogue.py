@@ -53,6 +53,12 @@ def db(db):
 
 
 # (code, role, tenant or None, statement, whether a hint is promised)
+KEEP_ROW = """
+    INSERT INTO by_number VALUES (7, 1);
+    CREATE FUNCTION pg_temp.keep() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+    CREATE TRIGGER keep BEFORE DELETE ON by_number FOR EACH ROW EXECUTE FUNCTION pg_temp.keep();
+    SELECT tenancy.create_tenant('7'), tenancy.delete_tenant('7');
+"""
 GUESS_TWICE = """
     SET LOCAL tenancy.max_failed_sign_ins = 1;
     DO $$
@@ -143,6 +149,8 @@ CASES = [
     ("TENANT_COLUMN_NOT_SUPPORTED", OWNER, None, "SELECT tenancy.protect('dated')", True),
     ("TENANT_COLUMN_NOT_SUPPORTED", OWNER, None, "SELECT tenancy.protect('generated')", True),
     ("ROWS_WITHOUT_TENANT", OWNER, None, "SELECT tenancy.protect('stray')", True),
+    ("ROWS_REMAIN", "postgres", None, KEEP_ROW, True),
+    ("IMPORT_INVALID", "postgres", None, "CREATE TEMPORARY TABLE lines (line text); SELECT tenancy.import_tenant('lines')", False),
 ]
 
 

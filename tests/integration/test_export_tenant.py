@@ -1,11 +1,12 @@
 """A tenant leaves: saved by psql, loaded into another database, compared row by row, and deleted while others work."""
 
+import os
 import subprocess
 import threading
 
 import psycopg
 import pytest
-from support import APP, DATA, OWNER, Database, column, eventually, pg_program, refused, set_local, set_session, value
+from support import APP, DATA, OWNER, Database, column, eventually, refused, set_local, set_session, value
 
 TABLES, ROWS = 10, 2000
 SCHEMA = [
@@ -44,7 +45,7 @@ def target(server):
 
 
 def psql(database, *arguments, **options):
-    command = [pg_program("psql"), "-XAtq", "-v", "ON_ERROR_STOP=1", "-h", database.server.host, "-p", str(database.server.port), "-U", "postgres", "-d", database.name, *arguments]
+    command = [os.path.join(os.environ["TENANCY_PG_BIN"], "psql"), "-XAtq", "-v", "ON_ERROR_STOP=1", "-h", database.server.host, "-p", str(database.server.port), "-U", "postgres", "-d", database.name, *arguments]
     return subprocess.run(command, check=True, text=True, encoding="utf-8", timeout=120, **options)
 
 

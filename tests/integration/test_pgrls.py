@@ -76,7 +76,7 @@ EXCUSES = {
     ),
     "VIEW001": (
         "They show administrators what is nobody else's, with the rights of their owner, and are granted to nobody; or a tenant its own members.",
-        f"SELECT {MEMBERS} OR %(at)s IN ('tenancy.issuers', 'tenancy.users') AND c.relacl::text NOT LIKE '%%,%%' {TABLE}",
+        f"SELECT {MEMBERS} OR %(at)s IN ('tenancy.issuers', 'tenancy.users', 'tenancy.migration_observations') AND c.relacl::text NOT LIKE '%%,%%' {TABLE}",
     ),
     "SEC013": (
         "Triggers of ours run with the rights of the caller, and are functions of the library: they refuse, or count.",
@@ -86,7 +86,7 @@ EXCUSES = {
     "SEC014": (
         "Administration, which PUBLIC may not call, or a function that SEC042 is answered for.",
         f"SELECT bool_and(n.nspname IN ('tenancy', '_tenancy') AND 'search_path=pg_catalog, pg_temp' = ANY (p.proconfig)"
-        f" AND (NOT has_function_privilege(%(guest)s, p.oid, 'EXECUTE') OR %(at)s = ANY (%(public)s))) {FUNCTION}",
+        f" AND (NOT has_function_privilege(%(guest)s, p.oid, 'EXECUTE') OR %(at)s = ANY (%(public)s))) {FUNCTION} AND p.prosecdef",
     ),
     "SEC017": (
         "A function without arguments cannot leak them; has_role compares its own with a role, and its errors are of the context.",
@@ -123,8 +123,9 @@ EXCUSES = {
                                     THEN '_tenancy.audit_entries'::regclass END""",
     ),
     "VIEW002": (
-        "The view has no condition of its own that could be evaluated too late; what is below it, policies or views, are barriers.",
-        f"""SELECT (%(at)s IN ('tenancy.usage_records', 'tenancy.audit_log') OR {MEMBERS}) AND pg_get_viewdef(c.oid) !~* 'where' {TABLE}""",
+        "The view has no condition of its own that could be evaluated too late; what is below it, policies or views, are barriers. Or it is granted to nobody.",
+        f"""SELECT (%(at)s IN ('tenancy.usage_records', 'tenancy.audit_log') OR {MEMBERS}) AND pg_get_viewdef(c.oid) !~* 'where'
+                OR %(at)s = 'tenancy.migration_observations' AND c.relacl::text NOT LIKE '%%,%%' {TABLE}""",
     ),
 }
 
@@ -134,6 +135,10 @@ PUBLIC = {
     "_tenancy.protection": "as is_protected",
     "_tenancy.is_watched": "answers for a table what tenancy.cache_watches shows to all",
     "_tenancy.note_altered": "makes versions of caches void, and only in an event trigger, which it asks PostgreSQL about",
+    "_tenancy.is_migrated": "says of a table whether it is being protected at this moment",
+    "tenancy.report_health": "writes for the tenant of the context alone, what it is told; for all, where the client may monitor",
+    "tenancy.forget_health": "as report_health",
+    "tenancy.health_checks": "shows the tenant of the context its own; others, where the client may monitor",
     "tenancy.record_metric": "writes for the tenant of the context alone, what it is told",
     "_tenancy.is_audited": "answers for a table what tenancy.audited_tables shows to all",
     "_tenancy.meters_of": "the names of a table's meters, which tenancy.meters shows to all",

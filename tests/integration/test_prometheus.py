@@ -42,7 +42,7 @@ def busy(db):
     db.server.drop_roles(MONITOR)
     db.server.run(f"CREATE ROLE {MONITOR} LOGIN IN ROLE pg_monitor")
     with db.connect("postgres") as dba:
-        dba.execute("SELECT tenancy.set_quota('acme', 'calls', 10, 'month'), tenancy.set_quota('acme', 'files', NULL)")
+        dba.execute("SELECT tenancy.set_quota('acme', 'calls', 20, 'month'), tenancy.set_quota('acme', 'files', NULL)")
     with db.connect(APP) as app:
         for tenant in ("acme", "globex"):
             set_session(app, tenant)
@@ -50,9 +50,9 @@ def busy(db):
             app.execute("SELECT tenancy.record_metric('agent_executions_total', %s, 3)", (json.dumps({"type": 'a "b" \\ c\nd', "status": "ok"}),))
             app.execute("SELECT tenancy.record_metric('queue_length', '{}', 2.5)")
         set_session(app, "acme")
-        app.execute("SELECT tenancy.track_usage('calls', 9)")
+        app.execute("SELECT tenancy.track_usage('calls', 19)")
         with pytest.raises(Exception, match="quota"):
-            app.execute("SELECT tenancy.track_usage('calls', 9)")
+            app.execute("SELECT tenancy.track_usage('calls', 19)")
         app.execute("SELECT tenancy.report_health('mail', 'integration', 'degraded', 'slow')")
     yield db
     db.server.drop_roles(MONITOR)
@@ -165,7 +165,7 @@ def query(port, expression):
 def test_prometheus_scrapes(prometheus):
     assert query(prometheus, 'up{job="postgres"}')[0]["value"][1] == "1"
     [calls] = query(prometheus, 'tenancy_resource_usage{tenant_id="acme",resource="calls"}')
-    assert calls["value"][1] == "9" and calls["metric"]["period"] == "month"
+    assert calls["value"][1] == "19" and calls["metric"]["period"] == "month"
 
 
 def test_alerts_of_the_documentation(prometheus):
