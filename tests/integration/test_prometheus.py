@@ -83,7 +83,8 @@ def exporter(busy):
     source = f"host={busy.server.host} port={busy.server.port} user={MONITOR} dbname={busy.name} sslmode=disable"
     process = subprocess.Popen(
         [program("prometheus-postgres-exporter"), f"--web.listen-address=127.0.0.1:{port}", f"--extend.query-path={MONITORING}/queries.yml",
-         "--disable-default-metrics", "--disable-settings-metrics"],
+         "--disable-default-metrics", "--disable-settings-metrics",
+         "--no-collector.bgwriter"],  # which asks for a column that went with PostgreSQL 17
         env={"DATA_SOURCE_NAME": source}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     try:
