@@ -205,12 +205,46 @@ END
 $$;
 COMMENT ON FUNCTION _tenancy.drop_mapping(_tenancy.migrations) IS 'takes away what has filled the tenant column of new rows';
 
+-- Whether a constraint has the tenant column of a table that is migrated.
+CREATE FUNCTION _tenancy.has_column(k pg_constraint, m _tenancy.migrations) RETURNS boolean
+    LANGUAGE sql STABLE PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = m.relation AND a.attname = m.tenant_column
+                   AND (k.conrelid = m.relation AND a.attnum = ANY (k.conkey) OR k.confrelid = m.relation AND a.attnum = ANY (k.confkey)))
+$$;
+COMMENT ON FUNCTION _tenancy.has_column(pg_constraint, _tenancy.migrations) IS 'whether a constraint has the tenant column of a table';
+
+-- Puts the foreign keys that protect() has extended back to what they were.
+CREATE FUNCTION _tenancy.restore_keys(m _tenancy.migrations) RETURNS void
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    key record;
+BEGIN
+    FOR key IN
+        SELECT k.conrelid::regclass AS relation, k.conname, s.definition
+        FROM jsonb_to_recordset(m.keys) AS s(relation text, name name, definition text)
+        JOIN pg_constraint k ON k.conrelid = to_regclass(s.relation) AND k.conname = s.name AND k.contype = 'f'
+        WHERE _tenancy.has_column(k, m)
+    LOOP
+        EXECUTE format('ALTER TABLE %1$s DROP CONSTRAINT %2$I, ADD CONSTRAINT %2$I %3$s', key.relation, key.conname, key.definition);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION _tenancy.restore_keys(_tenancy.migrations) IS 'puts foreign keys that were extended back to what they were';
+
 -- The one step that enforces anything: a moment's lock, and no row is read (_tenancy.is_migrated).
 CREATE FUNCTION _tenancy.migrate_protect(m _tenancy.migrations) RETURNS text
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
     SET search_path = pg_catalog, pg_temp SET lock_timeout = '200ms'
 AS $$
 BEGIN
+    UPDATE _tenancy.migrations g
+    SET keys = coalesce((SELECT jsonb_agg(jsonb_build_object('relation', k.conrelid::regclass::text, 'name', k.conname, 'definition', pg_get_constraintdef(k.oid)))
+                         FROM pg_constraint k WHERE k.contype = 'f' AND k.conparentid = 0 AND m.relation IN (k.conrelid, k.confrelid) AND NOT _tenancy.has_column(k, m)), '[]')
+    WHERE g.relation = m.relation;
     PERFORM _tenancy.drop_mapping(m);
     PERFORM tenancy.protect(m.relation, m.kind, m.tenant_column);
     RETURN _tenancy.migration_goes_on(m.relation, 'done', 'stop');
@@ -296,14 +330,16 @@ BEGIN
         PERFORM _tenancy.raise('PARAMETER_INVALID', format('table %s was not migrated', the_relation), jsonb_build_object('argument', 'relation', 'relation', the_relation::text));
     END IF;
     IF m.added_column THEN
-        SELECT k.conname INTO held_by
-        FROM pg_constraint k JOIN pg_attribute a ON a.attname = m.tenant_column AND a.attrelid = m.relation
-        WHERE k.contype IN ('p', 'u', 'x', 'f') AND (k.conrelid = m.relation AND a.attnum = ANY (k.conkey) OR k.confrelid = m.relation AND a.attnum = ANY (k.confkey)) LIMIT 1;
+        -- Not those that protect() has made.
+        SELECT k.conname INTO held_by FROM pg_constraint k
+        WHERE k.contype IN ('p', 'u', 'x', 'f') AND k.conparentid = 0 AND _tenancy.has_column(k, m) AND NOT (k.contype = 'u' AND k.conname LIKE 'tenancy\_%')
+          AND NOT EXISTS (SELECT FROM jsonb_to_recordset(m.keys) AS s(relation text, name name) WHERE k.conrelid = to_regclass(s.relation) AND k.conname = s.name) LIMIT 1;
         IF held_by IS NOT NULL THEN
             PERFORM _tenancy.raise('PARAMETER_INVALID', format('constraint "%s" has column "%s" of table %s', held_by, m.tenant_column, m.relation),
                 jsonb_build_object('relation', m.relation::text, 'constraint', held_by), 'Put another in its place first: it would go with the column.');
         END IF;
     END IF;
+    PERFORM _tenancy.restore_keys(m);
     IF _tenancy.is_protected(m.relation) THEN
         PERFORM tenancy.unprotect(m.relation);
     END IF;

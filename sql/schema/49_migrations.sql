@@ -14,6 +14,8 @@ CREATE TABLE _tenancy.migrations (
     phase text NOT NULL DEFAULT 'column' CHECK (phase IN ('column', 'backfill', 'check', 'index', 'observe', 'protect', 'done')),
     -- What is to be taken away again on the way back.
     added_column boolean NOT NULL DEFAULT false,
+    -- Foreign keys that protect() may have extended by the column, as they were: of which table, name, definition.
+    keys jsonb NOT NULL DEFAULT '[]',
     -- Where the backfill is: the partition, and the next block of it.
     part regclass,
     next_block bigint NOT NULL DEFAULT 0,

@@ -125,6 +125,17 @@ CALL tenancy.undo_migration('part');
 CALL tenancy.undo_migration('nothing');
 \d part
 SELECT count(*) FROM tenancy.migration_progress;
+-- With the foreign key between two of them, which protect() extends.
+CALL tenancy.migrate_to_multi_tenant('first', '{customer,"\"Weird Order\""}', observe => false);
+SELECT conrelid::regclass, pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid IN ('customer'::regclass, '"Weird Order"'::regclass) AND contype <> 'n' ORDER BY conrelid::regclass::text, 2;
+BEGIN;
+SELECT _tenancy.undo_migration('customer');
+SELECT _tenancy.undo_migration('"Weird Order"');
+SELECT conrelid::regclass, pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid IN ('customer'::regclass, '"Weird Order"'::regclass) AND contype <> 'n' ORDER BY conrelid::regclass::text, 2;
+ROLLBACK;
+CALL tenancy.undo_migration('"Weird Order"');
+CALL tenancy.undo_migration('customer');
+SELECT conrelid::regclass, pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid IN ('customer'::regclass, '"Weird Order"'::regclass) AND contype <> 'n' ORDER BY conrelid::regclass::text, 2;
 -- In the middle of it, and one whose table goes.
 CALL tenancy.migrate_table('"Weird Order"', 'acme', mapping => 'd.no_such_column');    -- SHOULD FAIL
 CALL tenancy.migrate_table('"Weird Order"', 'acme', mapping => 'customer', column_type => 'uuid');    -- SHOULD FAIL
