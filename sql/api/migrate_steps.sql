@@ -177,6 +177,8 @@ DECLARE
     line constant text := format('CALL tenancy.finish_migration(%L);', m.relation);
 BEGIN
     IF NOT observe THEN
+        -- What has come since: of tenants that are not registered, perhaps.
+        PERFORM _tenancy.check_rows(m.relation, m.tenant_column, m.kind = 'shared');
         RETURN _tenancy.migration_goes_on(m.relation, 'protect');
     END IF;
     RAISE NOTICE 'table % is observed: nothing is enforced yet', m.relation
