@@ -12,21 +12,15 @@ use crate::tenant::TenantId;
 use crate::usage::{self, Maximums, Note};
 
 /// Runs a statement that removes rows of a tenant from a table or inserts them, as its owner, and in the context of the tenant, archived or not; returns
-/// how many it was. `rows` is the statement's argument. A table of kind `audit` lets them go: without its policies, where `is_unforced`. Volatile.
+/// how many it was. `rows` is the statement's argument. A table of kind `audit` lets them go. Volatile.
 /// For `tenancy.delete_tenant` and `tenancy.import_tenant`.
 #[pg_extern(schema = "_tenancy", volatile)]
 #[search_path(pg_catalog, pg_temp)]
-pub fn move_tenant_rows(
-    relation: pg::Oid,
-    tenant_id: Text,
-    statement: Text,
-    rows: Option<Text>,
-    is_unforced: bool,
-) -> i64 {
+pub fn move_tenant_rows(relation: pg::Oid, tenant_id: Text, statement: Text, rows: Option<Text>) -> i64 {
     let tenant = TenantId::parse(tenant_id.as_bytes()).unwrap_or_else(|why| Error::IdInvalid(why).raise());
-    let moved = guard::while_tenant_moves(relation, tenant, || {
+    let moved = guard::while_tenant_moves(tenant, || {
         let arguments: &[_] = &[pg::text::nullable(rows)];
-        Mover::of(relation).command_for(&tenant, &statement.to_utf8(), is_unforced, arguments)
+        Mover::of(relation).command_for(&tenant, &statement.to_utf8(), arguments)
     });
     moved.unwrap_or_else(|error| internal(error)) as i64
 }
@@ -38,6 +32,22 @@ pub fn move_tenant_rows(
 pub fn change_rows(relation: pg::Oid, statement: Text) -> i64 {
     let changed = Mover::of(relation).command(&statement.to_utf8(), true, &[]);
     changed.unwrap_or_else(|error| internal(error)) as i64
+}
+
+/// Returns the texts that a query about a table returns as its first column, with the rights of the table's owner, without its policies. Volatile. For
+/// `tenancy.export_tenant` and others that read tables of users: planning a query alone may call functions of their owners.
+#[pg_extern(schema = "_tenancy", volatile)]
+#[search_path(pg_catalog, pg_temp)]
+pub fn read_as_owner(relation: pg::Oid, query: Text) -> TableIterator<'static, (name!(line, Text),)> {
+    let lines = Mover::of(relation).lines(&query.to_utf8()).unwrap_or_else(|error| internal(error));
+    TableIterator::new(lines.map(|line| (line,)))
+}
+
+/// Checks all constraints that were deferred now, and from now on at once, with the rights of the client: who has queued a trigger must not
+/// have it run with the rights of the extension's owner. Volatile. For `tenancy.delete_tenant` and `tenancy.import_tenant`.
+#[pg_extern(schema = "_tenancy", volatile)]
+pub fn check_constraints_now() {
+    pg::query::as_client("SET CONSTRAINTS ALL IMMEDIATE").unwrap_or_else(|error| internal(error));
 }
 
 /// Takes off what a tenant uses of what is tracked, for good, by corrections in the ledger: who comes under its id later uses nothing. Volatile.

@@ -27,8 +27,8 @@ struct Change {
 }
 
 thread_local! {
-    /// The table whose rows go, or come, with their tenant.
-    static LEAVING: Cell<Option<(pg::Oid, TenantId)>> = const { Cell::new(None) };
+    /// The tenant whose rows go, or come.
+    static LEAVING: Cell<Option<TenantId>> = const { Cell::new(None) };
     static CHANGING: RefCell<Vec<Change>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -69,22 +69,17 @@ impl Drop for Leaving {
     }
 }
 
-/// Calls `work`, which removes a tenant's rows from a table, or inserts them, for that tenant: whatever its status, and from a table of kind
-/// `audit` as well.
-pub fn while_tenant_moves<R>(relation: pg::Oid, tenant: TenantId, work: impl FnOnce() -> R) -> R {
+/// Calls `work`, which removes a tenant's rows, or inserts them, for that tenant: whatever its status, and from tables of kind `audit` as
+/// well.
+pub fn while_tenant_moves<R>(tenant: TenantId, work: impl FnOnce() -> R) -> R {
     let _until_dropped = Leaving;
-    LEAVING.set(Some((relation, tenant)));
+    LEAVING.set(Some(tenant));
     work()
-}
-
-/// Whether that is so of the table.
-pub fn is_tenant_leaving(relation: pg::Oid) -> bool {
-    LEAVING.get().is_some_and(|(table, _)| table == relation)
 }
 
 /// Whether that is so of the tenant, or (none) of any.
 pub fn is_moving(tenant: Option<&TenantId>) -> bool {
-    LEAVING.get().is_some_and(|(_, moving)| tenant.is_none_or(|tenant| *tenant == moving))
+    LEAVING.get().is_some_and(|moving| tenant.is_none_or(|tenant| *tenant == moving))
 }
 
 /// Lets changes of a table's protection through until `end_change`. Raises 42501 (`RELATION_NOT_OWNED`) unless the caller owns the

@@ -313,6 +313,8 @@ extension_sql_file!(
     requires = [
         "health",
         delete_tenant::change_rows,
+        delete_tenant::check_constraints_now,
+        delete_tenant::read_as_owner,
         delete_tenant::move_tenant_rows,
         delete_tenant::settle_accounts
     ]

@@ -65,7 +65,7 @@ fn observe(tables: &[pg::Oid]) {
         && context::is_unset()
         && !pg::token::is_given()
         && !pg::user::bypasses()
-        && !pg::user::is_inside_definer();
+        && !pg::user::is_exempt_role(Some(pg::user::role()));
     for table in observed.into_iter().filter(|_| is_asked) {
         note(table);
     }

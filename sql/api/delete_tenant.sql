@@ -1,7 +1,9 @@
 -- The end of a tenant: its rows, and what the extension has of it. Re-runnable.
 
-COMMENT ON FUNCTION _tenancy.move_tenant_rows(oid, text, text, text, boolean) IS 'removes or inserts rows of a tenant as the owner of their table, in the context of the tenant; for tenancy.delete_tenant and tenancy.import_tenant';
+COMMENT ON FUNCTION _tenancy.move_tenant_rows(oid, text, text, text) IS 'removes or inserts rows of a tenant as the owner of their table, in the context of the tenant; for tenancy.delete_tenant and tenancy.import_tenant';
 COMMENT ON FUNCTION _tenancy.change_rows(oid, text) IS 'changes rows of a table that is not protected yet as its owner; for tenancy.migrate_table';
+COMMENT ON FUNCTION _tenancy.read_as_owner(oid, text) IS 'reads a table with the rights of its owner, without its policies';
+COMMENT ON FUNCTION _tenancy.check_constraints_now() IS 'checks all deferred constraints now, with the rights of the client';
 COMMENT ON FUNCTION _tenancy.settle_accounts(text) IS 'takes off what a tenant uses of what is tracked; for tenancy.delete_tenant';
 
 CREATE FUNCTION _tenancy.roots() RETURNS TABLE (relation regclass, root regclass)
@@ -79,9 +81,9 @@ DECLARE
     step bigint;
 BEGIN
     deleted := 0;
-    SET CONSTRAINTS ALL IMMEDIATE;
+    PERFORM _tenancy.check_constraints_now();
     FOR item IN
-        SELECT min(t.place) AS place, t.circle, string_agg(DISTINCT t.relation::text, ', ') AS names, bool_or(t.kind = 'audit') AS is_audit, 0::bigint AS deleted,
+        SELECT min(t.place) AS place, t.circle, string_agg(DISTINCT t.relation::text, ', ') AS names, 0::bigint AS deleted,
                array_agg(p.part ORDER BY p.part::text) AS parts, array_agg(format('d.%I = %L', t.tenant_column, the_id) ORDER BY p.part::text) AS conditions
         FROM _tenancy.tables_by_keys() t JOIN LATERAL (SELECT r.relation AS part FROM _tenancy.roots() r JOIN pg_class c ON c.oid = r.relation AND c.relkind = 'r' WHERE r.root = t.relation) p ON true
         WHERE _tenancy.has_form(t.relation, t.tenant_column, the_id)
@@ -92,14 +94,14 @@ BEGIN
             SELECT format('WITH %s %s', string_agg(format('d%s AS (DELETE FROM ONLY %s d WHERE %s RETURNING 1)', n, item.parts[n], item.conditions[n]), ', '),
                           string_agg(format('SELECT FROM d%s', n), ' UNION ALL ')) AS statement
                 INTO part FROM generate_subscripts(item.parts, 1) AS n;
-            item.deleted := _tenancy.move_tenant_rows(item.parts[1], the_id, part.statement, NULL, item.is_audit);
+            item.deleted := _tenancy.move_tenant_rows(item.parts[1], the_id, part.statement, NULL);
             deleted := deleted + item.deleted;
         END IF;
         FOR part IN SELECT item.parts[n] AS relation, item.conditions[n] AS condition FROM generate_subscripts(item.parts, 1) AS n LOOP
             IF item.circle IS NULL THEN
                 step := _tenancy.move_tenant_rows(part.relation, the_id,
                     format('DELETE FROM ONLY %s d WHERE %s', part.relation, CASE WHEN max_rows IS NULL THEN part.condition ELSE
-                        format('d.ctid = ANY (ARRAY(SELECT d.ctid FROM ONLY %s d WHERE %s LIMIT %s))', part.relation, part.condition, greatest(max_rows - deleted, 1)) END), NULL, item.is_audit);
+                        format('d.ctid = ANY (ARRAY(SELECT d.ctid FROM ONLY %s d WHERE %s LIMIT %s))', part.relation, part.condition, greatest(max_rows - deleted, 1)) END), NULL);
                 deleted := deleted + step;
                 item.deleted := item.deleted + step;
                 IF deleted >= max_rows THEN
@@ -117,7 +119,14 @@ BEGIN
             RAISE NOTICE '%: % rows deleted', item.names, item.deleted;
         END IF;
     END LOOP;
-    is_done := true;
+    -- Triggers may have made rows in tables that were done before.
+    SELECT r.relation, t.tenant_column INTO part
+    FROM _tenancy.tables_by_keys() t JOIN _tenancy.roots() r ON r.root = t.relation JOIN pg_class c ON c.oid = r.relation AND c.relkind = 'r'
+    WHERE _tenancy.has_form(t.relation, t.tenant_column, the_id) AND _tenancy.has_rows(r.relation, format('d.%I = %L', t.tenant_column, the_id)) LIMIT 1;
+    is_done := NOT FOUND;
+    IF NOT is_done AND deleted = 0 THEN
+        PERFORM _tenancy.raise('ROWS_REMAIN', format('rows of table %s were not deleted', part.relation), jsonb_build_object('relation', part.relation::text, 'tenant_id', the_id));
+    END IF;
 END
 $$;
 COMMENT ON FUNCTION _tenancy.delete_rows(text, bigint) IS 'removes rows of a tenant from all tables';
@@ -136,15 +145,10 @@ $$;
 COMMENT ON FUNCTION _tenancy.has_form(regclass, name, text) IS 'whether a tenant column can hold the id of a tenant';
 
 CREATE FUNCTION _tenancy.has_rows(part regclass, condition text) RETURNS boolean
-    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
-    SET search_path = pg_catalog, pg_temp SET row_security = off
+    LANGUAGE sql VOLATILE PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
 AS $$
-DECLARE
-    found boolean;
-BEGIN
-    EXECUTE format('SELECT EXISTS (SELECT FROM ONLY %s d WHERE %s)', part, condition) INTO found;
-    RETURN found;
-END
+    SELECT EXISTS (SELECT FROM _tenancy.read_as_owner(part, format('SELECT ''x''::text FROM ONLY %s d WHERE %s LIMIT 1', part, condition)))
 $$;
 COMMENT ON FUNCTION _tenancy.has_rows(regclass, text) IS 'whether a table has rows that meet a condition of ours';
 
@@ -184,7 +188,7 @@ BEGIN
         PERFORM _tenancy.raise('PARAMETER_INVALID', 'a tenant must be deleted in a transaction at READ COMMITTED', '{}', 'BEGIN ISOLATION LEVEL READ COMMITTED;');
     END IF;
     the_id := _tenancy.registered(lock_tenant.tenant_id);
-    SELECT t.status INTO status FROM _tenancy.tenants t WHERE t.id = the_id FOR UPDATE;
+    SELECT t.status INTO status FROM _tenancy.tenants t WHERE t.id = the_id FOR NO KEY UPDATE;
     IF NOT FOUND THEN
         PERFORM _tenancy.registered(the_id);
     END IF;
@@ -202,6 +206,7 @@ DECLARE
     relations regclass[];
     relation regclass;
     done record;
+    deleted bigint := 0;
 BEGIN
     PERFORM _tenancy.refuse_in_context('delete_tenant');
     tenant := _tenancy.lock_tenant(delete_tenant.id);
@@ -214,9 +219,17 @@ BEGIN
     ELSE
         PERFORM _tenancy.wait_for_writers(relations);
     END IF;
-    done := _tenancy.delete_rows(tenant.the_id, NULL);
-    PERFORM _tenancy.forget_tenant(tenant.the_id, done.deleted);
-    RETURN done.deleted;
+    FOR pass IN 1..10 LOOP
+        done := _tenancy.delete_rows(tenant.the_id, NULL);
+        deleted := deleted + done.deleted;
+        EXIT WHEN done.is_done;
+    END LOOP;
+    IF NOT done.is_done THEN
+        PERFORM _tenancy.raise('ROWS_REMAIN', 'rows of the tenant come back when they are deleted', jsonb_build_object('tenant_id', tenant.the_id),
+            'Look for triggers that make rows in one table where those of another are deleted, and the other way round.');
+    END IF;
+    PERFORM _tenancy.forget_tenant(tenant.the_id, deleted);
+    RETURN deleted;
 END
 $$;
 COMMENT ON FUNCTION tenancy.delete_tenant(text) IS

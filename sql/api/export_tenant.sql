@@ -14,7 +14,7 @@ COMMENT ON FUNCTION _tenancy.columns_of(regclass) IS 'the columns of a table tha
 -- STABLE, so that all of it is of the snapshot of the statement that calls it.
 CREATE FUNCTION tenancy.export_tenant(tenant_id text) RETURNS SETOF text
     LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY DEFINER
-    SET search_path = pg_catalog, pg_temp SET jit = off SET row_security = off
+    SET search_path = pg_catalog, pg_temp SET jit = off
     -- As pg_dump has them.
     SET datestyle = 'ISO' SET intervalstyle = 'postgres' SET extra_float_digits = 3 SET bytea_output = 'hex' SET xmloption = 'content'
 AS $$
@@ -45,8 +45,8 @@ BEGIN
         CONTINUE WHEN NOT _tenancy.has_form(item.relation, item.tenant_column, the_id);
         number := number + 1;
         RETURN NEXT json_build_object('table', number::text, 'schema', item.nspname, 'name', item.relname, 'kind', item.kind, 'tenant_column', item.tenant_column, 'columns', item.columns)::text;
-        RETURN QUERY EXECUTE format('SELECT array_to_json(ARRAY[%L, %s])::text FROM %s%s d WHERE d.%I = %L', number, item.line,
-                                    CASE item.relkind WHEN 'r' THEN 'ONLY ' END, item.relation, item.tenant_column, the_id);
+        RETURN QUERY SELECT r.line FROM _tenancy.read_as_owner(item.relation, format('SELECT array_to_json(ARRAY[%L, %s])::text FROM %s%s d WHERE d.%I = %L', number, item.line,
+                                    CASE item.relkind WHEN 'r' THEN 'ONLY ' END, item.relation, item.tenant_column, the_id)) r;
         GET DIAGNOSTICS step = ROW_COUNT;
         rows := rows + step;
     END LOOP;
@@ -93,7 +93,7 @@ COMMENT ON FUNCTION _tenancy.import_statement(json, text) IS 'the statement that
 -- What is numbered by a sequence goes on after the rows that were imported.
 CREATE FUNCTION _tenancy.follow_sequences(relation regclass, the_id text) RETURNS void
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
-    SET search_path = pg_catalog, pg_temp SET row_security = off
+    SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     item record;
@@ -103,8 +103,10 @@ BEGIN
     FOR item IN SELECT k.name, pg_get_serial_sequence(follow_sequences.relation::text, k.name) AS sequence, p.tenant_column
                 FROM _tenancy.columns_of(follow_sequences.relation) k JOIN _tenancy.protected p ON p.relation = follow_sequences.relation
                 WHERE k.is_sequence AND k.type IN ('smallint', 'integer', 'bigint')
+                  AND (SELECT s.seqincrement > 0 FROM pg_sequence s WHERE s.seqrelid = pg_get_serial_sequence(follow_sequences.relation::text, k.name)::regclass)
     LOOP
-        EXECUTE format('SELECT max(d.%I) FROM %s d WHERE d.%I = %L', item.name, relation, item.tenant_column, the_id) INTO greatest_one;
+        SELECT r.line::bigint INTO greatest_one
+        FROM _tenancy.read_as_owner(relation, format('SELECT max(d.%I)::bigint::text FROM %s d WHERE d.%I = %L', item.name, relation, item.tenant_column, the_id)) r;
         EXECUTE format('SELECT CASE WHEN s.is_called THEN s.last_value ELSE s.last_value - 1 END FROM %s s', item.sequence) INTO last;
         IF greatest_one > last THEN
             PERFORM setval(item.sequence, greatest_one);
@@ -174,7 +176,7 @@ BEGIN
             'CREATE TEMPORARY TABLE lines (line text); \copy lines FROM ''acme.jsonl'' WITH (FORMAT csv, QUOTE E''\x01'', DELIMITER E''\x02'')');
     END IF;
     -- With the rights of the tables' owners, and not of whoever is there at the end.
-    SET CONSTRAINTS ALL IMMEDIATE;
+    PERFORM _tenancy.check_constraints_now();
     FOR line IN EXECUTE format('SELECT l.%I AS text FROM %s l ORDER BY _tenancy.place_of_line(l.%1$I), l.%1$I !~ ''^{''', source, lines) LOOP
         IF said IS NOT NULL THEN
             PERFORM _tenancy.raise('IMPORT_INVALID', 'there is something after the end');
@@ -192,7 +194,7 @@ BEGIN
             CONTINUE WHEN cardinality(batch) < batch_rows;
         END IF;
         IF cardinality(batch) > 0 THEN
-            rows := rows + _tenancy.move_tenant_rows(relation, the_id, statement, '[' || array_to_string(batch, ',') || ']', false);
+            rows := rows + _tenancy.move_tenant_rows(relation, the_id, statement, '[' || array_to_string(batch, ',') || ']');
             batch := '{}';
         END IF;
         CONTINUE WHEN json_typeof(header) = 'array' AND statement IS NOT NULL;

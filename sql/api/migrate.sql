@@ -120,7 +120,7 @@ BEGIN
     END IF;
     IF m.mapping IS NOT NULL THEN
         -- What it is wrong in would fail whoever writes to the table, by the trigger.
-        PERFORM _tenancy.run_as_owner(m.relation, format('SELECT %s FROM %s d LIMIT 0', _tenancy.mapped(m), m.relation), true);
+        PERFORM _tenancy.run_as_owner(m.relation, format('SELECT %s FROM %s d LIMIT 1', _tenancy.mapped(m), m.relation), false);
     END IF;
     IF dry_run THEN
         FOR step IN SELECT * FROM _tenancy.migration_plan(m) LOOP
@@ -132,10 +132,15 @@ BEGIN
     IF has_column THEN
         PERFORM _tenancy.check_column(m.relation, m.tenant_column);
     END IF;
-    INSERT INTO _tenancy.migrations (relation, tenant_column, column_type, kind, tenant_id, mapping, added_column, rows_total)
+    INSERT INTO _tenancy.migrations (relation, tenant_column, column_type, kind, tenant_id, mapping, added_column, old_default, was_not_null, rows_total)
     SELECT m.relation, m.tenant_column, m.column_type, m.kind, m.tenant_id, m.mapping, NOT has_column,
+           (SELECT pg_get_expr(d.adbin, d.adrelid) FROM pg_attrdef d JOIN pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum
+            WHERE a.attrelid = m.relation AND a.attname = m.tenant_column),
+           coalesce((SELECT a.attnotnull FROM pg_attribute a WHERE a.attrelid = m.relation AND a.attname = m.tenant_column AND NOT a.attisdropped), false),
            (SELECT coalesce(sum(greatest(c.reltuples, 0)), 0)::bigint FROM _tenancy.tree(m.relation) t JOIN pg_class c ON c.oid = t.relation AND c.relkind = 'r')
     ON CONFLICT ON CONSTRAINT migrations_pkey DO NOTHING;
+    -- Rows that had no tenant may have one now, by the mapping.
+    UPDATE _tenancy.migrations g SET part = NULL, next_block = 0 WHERE g.relation = m.relation AND g.phase = 'backfill' AND g.part::oid = 4294967295;
     RETURN true;
 END
 $$;
@@ -165,6 +170,12 @@ BEGIN
     SELECT * INTO m FROM _tenancy.migrations g WHERE g.relation = migration_step.relation FOR UPDATE;
     IF NOT FOUND THEN
         RETURN 'stop';
+    END IF;
+    -- It is what it was when it was begun: its owner may have made something else of it.
+    EXECUTE format('LOCK TABLE %s IN ACCESS SHARE MODE', m.relation);
+    PERFORM _tenancy.check_relation(m.relation);
+    IF m.phase <> 'column' THEN
+        PERFORM _tenancy.check_column(m.relation, m.tenant_column);
     END IF;
     outcome := CASE m.phase
         WHEN 'column' THEN _tenancy.migrate_column(m)

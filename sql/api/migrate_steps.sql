@@ -19,6 +19,7 @@ AS $$
 DECLARE
     has_column constant boolean := EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = m.relation AND a.attname = m.tenant_column AND a.attnum > 0 AND NOT a.attisdropped);
     map record;
+    member regclass;
 BEGIN
     IF m.mapping IS NULL THEN
         -- A default that is the same for all rows that there are is kept beside them: not one is written.
@@ -36,12 +37,17 @@ BEGIN
     map := _tenancy.mapping_name(m.relation);
     EXECUTE format('CREATE OR REPLACE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS %L', map.function,
                    format('BEGIN SELECT %s INTO NEW.%I FROM (SELECT NEW.*) AS d; RETURN NEW; END', _tenancy.mapped(m), m.tenant_column));
+    -- A function that PUBLIC may call would run for a trigger of anybody's, with the rights of the owner.
+    EXECUTE format('REVOKE ALL ON FUNCTION %s() FROM PUBLIC', map.function);
     EXECUTE format('ALTER FUNCTION %s() OWNER TO %I', map.function, (SELECT pg_get_userbyid(c.relowner) FROM pg_class c WHERE c.oid = m.relation));
-    IF NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = m.relation AND t.tgname = 'tenancy_map')
-       AND NOT _tenancy.try_command(m.relation, format('CREATE TRIGGER tenancy_map BEFORE INSERT OR UPDATE ON %s FOR EACH ROW WHEN (NEW.%I IS NULL) EXECUTE FUNCTION %s()',
-                                                       m.relation, m.tenant_column, map.function)) THEN
-        RETURN 'wait';
-    END IF;
+    -- A partition has it from its table; a child that inherits has none.
+    FOR member IN SELECT t.relation FROM _tenancy.tree(m.relation) t JOIN pg_class c ON c.oid = t.relation WHERE NOT c.relispartition LOOP
+        IF NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = member AND t.tgname = 'tenancy_map')
+           AND NOT _tenancy.try_command(member, format('CREATE TRIGGER tenancy_map BEFORE INSERT OR UPDATE ON %s FOR EACH ROW WHEN (NEW.%I IS NULL) EXECUTE FUNCTION %s()',
+                                                       member, m.tenant_column, map.function)) THEN
+            RETURN 'wait';
+        END IF;
+    END LOOP;
     RAISE NOTICE 'table %: column % is there', m.relation, m.tenant_column;
     RETURN _tenancy.migration_goes_on(m.relation, 'backfill');
 END
@@ -61,6 +67,10 @@ DECLARE
     changed bigint := 0;
     left_over bigint;
 BEGIN
+    IF EXISTS (SELECT FROM pg_constraint k WHERE k.contype = 'f' AND k.conrelid = m.relation AND _tenancy.has_column(k, m)) THEN
+        -- What checks the key is a trigger as well.
+        PERFORM set_config('session_replication_role', 'origin', true);
+    END IF;
     SELECT c.oid::regclass AS relation, c.relpages, c.reltuples INTO the_part
     FROM _tenancy.tree(m.relation) t JOIN pg_class c ON c.oid = t.relation AND c.relkind = 'r'
     WHERE m.part IS NULL OR c.oid >= m.part::oid ORDER BY c.oid LIMIT 1;
@@ -97,9 +107,8 @@ BEGIN
         RETURN 'again';
     END IF;
     IF m.kind <> 'shared' THEN
-        EXECUTE format('SELECT count(*) FROM %s d WHERE d.%I IS NULL', m.relation, m.tenant_column) INTO left_over;
+        SELECT r.line::bigint INTO left_over FROM _tenancy.read_as_owner(m.relation, format('SELECT count(*)::text FROM %s d WHERE d.%I IS NULL', m.relation, m.tenant_column)) r;
         IF left_over > 0 THEN
-            UPDATE _tenancy.migrations g SET part = NULL, next_block = 0 WHERE g.relation = m.relation;
             PERFORM _tenancy.raise('ROWS_WITHOUT_TENANT', format('table %s has rows that the mapping gives to no tenant: %s', m.relation, left_over),
                 jsonb_build_object('relation', m.relation::text, 'column', m.tenant_column, 'null_rows', left_over),
                 format('Give them one, and call it again: UPDATE %s SET %I = ''...'' WHERE %I IS NULL;', m.relation, m.tenant_column, m.tenant_column));
@@ -110,6 +119,17 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION _tenancy.migrate_rows(_tenancy.migrations, integer) IS 'gives rows their tenant, a batch at a time';
+
+-- Raises an error where rows are of no registered tenant. With the rights of the owner: a cast of the column may be the owner's.
+CREATE FUNCTION _tenancy.check_migrated(m _tenancy.migrations) RETURNS void
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM _tenancy.run_as_owner(m.relation, format('SELECT _tenancy.check_rows(%s::oid, %L, %L)', m.relation::oid, m.tenant_column, m.kind = 'shared'), true);
+END
+$$;
+COMMENT ON FUNCTION _tenancy.check_migrated(_tenancy.migrations) IS 'raises an error where rows of a table that is migrated are of no registered tenant';
 
 -- NOT NULL, by a CHECK that is validated while others write; and whether all tenants are registered.
 CREATE FUNCTION _tenancy.migrate_check(m _tenancy.migrations) RETURNS text
@@ -139,7 +159,7 @@ BEGIN
     ELSIF is_valid IS NOT NULL THEN
         RETURN CASE WHEN _tenancy.try_command(m.relation, format('ALTER TABLE %s DROP CONSTRAINT tenancy_not_null', m.relation)) THEN 'again' ELSE 'wait' END;
     END IF;
-    PERFORM _tenancy.check_rows(m.relation, m.tenant_column, m.kind = 'shared');
+    PERFORM _tenancy.check_migrated(m);
     RETURN _tenancy.migration_goes_on(m.relation, 'index');
 END
 $$;
@@ -160,7 +180,7 @@ BEGIN
         END IF;
         RETURN _tenancy.migration_goes_on(m.relation, 'observe');
     ELSIF (SELECT coalesce(sum(pg_relation_size(t.relation)), 0) <= small FROM _tenancy.tree(m.relation) t) THEN
-        RETURN CASE WHEN _tenancy.try_command(m.relation, format('CREATE INDEX ON %s (%I)', m.relation, m.tenant_column)) THEN 'again' ELSE 'wait' END;
+        RETURN CASE WHEN _tenancy.try_command(m.relation, format('CREATE INDEX %I ON %s (%I)', format('tenancy_%s_tenant', m.relation::oid), m.relation, m.tenant_column)) THEN 'again' ELSE 'wait' END;
     END IF;
     -- PostgreSQL makes none CONCURRENTLY inside a procedure.
     RAISE NOTICE 'table % needs an index, which is yours to make while others write', m.relation USING HINT = line || ' Then call it again.';
@@ -178,8 +198,11 @@ DECLARE
 BEGIN
     IF NOT observe THEN
         -- What has come since: of tenants that are not registered, perhaps.
-        PERFORM _tenancy.check_rows(m.relation, m.tenant_column, m.kind = 'shared');
+        PERFORM _tenancy.check_migrated(m);
         RETURN _tenancy.migration_goes_on(m.relation, 'protect');
+    END IF;
+    IF NOT _tenancy.is_preloaded() THEN
+        RAISE NOTICE 'accesses are counted in sessions only that have loaded the library' USING HINT = 'Add tenancy to shared_preload_libraries and restart the server.';
     END IF;
     RAISE NOTICE 'table % is observed: nothing is enforced yet', m.relation
         USING HINT = format('See who comes without a tenant: SELECT * FROM tenancy.migration_observations; when nobody does: %s', line);
@@ -193,13 +216,16 @@ CREATE FUNCTION _tenancy.drop_mapping(m _tenancy.migrations) RETURNS void
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
     SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    member regclass;
 BEGIN
     IF m.mapping IS NOT NULL THEN
-        IF NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = m.relation AND t.tgname = 'tenancy_map') THEN
-            RETURN;
+        FOR member IN SELECT g.tgrelid FROM pg_trigger g JOIN _tenancy.tree(m.relation) t ON t.relation = g.tgrelid WHERE g.tgname = 'tenancy_map' AND g.tgparentid = 0 LOOP
+            PERFORM _tenancy.run_as_owner(member, format('DROP TRIGGER tenancy_map ON %s', member), false);
+        END LOOP;
+        IF to_regprocedure((_tenancy.mapping_name(m.relation)).function || '()') IS NOT NULL THEN
+            EXECUTE format('DROP FUNCTION %s()', (_tenancy.mapping_name(m.relation)).function);
         END IF;
-        PERFORM _tenancy.run_as_owner(m.relation, format('DROP TRIGGER tenancy_map ON %s', m.relation), false);
-        EXECUTE format('DROP FUNCTION %s()', (_tenancy.mapping_name(m.relation)).function);
     ELSIF EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = m.relation AND a.attname = m.tenant_column AND a.attnum > 0 AND NOT a.attisdropped) THEN
         PERFORM _tenancy.run_as_owner(m.relation, format('ALTER TABLE %s ALTER COLUMN %I DROP DEFAULT', m.relation, m.tenant_column), false);
     END IF;
@@ -224,14 +250,21 @@ CREATE FUNCTION _tenancy.restore_keys(m _tenancy.migrations) RETURNS void
 AS $$
 DECLARE
     key record;
+    is_later boolean;
 BEGIN
     FOR key IN
-        SELECT k.conrelid::regclass AS relation, k.conname, s.definition
+        SELECT k.conrelid::regclass AS relation, k.conname, s.definition, c.relkind
         FROM jsonb_to_recordset(m.keys) AS s(relation text, name name, definition text)
-        JOIN pg_constraint k ON k.conrelid = to_regclass(s.relation) AND k.conname = s.name AND k.contype = 'f'
+        JOIN pg_constraint k ON k.conrelid = to_regclass(s.relation) AND k.conname = s.name AND k.contype = 'f' JOIN pg_class c ON c.oid = k.conrelid
         WHERE _tenancy.has_column(k, m)
     LOOP
-        EXECUTE format('ALTER TABLE %1$s DROP CONSTRAINT %2$I, ADD CONSTRAINT %2$I %3$s', key.relation, key.conname, key.definition);
+        -- As the owner, whose casts may be called for it. Where there is much to look at, that is for later: it held before as well.
+        is_later := key.relkind = 'r' AND pg_relation_size(key.relation) > 16 * 1024 * 1024;
+        PERFORM _tenancy.run_as_owner(key.relation, format('ALTER TABLE %1$s DROP CONSTRAINT %2$I, ADD CONSTRAINT %2$I %3$s%4$s', key.relation, key.conname,
+                                                           regexp_replace(key.definition, ' NOT VALID$', ''), CASE WHEN is_later THEN ' NOT VALID' END), true);
+        IF is_later THEN
+            RAISE NOTICE 'foreign key % of table % is to be validated', key.conname, key.relation USING HINT = format('ALTER TABLE %s VALIDATE CONSTRAINT %I;', key.relation, key.conname);
+        END IF;
     END LOOP;
 END
 $$;
@@ -325,6 +358,7 @@ AS $$
 DECLARE
     m _tenancy.migrations;
     held_by text;
+    made record;
 BEGIN
     PERFORM _tenancy.refuse_in_context('undo_migration');
     SELECT * INTO m FROM _tenancy.migrations g WHERE g.relation = the_relation FOR UPDATE;
@@ -349,8 +383,17 @@ BEGIN
     IF EXISTS (SELECT FROM pg_constraint k WHERE k.conrelid = m.relation AND k.conname = 'tenancy_not_null') THEN
         PERFORM _tenancy.run_as_owner(m.relation, format('ALTER TABLE %s DROP CONSTRAINT tenancy_not_null', m.relation), false);
     END IF;
-    IF m.added_column AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = m.relation AND a.attname = m.tenant_column AND a.attnum > 0 AND NOT a.attisdropped) THEN
+    IF NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = m.relation AND a.attname = m.tenant_column AND a.attnum > 0 AND NOT a.attisdropped) THEN
+        NULL;
+    ELSIF m.added_column THEN
         PERFORM _tenancy.run_as_owner(m.relation, format('ALTER TABLE %s DROP COLUMN %I', m.relation, m.tenant_column), false);
+    ELSE
+        PERFORM _tenancy.run_as_owner(m.relation, format('ALTER TABLE %1$s ALTER COLUMN %2$I %3$s%4$s', m.relation, m.tenant_column, coalesce('SET DEFAULT ' || m.old_default, 'DROP DEFAULT'),
+                                                         CASE WHEN NOT m.was_not_null THEN format(', ALTER COLUMN %I DROP NOT NULL', m.tenant_column) END), false);
+        FOR made IN SELECT i.indexrelid::regclass AS index FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+                    WHERE i.indrelid = m.relation AND c.relname = format('tenancy_%s_tenant', m.relation::oid) LOOP
+            PERFORM _tenancy.run_as_owner(m.relation, format('DROP INDEX %s', made.index), false);
+        END LOOP;
     END IF;
     DELETE FROM _tenancy.migrations g WHERE g.relation = m.relation;
     RAISE NOTICE 'table % is as it was before its migration', m.relation;

@@ -1,7 +1,7 @@
 -- Runs once. Tables on their way from one tenant to many.
 -- UPGRADE-SCRIPT-NEEDED: what changes here must also be in sql/tenancy--A--B.sql.
 
--- The library reads column 7 and the index migrations_pkey directly (src/migrate.rs).
+-- The library reads column 7 (phase) and the index migrations_pkey directly (src/migrate.rs).
 CREATE TABLE _tenancy.migrations (
     relation regclass NOT NULL,
     tenant_column name NOT NULL,
@@ -14,6 +14,9 @@ CREATE TABLE _tenancy.migrations (
     phase text NOT NULL DEFAULT 'column' CHECK (phase IN ('column', 'backfill', 'check', 'index', 'observe', 'protect', 'done')),
     -- What is to be taken away again on the way back.
     added_column boolean NOT NULL DEFAULT false,
+    -- Of a column that was there: its default, and whether it was NOT NULL.
+    old_default text,
+    was_not_null boolean NOT NULL DEFAULT false,
     -- Foreign keys that protect() may have extended by the column, as they were: of which table, name, definition.
     keys jsonb NOT NULL DEFAULT '[]',
     -- Where the backfill is: the partition, and the next block of it.

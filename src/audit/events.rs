@@ -108,6 +108,11 @@ fn put(operation: &str, tenant: Option<TenantId>, relation: Option<&Text>, mut d
     if IS_WRITING.get() || !can_write() {
         return;
     }
+    if operation == "OBSERVED" {
+        // As seldom as it is counted.
+        record(operation, tenant, relation, detail);
+        return;
+    }
     let now = xact::now();
     let known = LATELY.with_borrow(|lately| lately.get(&tenant).copied());
     let mut lately = known.unwrap_or(Lately { since: 0, recorded: 0, left_out: 0 });
@@ -125,6 +130,10 @@ fn put(operation: &str, tenant: Option<TenantId>, relation: Option<&Text>, mut d
         detail = Value::Object(fields).to_string();
     }
     note(tenant, Lately { recorded: lately.recorded + 1, left_out: 0, ..lately });
+    record(operation, tenant, relation, detail);
+}
+
+fn record(operation: &str, tenant: Option<TenantId>, relation: Option<&Text>, mut detail: String) {
     detail = reportable(detail);
     if detail.len() > LONGEST {
         let begin: String = detail.chars().take(LONGEST / 8).collect();

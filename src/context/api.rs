@@ -123,7 +123,7 @@ pub fn deny_system_write<'a>(
 pub fn deny_audit_change<'a>(
     trigger: &'a PgTrigger<'a>,
 ) -> Result<Option<PgHeapTuple<'a, AllocatedByPostgres>>, PgTriggerError> {
-    if !guard::is_tenant_leaving(trigger.relid()?) {
+    if !guard::is_moving(None) {
         Error::AuditTable(&trigger.table_name()?).raise()
     }
     Ok(trigger.old())

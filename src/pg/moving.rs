@@ -4,6 +4,7 @@
 //! under then, and nothing of a user's (a CHECK, an expression of a generated column) has other rights than the owner's.
 //! PostgreSQL's functions that are called for each row are declared raw, and called inside one guard for some rows at a time.
 
+use std::collections::VecDeque;
 use std::ffi::{CString, c_char, c_int};
 
 use pgrx::datum::DatumWithOid;
@@ -12,7 +13,7 @@ use pgrx::{pg_sys, prelude::*};
 
 use super::query::{PATH, Pinned, prepare};
 use super::user::AsOwner;
-use super::{running, setter};
+use super::{running, setter, text::Text};
 use crate::tenant::TenantId;
 
 mod raw {
@@ -138,17 +139,28 @@ impl Mover {
         &self,
         tenant: &TenantId,
         command: &str,
-        is_unforced: bool,
         arguments: &[DatumWithOid],
     ) -> Result<usize, SpiError> {
         running::begin_anew();
         let done = {
             let _pinned = Pinned::new(&[PATH]);
             setter::set_for_now(tenant);
-            self.command(command, is_unforced, arguments)
+            self.command(command, false, arguments)
         };
         running::begin_anew();
         done
+    }
+
+    /// The texts that a query returns as its first column, of what the running statement sees, read as they are asked for.
+    pub fn lines(&self, query: &str) -> Result<Lines, SpiError> {
+        let portal = Spi::connect_mut(|_| {
+            let _owner = AsOwner::unforced(self.table);
+            let _pinned = Pinned::new(&[PATH]);
+            // SAFETY: a plan without arguments, of which the portal keeps a copy, and the snapshot that is active. It lives until it is closed,
+            // or its transaction ends.
+            unsafe { open(prepare(query, &[])?) }
+        })?;
+        Ok(Lines { table: self.table, portal, read: VecDeque::new(), is_done: false })
     }
 
     /// Calls `each` on the places of the rows that a query returns, some at a time, of what there was at a moment.
@@ -166,18 +178,9 @@ impl Mover {
             // until it is closed, or its transaction ends.
             unsafe {
                 pg_sys::PushActiveSnapshot(at.snapshot);
-                let portal = pg_sys::SPI_cursor_open(
-                    std::ptr::null(),
-                    plan,
-                    std::ptr::null_mut(),
-                    std::ptr::null(),
-                    true,
-                );
+                let portal = open(plan);
                 pg_sys::PopActiveSnapshot();
-                if portal.is_null() {
-                    return Err(SpiError::NoTupleTable);
-                }
-                Ok(portal)
+                portal
             }
         })?;
         let mut places = [Place::default(); BATCH];
@@ -195,6 +198,57 @@ impl Mover {
         // SAFETY: the portal that was opened above, which is not running.
         unsafe { pg_sys::SPI_cursor_close(portal) };
         Ok(())
+    }
+}
+
+/// What `Mover::lines` reads.
+pub struct Lines {
+    table: pg_sys::Oid,
+    portal: pg_sys::Portal,
+    read: VecDeque<Text>,
+    is_done: bool,
+}
+
+impl Iterator for Lines {
+    type Item = Text;
+
+    fn next(&mut self) -> Option<Text> {
+        if self.read.is_empty() && !self.is_done {
+            let read = Spi::connect_mut(|_| {
+                let _owner = AsOwner::unforced(self.table);
+                // SAFETY: an open portal, whose query returns texts; what is read is copied.
+                unsafe { fetch_texts(self.portal) }
+            });
+            self.is_done = read.is_empty();
+            if self.is_done {
+                // SAFETY: the portal is not running.
+                unsafe { pg_sys::SPI_cursor_close(self.portal) };
+            }
+            self.read.extend(read);
+        }
+        self.read.pop_front()
+    }
+}
+
+unsafe fn open(plan: pg_sys::SPIPlanPtr) -> Result<pg_sys::Portal, SpiError> {
+    // SAFETY: SPI is connected, and a snapshot active; the plan has no arguments.
+    let portal = unsafe {
+        pg_sys::SPI_cursor_open(std::ptr::null(), plan, std::ptr::null_mut(), std::ptr::null(), true)
+    };
+    if portal.is_null() { Err(SpiError::NoTupleTable) } else { Ok(portal) }
+}
+
+unsafe fn fetch_texts(portal: pg_sys::Portal) -> Vec<Text> {
+    // SAFETY: SPI is connected; as many rows as it says.
+    unsafe {
+        pg_sys::SPI_cursor_fetch(portal, true, BATCH as _);
+        let (table, count) = (pg_sys::SPI_tuptable, pg_sys::SPI_processed as usize);
+        let text = |n: usize| {
+            let mut is_null = false;
+            let datum = raw::SPI_getbinval(*(*table).vals.add(n), (*table).tupdesc, 1, &mut is_null);
+            Text::from_datum(datum, is_null)
+        };
+        pg_sys::ffi::pg_guard_ffi_boundary(|| (0..count).filter_map(text).collect())
     }
 }
 

@@ -238,3 +238,9 @@ pub fn run_planned(
         client.update(plan, None, arguments).map(|_| ())
     })
 }
+
+/// Runs a command that is no query with the rights of the client, inside a function that has others.
+pub fn as_client(command: &str) -> Result<(), spi::Error> {
+    let _client = AsOwner::client();
+    Spi::run(command)
+}

@@ -64,10 +64,11 @@ pub fn may_monitor() -> bool {
     unsafe { monitors(pg_sys::GetUserId()) }
 }
 
-/// Whether the client may, as the role that it acts as, whatever function runs.
+/// Whether the client may, as the role that it acts as, whatever function runs: but for code of another's that it has not called, as
+/// ANALYZE, REINDEX and the like have run.
 pub fn client_may_monitor() -> bool {
-    // SAFETY: as above.
-    unsafe { monitors(pg_sys::GetOuterUserId()) }
+    // SAFETY: as above; reads backend-local state.
+    unsafe { monitors(pg_sys::GetOuterUserId()) && !pg_sys::InSecurityRestrictedOperation() }
 }
 
 unsafe fn monitors(role: pg_sys::Oid) -> bool {
@@ -174,6 +175,21 @@ impl AsOwner {
                 owner,
                 security_context | (pg_sys::SECURITY_LOCAL_USERID_CHANGE | flags) as c_int,
             );
+        }
+        AsOwner { role, security_context }
+    }
+}
+
+impl AsOwner {
+    /// Switches to the role that the client acts as.
+    pub fn client() -> AsOwner {
+        let mut role = pg_sys::InvalidOid;
+        let mut security_context = 0;
+        // SAFETY: called inside a transaction; the pointers are to live variables.
+        unsafe {
+            pg_sys::GetUserIdAndSecContext(&mut role, &mut security_context);
+            let local = pg_sys::SECURITY_LOCAL_USERID_CHANGE as c_int;
+            pg_sys::SetUserIdAndSecContext(pg_sys::GetOuterUserId(), security_context | local);
         }
         AsOwner { role, security_context }
     }
