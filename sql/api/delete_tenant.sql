@@ -131,16 +131,22 @@ END
 $$;
 COMMENT ON FUNCTION _tenancy.delete_rows(text, bigint) IS 'removes rows of a tenant from all tables';
 
+CREATE FUNCTION _tenancy.fits_type(tenant_id text, column_type regtype) RETURNS boolean
+    LANGUAGE sql STABLE PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE column_type WHEN 'uuid'::regtype THEN t.id_uuid IS NOT NULL WHEN 'bigint'::regtype THEN t.id_bigint IS NOT NULL
+                            WHEN 'integer'::regtype THEN t.id_bigint BETWEEN -2147483648 AND 2147483647 ELSE true END
+    FROM _tenancy.tenants t WHERE t.id = fits_type.tenant_id
+$$;
+COMMENT ON FUNCTION _tenancy.fits_type(text, regtype) IS 'whether a tenant has a form of a type';
+
 -- Whether a column can hold the id: a uuid column holds no rows of "acme".
 CREATE FUNCTION _tenancy.has_form(relation regclass, tenant_column name, the_id text) RETURNS boolean
     LANGUAGE sql STABLE PARALLEL SAFE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT CASE a.atttypid WHEN 'uuid'::regtype THEN t.id_uuid IS NOT NULL
-                           WHEN 'bigint'::regtype THEN t.id_bigint IS NOT NULL
-                           WHEN 'integer'::regtype THEN t.id_bigint BETWEEN -2147483648 AND 2147483647
-                           ELSE true END
-    FROM pg_attribute a, _tenancy.tenants t WHERE a.attrelid = has_form.relation AND a.attname = has_form.tenant_column AND t.id = the_id
+    SELECT _tenancy.fits_type(the_id, a.atttypid::regtype) FROM pg_attribute a WHERE a.attrelid = has_form.relation AND a.attname = has_form.tenant_column
 $$;
 COMMENT ON FUNCTION _tenancy.has_form(regclass, name, text) IS 'whether a tenant column can hold the id of a tenant';
 

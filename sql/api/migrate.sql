@@ -146,16 +146,6 @@ END
 $$;
 COMMENT ON FUNCTION _tenancy.begin_migration(regclass, text, text, name, regtype, text, integer, boolean) IS 'begins a migration, or finds the one that was begun';
 
-CREATE FUNCTION _tenancy.fits_type(tenant_id text, column_type regtype) RETURNS boolean
-    LANGUAGE sql STABLE PARALLEL SAFE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT CASE column_type WHEN 'uuid'::regtype THEN t.id_uuid IS NOT NULL WHEN 'bigint'::regtype THEN t.id_bigint IS NOT NULL
-                            WHEN 'integer'::regtype THEN t.id_bigint BETWEEN -2147483648 AND 2147483647 ELSE true END
-    FROM _tenancy.tenants t WHERE t.id = fits_type.tenant_id
-$$;
-COMMENT ON FUNCTION _tenancy.fits_type(text, regtype) IS 'whether a tenant has a form of a type';
-
 -- One transaction of a migration. Returns what to do next: 'again' at once, 'wait' a moment for a lock, 'stop'.
 CREATE FUNCTION _tenancy.migration_step(relation regclass, batch integer, observe boolean) RETURNS text
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
