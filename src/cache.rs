@@ -155,6 +155,14 @@ fn is_watched(kind: Resource) -> bool {
     !scan::seen_rows(relations, &[kind.as_bytes()], |row| row.oid(RELATION)).is_empty()
 }
 
+/// Whether any table is watched. Volatile. For functions of the extension, which every ALTER TABLE calls: a query would keep its lock on the
+/// table until the transaction ends.
+#[pg_extern(schema = "_tenancy", volatile)]
+pub fn has_cache_watches() -> bool {
+    let relations = WATCHES.with(Cached::relations).unwrap_or_else(|| Error::NotInstalled.raise());
+    !scan::rows(relations, &[], |_| ()).is_empty()
+}
+
 /// The key of a resource in a cache outside of the database: `tenant:{id}:{type}:{id}`, of the current tenant. Errors: those of
 /// `current_tenant()`. Stable. PUBLIC may call it.
 #[pg_extern(schema = "tenancy", stable, strict, parallel_restricted)]

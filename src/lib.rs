@@ -176,6 +176,7 @@ extension_sql_file!(
     requires = [
         "meter",
         "audit_tables",
+        cache::has_cache_watches,
         cache::note_cache_change,
         guard::is_changing,
         guard::is_restoring,

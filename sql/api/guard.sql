@@ -246,7 +246,7 @@ DECLARE
     item record;
     watch record;
 BEGIN
-    IF NOT EXISTS (SELECT FROM _tenancy.cache_watches) THEN
+    IF NOT _tenancy.has_cache_watches() THEN
         RETURN;
     END IF;
     FOR item IN
@@ -270,6 +270,7 @@ BEGIN
     END LOOP;
 END
 $$;
+COMMENT ON FUNCTION _tenancy.has_cache_watches() IS 'whether any table is watched; for the event trigger at the end of a command';
 COMMENT ON FUNCTION _tenancy.note_altered() IS 'notes for caches that watched tables were altered; for the event trigger at the end of a command';
 
 -- The event trigger at the end of a command.

@@ -264,7 +264,7 @@ DECLARE
     outcome text;
 BEGIN
     LOOP
-        outcome := _tenancy.undo_migration(relation);
+        outcome := _tenancy.take_back(relation);
         COMMIT;
         EXIT WHEN outcome OPERATOR(pg_catalog.=) 'stop';
         PERFORM pg_catalog.pg_sleep(0.3);

@@ -351,7 +351,7 @@ END
 $$;
 COMMENT ON FUNCTION _tenancy.make_default_tenant(text, regclass[], boolean) IS 'registers the tenant that has all rows';
 
-CREATE FUNCTION _tenancy.undo_migration(the_relation regclass) RETURNS text
+CREATE FUNCTION _tenancy.take_back(the_relation regclass) RETURNS text
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp SET lock_timeout = '200ms'
 AS $$
@@ -402,4 +402,4 @@ EXCEPTION WHEN lock_not_available THEN
     RETURN 'wait';
 END
 $$;
-COMMENT ON FUNCTION _tenancy.undo_migration(regclass) IS 'takes a migration back; wait where its lock could not be had';
+COMMENT ON FUNCTION _tenancy.take_back(regclass) IS 'takes a migration back; wait where its lock could not be had';

@@ -170,21 +170,20 @@ fn add(table: &Table, relations: Relations, scope: Scope) {
     let columns = scope.columns();
     let number = i64::from_ne_bytes(pg::random());
     let row = |sum| [Value::Text(columns[0]), Value::Text(columns[1]), Value::Bigint(sum)];
-    let try_at = |place, sum: i64| {
-        let sum = sum.wrapping_add(number);
-        table.try_update(place, row(sum)).map(|place| (place, sum))
+    // What is there is known by the number: no other entry has it.
+    let try_at = |(place, sum): (_, i64)| {
+        let to = sum.wrapping_add(number);
+        table.try_update(place, (CHANGES, sum), row(to)).map(|place| (place, to))
     };
     let known = PLACES.with_borrow_mut(|places| places.remove(&scope));
-    // What is there is known by the number: no other entry has it.
-    let known = known.filter(|(place, sum)| table.number_at(*place, CHANGES) == Some(*sum));
-    let mut added = known.and_then(|(place, sum)| try_at(place, sum));
+    let mut added = known.and_then(try_at);
     // A look at the others would be a conflict with whoever adds to one.
     if added.is_none() && !xact::is_serializable() {
         for _ in 0..ATTEMPTS {
             let read = |row: &scan::Row| (row.place(), row.bigint(CHANGES).unwrap_or(0));
             let entries = scan::rows(relations, &columns, read);
             let is_none = entries.is_empty();
-            added = entries.into_iter().find_map(|(place, sum)| try_at(place, sum));
+            added = entries.into_iter().find_map(try_at);
             if added.is_some() || is_none {
                 break;
             }

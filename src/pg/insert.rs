@@ -48,29 +48,6 @@ mod raw {
             tuple: pg_sys::HeapTuple,
             indexes: *mut pg_sys::TU_UpdateIndexes::Type,
         );
-        #[cfg(feature = "pg15")]
-        pub fn heap_update(
-            relation: pg_sys::Relation,
-            place: pg_sys::ItemPointer,
-            tuple: pg_sys::HeapTuple,
-            command: pg_sys::CommandId,
-            crosscheck: pg_sys::Snapshot,
-            wait: bool,
-            failure: *mut pg_sys::TM_FailureData,
-            mode: *mut pg_sys::LockTupleMode::Type,
-        ) -> pg_sys::TM_Result::Type;
-        #[cfg(not(feature = "pg15"))]
-        pub fn heap_update(
-            relation: pg_sys::Relation,
-            place: pg_sys::ItemPointer,
-            tuple: pg_sys::HeapTuple,
-            command: pg_sys::CommandId,
-            crosscheck: pg_sys::Snapshot,
-            wait: bool,
-            failure: *mut pg_sys::TM_FailureData,
-            mode: *mut pg_sys::LockTupleMode::Type,
-            indexes: *mut pg_sys::TU_UpdateIndexes::Type,
-        ) -> pg_sys::TM_Result::Type;
         pub fn GetCurrentCommandId(is_used: bool) -> pg_sys::CommandId;
         pub fn RelationGetIndexList(relation: pg_sys::Relation) -> *mut pg_sys::List;
         pub fn RelationIdGetRelation(relation: pg_sys::Oid) -> pg_sys::Relation;
@@ -223,7 +200,6 @@ enum How {
     /// With options.
     New(c_int),
     InPlaceOf(Place),
-    IfFree(Place),
 }
 
 /// Where a row is, until it is updated or its table is rewritten, of which an invalidation tells.
@@ -234,6 +210,22 @@ pub struct Place(pub(super) pg_sys::ItemPointerData);
 pub fn flush() {
     // SAFETY: called inside a transaction that may write; up to the end of the last record that it has written.
     unsafe { pg_sys::XLogFlush(pg_sys::XactLastRecEnd) }
+}
+
+/// A row on a page that is pinned.
+struct Pinned {
+    tuple: pg_sys::HeapTupleData,
+    buffer: pg_sys::Buffer,
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        // An error on the way releases it with the transaction's resources.
+        if !std::thread::panicking() {
+            // SAFETY: it is pinned until here.
+            unsafe { pg_sys::ReleaseBuffer(self.buffer) }
+        }
+    }
 }
 
 /// A table that is open for insertions until the transaction ends.
@@ -306,32 +298,73 @@ impl Table {
         put.unwrap_or(place)
     }
 
-    /// Puts another row, short, in the place of one that was seen there; none where another has changed it since, or is changing it: nobody
-    /// waits.
-    pub fn try_update<const COLUMNS: usize>(&self, place: Place, row: [Value; COLUMNS]) -> Option<Place> {
+    /// Puts another row, short, in the place of the one that has a number in a column, which no other has; none where it is not there any more, or
+    /// another transaction is changing it: nobody waits.
+    pub fn try_update<const COLUMNS: usize>(
+        &self,
+        place: Place,
+        is: (i32, i64),
+        row: [Value; COLUMNS],
+    ) -> Option<Place> {
         self.check_width(COLUMNS);
+        // While its page is pinned, VACUUM lets the place be.
+        let pinned = self.at(place).filter(|at| self.number(at, is.0) == Some(is.1))?;
+        if !self.try_lock(&pinned) {
+            return None;
+        }
         // SAFETY: inside the guard of `with_indexes`.
         self.with_indexes(|indexes, has_pushed| unsafe {
-            self.put(&row, How::IfFree(place), indexes, has_pushed)
+            self.put(&row, How::InPlaceOf(place), indexes, has_pushed)
         })
     }
 
-    /// The number in a column of the row that is there now, if one is.
-    pub fn number_at(&self, place: Place, column: i32) -> Option<i64> {
+    /// The row that is there now, if one is.
+    fn at(&self, place: Place) -> Option<Pinned> {
         let mut tuple = pg_sys::HeapTupleData { t_self: place.0, ..Default::default() };
         let mut buffer = 0;
-        // SAFETY: the relation is open; the row is read while its page is pinned.
-        unsafe {
+        // SAFETY: the relation is open, and locked so that VACUUM does not truncate it, as it may have before.
+        let is_there = unsafe {
+            let block = pgrx::itemptr::item_pointer_get_block_number_no_check(place.0);
             let snapshot = std::ptr::addr_of_mut!(pg_sys::SnapshotSelfData);
-            if !pg_sys::heap_fetch(self.0, snapshot, &mut tuple, &mut buffer, false) {
-                return None;
-            }
-            let mut is_null = false;
+            block < pg_sys::RelationGetNumberOfBlocksInFork(self.0, pg_sys::ForkNumber::MAIN_FORKNUM)
+                && pg_sys::heap_fetch(self.0, snapshot, &mut tuple, &mut buffer, false)
+        };
+        is_there.then(|| Pinned { tuple, buffer })
+    }
+
+    fn number(&self, at: &Pinned, column: i32) -> Option<i64> {
+        let (mut tuple, mut is_null) = (at.tuple, false);
+        // SAFETY: the relation is open, and the page of its row pinned.
+        unsafe {
             let datum = pg_sys::heap_getattr(&mut tuple, column, (*self.0).rd_att, &mut is_null);
-            let number = i64::from_datum(datum, is_null);
-            pg_sys::ReleaseBuffer(buffer);
-            number
+            i64::from_datum(datum, is_null)
         }
+    }
+
+    /// Locks a row as SELECT ... FOR NO KEY UPDATE SKIP LOCKED does, which is what its update needs; false where it is locked, or another has changed it.
+    fn try_lock(&self, at: &Pinned) -> bool {
+        let (mut tuple, mut buffer) = (at.tuple, 0);
+        let mut failure = pg_sys::TM_FailureData::default();
+        // SAFETY: the relation is open, and the page of its row pinned, as it is another time by the function.
+        unsafe {
+            let result = pg_sys::heap_lock_tuple(
+                self.0,
+                &mut tuple,
+                pg_sys::GetCurrentCommandId(true),
+                pg_sys::LockTupleMode::LockTupleNoKeyExclusive,
+                pg_sys::LockWaitPolicy::LockWaitSkip,
+                false,
+                &mut buffer,
+                &mut failure,
+            );
+            pg_sys::ReleaseBuffer(buffer);
+            result == pg_sys::TM_Result::TM_Ok
+        }
+    }
+
+    /// The number in a column of the row that is there now, if one is.
+    fn number_at(&self, place: Place, column: i32) -> Option<i64> {
+        self.at(place).and_then(|at| self.number(&at, column))
     }
 
     fn check_width(&self, columns: usize) {
@@ -387,20 +420,6 @@ impl Table {
                 How::New(options) => {
                     let command = raw::GetCurrentCommandId(true);
                     raw::heap_insert(self.0, tuple, command, options, std::ptr::null_mut())
-                }
-                // `simple_heap_update`, which waits for whoever is changing the row, and raises where they have.
-                How::IfFree(Place(mut place)) => {
-                    let command = raw::GetCurrentCommandId(true);
-                    let (mut failure, mut mode) = (pg_sys::TM_FailureData::default(), 0);
-                    #[rustfmt::skip]
-                    #[cfg(feature = "pg15")]
-                    let result = raw::heap_update(self.0, &mut place, tuple, command, std::ptr::null_mut(), false, &mut failure, &mut mode);
-                    #[rustfmt::skip]
-                    #[cfg(not(feature = "pg15"))]
-                    let result = raw::heap_update(self.0, &mut place, tuple, command, std::ptr::null_mut(), false, &mut failure, &mut mode, &mut 0);
-                    if result != pg_sys::TM_Result::TM_Ok {
-                        return None;
-                    }
                 }
                 How::InPlaceOf(Place(mut place)) => {
                     #[cfg(feature = "pg15")]
