@@ -14,6 +14,8 @@ GRANT EXECUTE ON FUNCTION
     tenancy.resolve_tenant(jsonb, jsonb, text), tenancy.pre_request(),
     tenancy.authenticate(jsonb, boolean), _tenancy.use_token(text, boolean), _tenancy.sign_in(jsonb),
     tenancy.normalize_tenant_id(text), tenancy.error_codes(),
+    -- What a view calls that all may read.
+    _tenancy.library_of(pg_proc),
     -- It asks for a grant of its own, and what runs in a scope asks whether it is that scope.
     tenancy.begin_cross_tenant(text[], text, interval), tenancy.end_cross_tenant(), _tenancy.in_scope(bigint),
     -- The current user, and who is a member of the current tenant; of another one, whoever may set it.
@@ -63,7 +65,7 @@ GRANT SELECT ON tenancy.accepted_findings TO pg_monitor, pg_database_owner;
 GRANT EXECUTE ON FUNCTION tenancy.accept_finding(text, text), tenancy.unaccept_finding(text) TO pg_database_owner;
 
 -- It tells of all tenants, and of the extension.
-GRANT EXECUTE ON FUNCTION tenancy.health(), tenancy.extension_health() TO pg_monitor, pg_database_owner;
+GRANT EXECUTE ON FUNCTION tenancy.health(), tenancy.extension_health(), tenancy.report(integer, integer) TO pg_monitor, pg_database_owner;
 
 -- It reads statistics, which tell of the size of tenants, and what statements are run.
 GRANT EXECUTE ON FUNCTION tenancy.index_advice(regclass, interval) TO pg_monitor, pg_database_owner;

@@ -157,6 +157,8 @@ pub enum Error<'a> {
     /// An argument that must not be null.
     NullArgument(&'static str),
     NotInstalled,
+    /// DROP EXTENSION, while so many tables need it.
+    ExtensionInUse(usize),
 }
 
 /// What was refused, and by which limit.
@@ -222,8 +224,8 @@ impl Error<'_> {
     }
 }
 
-/// Raises what a query of the extension's own came to: a defect.
-pub fn internal(error: pgrx::spi::Error) -> ! {
+/// Raises what a query of the extension's own, or a library, came to: a defect.
+pub fn internal(error: impl std::fmt::Display) -> ! {
     Error::Internal(&error.to_string()).raise()
 }
 
@@ -271,6 +273,22 @@ pub fn warn_no_block() {
     let message = "begin_cross_tenant() without a duration has no effect outside of a transaction block";
     ErrorReport::new(S::ERRCODE_NO_ACTIVE_SQL_TRANSACTION, message, "tenancy")
         .set_hint("Begin the transaction first: BEGIN; or say how long: SELECT tenancy.begin_cross_tenant(..., '10 minutes');")
+        .report(PgLogLevel::WARNING);
+}
+
+/// As many names are told.
+const MOST_NAMES: usize = 100;
+
+/// Says which tables are closed, as they keep row-level security and lose their policies.
+pub fn warn_of_closed(tables: &[String]) {
+    let named = &tables[..tables.len().min(MOST_NAMES)];
+    let detail = detail_text("TABLES_CLOSED", &json!({"tables": tables.len(), "relations": named}));
+    let count = if tables.len() == 1 { "1 table".to_owned() } else { format!("{} tables", tables.len()) };
+    let message =
+        format!("row-level security stays enabled on {count} without the policies of the extension");
+    ErrorReport::new(S::ERRCODE_WARNING, reportable(message), "tenancy")
+        .set_detail(reportable(detail))
+        .set_hint("Without others, only superusers and roles with BYPASSRLS see rows. To show them to all who have privileges on a table: ALTER TABLE <table> NO FORCE ROW LEVEL SECURITY, DISABLE ROW LEVEL SECURITY;")
         .report(PgLogLevel::WARNING);
 }
 

@@ -17,15 +17,20 @@ use crate::pg::{
     index_pushdown::Judges,
     leakproof::{Check, Function},
     scan::{self, Cached},
+    text::Text,
 };
 
-/// Column of _tenancy.leakproof_operators.
-const OPERATOR: i32 = 1;
+// Columns of _tenancy.leakproof_operators.
+const LIBRARY: i32 = 2;
+const SYMBOL: i32 = 3;
+
+/// A library, and a symbol in it.
+type Symbol = (Vec<u8>, Vec<u8>);
 
 thread_local! {
     static TABLE: Cached = const { Cached::new(c"leakproof_operators", c"leakproof_operators_pkey") };
     /// The functions of the operators that a superuser has added, and in which generation they were read.
-    static ADDED: RefCell<Option<(u64, Rc<HashSet<pg::Oid>>)>> = const { RefCell::new(None) };
+    static ADDED: RefCell<Option<(u64, Rc<HashSet<Symbol>>)>> = const { RefCell::new(None) };
     /// A plan may depend on them.
     static IS_USED: Cell<bool> = const { Cell::new(false) };
 }
@@ -43,23 +48,27 @@ pub fn init() {
 fn trust(function: &Function) -> Option<Check> {
     let (library, symbol) = function.symbol.as_ref()?;
     list::find(library.as_bytes(), symbol.as_bytes())
-        .or_else(|| added().contains(&function.number).then_some(Check::Nothing))
+        .or_else(|| is_added(library, symbol).then_some(Check::Nothing))
+}
+
+/// Whether a superuser has added an operator that has this function.
+fn is_added(library: &Text, symbol: &Text) -> bool {
+    let added = added();
+    !added.is_empty() && added.contains(&(library.as_bytes().to_vec(), symbol.as_bytes().to_vec()))
 }
 
 /// The functions of the operators that a superuser has added.
-fn added() -> Rc<HashSet<pg::Oid>> {
+fn added() -> Rc<HashSet<Symbol>> {
     let generation = TABLE.with(Cached::generation);
     let known = ADDED.with_borrow(|added| {
         added.as_ref().filter(|(read, _)| *read == generation).map(|(_, found)| found.clone())
     });
     IS_USED.set(true);
     known.unwrap_or_else(|| {
-        let operators = TABLE
-            .with(Cached::relations)
-            .map(|relations| scan::rows(relations, &[], |row| row.oid(OPERATOR)))
-            .unwrap_or_default();
-        let found: HashSet<_> = operators.into_iter().flatten().map(pg::leakproof::opcode).collect();
-        let found = Rc::new(found);
+        let text = |row: &scan::Row, column| row.text(column).map(|text| text.as_bytes().to_vec());
+        let read = |row: &scan::Row| text(row, LIBRARY).zip(text(row, SYMBOL));
+        let rows = TABLE.with(Cached::relations).map(|relations| scan::rows(relations, &[], read));
+        let found = Rc::new(rows.into_iter().flatten().flatten().collect::<HashSet<_>>());
         ADDED.set(Some((generation, found.clone())));
         found
     })

@@ -23,8 +23,10 @@
 //! | [`quota`] | how much may be used, and is that respected? |
 //! | [`meter`] | how much does a table hold? |
 //! | [`health`] | may the client see how all tenants are? |
+//! | [`report`] | how are all tenants, on one page? |
 //! | [`delete_tenant`] | how do a tenant's rows leave, and come? |
 //! | [`migrate`] | who reads a table without a tenant that will be protected? |
+//! | [`drop_extension`] | what does DROP EXTENSION leave? |
 //! | [`isolate`] | does a tenant have a partition of its own, and who still reads it elsewhere? |
 //!
 //! What is DDL or reads catalogs is SQL, in `sql/`: `sql/schema` runs once, `sql/api` is re-runnable.
@@ -36,6 +38,7 @@ mod cache;
 mod context;
 mod cross_tenant;
 mod delete_tenant;
+mod drop_extension;
 mod error;
 mod guard;
 mod guc;
@@ -49,6 +52,7 @@ mod period;
 mod pg;
 mod quota;
 mod registry;
+mod report;
 mod resource;
 mod scope;
 mod sign_in;
@@ -323,6 +327,12 @@ extension_sql_file!(
 extension_sql_file!("../sql/api/export_tenant.sql", name = "export_tenant", requires = ["delete_tenant"]);
 extension_sql_file!("../sql/api/migrate.sql", name = "migrate", requires = ["export_tenant"]);
 extension_sql_file!("../sql/api/migrate_steps.sql", name = "migrate_steps", requires = ["migrate"]);
+extension_sql_file!(
+    "../sql/api/report.sql",
+    name = "report",
+    requires = ["migrate_steps", report::report_page]
+);
+extension_sql_file!("../sql/api/drop_extension.sql", name = "drop_extension", requires = ["report"]);
 extension_sql_file!("../sql/grants.sql", name = "grants", finalize);
 
 /// Runs when the library is loaded: at server start when preloaded, else at the first use in a session.
@@ -353,6 +363,7 @@ pub extern "C-unwind" fn _PG_init() {
     });
     isolate::init();
     migrate::init();
+    drop_extension::init();
     context::ready(named);
 }
 

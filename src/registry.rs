@@ -303,7 +303,8 @@ pub fn refuse_old_snapshot(relations: Vec<pg::Oid>, schema: Option<pg::Oid>) {
             (SELECT sum(hashtextextended(m::text, 0)) FROM _tenancy.meters m JOIN family f USING (relation)), ' ',
             (SELECT sum(hashtextextended(concat(i.inhrelid, ' ', i.inhparent), 0))
              FROM pg_inherits i JOIN family f ON f.relation = i.inhrelid), ' ',
-            (SELECT sum(hashtextextended(s::text, 0)) FROM _tenancy.protected_schemas s JOIN schemas h ON h.schema = s.schema), ' ',
+            (SELECT sum(hashtextextended(s::text, 0)) FROM _tenancy.protected_schemas s
+             JOIN pg_namespace n ON n.nspname = s.schema JOIN schemas h ON h.schema = n.oid), ' ',
             (SELECT sum(hashtextextended(c.oid::text, 0)) FROM pg_class c WHERE c.relnamespace = $2 AND c.relkind IN ('r', 'p')))";
     let arguments = [relations.into(), schema.into()];
     let read = || {

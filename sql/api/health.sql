@@ -101,17 +101,13 @@ COMMENT ON FUNCTION tenancy.forget_health(text) IS
 'Removes a component that report_health() was told of and that is gone for good; whose, as there. Returns whether there was one. Errors: those of current_tenant(). Volatile. PUBLIC
 may call it.';
 
--- How much of its quotas a tenant uses; of all but the archived ones (null), those quotas that are used up or above their soft limit, from what is committed. One after the other,
--- counters of ten thousand tenants would take seconds: here the sums are made for all at once, by the same rules (src/usage/ledger.rs).
-CREATE FUNCTION _tenancy.quota_levels(only_tenant text) RETURNS SETOF _tenancy.quota_states
+-- How much of its quotas each tenant that is not archived uses, from what is committed. One after the other, counters of ten thousand tenants would take seconds: here the sums are
+-- made for all at once, by the same rules (src/usage/ledger.rs).
+CREATE FUNCTION _tenancy.quota_sums() RETURNS SETOF _tenancy.quota_states
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
     SET search_path = pg_catalog, pg_temp SET jit = off SET timezone = 'UTC'
 AS $$
 BEGIN
-    IF only_tenant IS NOT NULL THEN
-        RETURN QUERY SELECT q.* FROM _tenancy.quota_states q WHERE q.tenant_id = only_tenant;
-        RETURN;
-    END IF;
     RETURN QUERY
     WITH open AS MATERIALIZED (
         SELECT o.tenant_id, o.resource, sum(o.amount) AS amount,
@@ -141,7 +137,22 @@ BEGIN
     )
     SELECT l.tenant_id, l.resource, nullif(l.period, ''), l.scope, _tenancy.to_bigint(l.used), 0::bigint, l.max_amount, l.soft_limit,
            NULL::bigint, CASE WHEN l.max_amount > 0 THEN round(100.0 * l.used / l.max_amount, 1) END
-    FROM level l WHERE l.used >= l.max_amount OR l.used > l.soft_limit;
+    FROM level l;
+END
+$$;
+COMMENT ON FUNCTION _tenancy.quota_sums() IS 'how much of its quotas each tenant that is not archived uses';
+
+-- The same of one tenant, with what is reserved; of all (null), those quotas that are used up or above their soft limit.
+CREATE FUNCTION _tenancy.quota_levels(only_tenant text) RETURNS SETOF _tenancy.quota_states
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp SET jit = off SET timezone = 'UTC'
+AS $$
+BEGIN
+    IF only_tenant IS NOT NULL THEN
+        RETURN QUERY SELECT q.* FROM _tenancy.quota_states q WHERE q.tenant_id = only_tenant;
+        RETURN;
+    END IF;
+    RETURN QUERY SELECT q.* FROM _tenancy.quota_sums() q WHERE q.used >= q."limit" OR q.used > q.soft_limit;
 END
 $$;
 COMMENT ON FUNCTION _tenancy.quota_levels(text) IS 'the quotas of a tenant, or (null) those of all tenants that are used up or above their soft limit';

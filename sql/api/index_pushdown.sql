@@ -13,21 +13,32 @@ CREATE TRIGGER tenancy_audit_truncate AFTER TRUNCATE ON _tenancy.leakproof_opera
     FOR EACH STATEMENT EXECUTE FUNCTION _tenancy.audit_row('');
 ALTER TABLE _tenancy.leakproof_operators ENABLE ALWAYS TRIGGER tenancy_audit, ENABLE ALWAYS TRIGGER tenancy_audit_truncate;
 
+-- As the library has it (src/pg/leakproof.rs).
+CREATE FUNCTION _tenancy.library_of(function pg_proc) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE function.prolang WHEN 12 THEN '' WHEN 13 THEN regexp_replace(function.probin, '^\$libdir/', '') END
+$$;
+COMMENT ON FUNCTION _tenancy.library_of(pg_proc) IS 'the library that a function in C is in: empty for the server, null for other functions';
+
 CREATE VIEW tenancy.trusted_operators AS
     SELECT o.oid::regoperator AS operator, coalesce(f.kind, 'added') AS kind, f.condition, e.extname AS extension, l.trusted_by, l.trusted_at
     FROM pg_catalog.pg_operator o
     JOIN pg_catalog.pg_proc p ON p.oid = o.oprcode
     LEFT JOIN _tenancy.leakproof_functions() f
         ON f.symbol = p.prosrc AND NOT p.proleakproof
-           AND CASE p.prolang WHEN 12 THEN f.library = '' WHEN 13 THEN regexp_replace(p.probin, '^\$libdir/', '') = f.library END
-    LEFT JOIN _tenancy.leakproof_operators l ON l.operator = o.oid
+           AND f.library = _tenancy.library_of(p)
+    LEFT JOIN LATERAL (
+        SELECT a.operator, a.trusted_by, a.trusted_at FROM _tenancy.leakproof_operators a
+        WHERE a.symbol = p.prosrc AND a.library = _tenancy.library_of(p) ORDER BY a.trusted_at LIMIT 1) l ON true
     LEFT JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_operator'::regclass AND d.objid = o.oid AND d.deptype = 'e'
     LEFT JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid
     WHERE f.symbol IS NOT NULL OR l.operator IS NOT NULL;
 COMMENT ON VIEW tenancy.trusted_operators IS
 'The operators that tenancy.index_pushdown makes index conditions behind a policy, besides those that are LEAKPROOF: kind is the group whose
 reasons docs/index_pushdown.md gives, or added; condition is what is asked of the arguments; trusted_by and trusted_at are of
-tenancy.trust_operator(). PUBLIC may read it.';
+tenancy.trust_operator(), of this operator or of another that has the same function. PUBLIC may read it.';
 
 CREATE FUNCTION tenancy.trust_operator(operator regoperator) RETURNS void
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
@@ -37,16 +48,18 @@ DECLARE
     the_function record;
 BEGIN
     PERFORM _tenancy.refuse_in_context('trust_operator');
-    SELECT o.oprcode::regprocedure::text AS name, p.prolang, p.proleakproof INTO the_function
+    SELECT o.oprcode::regprocedure::text AS name, _tenancy.library_of(p) AS library, p.prosrc AS symbol INTO the_function
     FROM pg_operator o JOIN pg_proc p ON p.oid = o.oprcode WHERE o.oid = trust_operator.operator;
     IF NOT FOUND THEN
         PERFORM _tenancy.raise('PARAMETER_INVALID', 'operator must be an operator that exists', '{"argument": "operator"}');
     -- The body of any other is its owner's to replace, and calls what it likes.
-    ELSIF the_function.prolang NOT IN (12, 13) THEN
+    ELSIF the_function.library IS NULL THEN
         PERFORM _tenancy.raise('PARAMETER_INVALID', format('function %s of operator %s is not written in C', the_function.name, operator),
             '{"argument": "operator"}', 'Only such a function can be trusted, because only a superuser can replace it.');
     END IF;
-    INSERT INTO _tenancy.leakproof_operators (operator) VALUES (trust_operator.operator) ON CONFLICT ON CONSTRAINT leakproof_operators_pkey DO NOTHING;
+    INSERT INTO _tenancy.leakproof_operators AS l (operator, library, symbol) VALUES (trust_operator.operator::text, the_function.library, the_function.symbol)
+        ON CONFLICT ON CONSTRAINT leakproof_operators_pkey DO UPDATE SET library = excluded.library, symbol = excluded.symbol
+        WHERE (l.library, l.symbol) <> (excluded.library, excluded.symbol);
     RAISE WARNING 'operator % is trusted on rows of all tenants', operator
         USING DETAIL = format('Where function %s raises an error or a message for some values, a tenant can find out values of others.', the_function.name),
               HINT = format('To take it back: SELECT tenancy.distrust_operator(%L);', operator);
@@ -64,10 +77,13 @@ CREATE FUNCTION tenancy.distrust_operator(operator regoperator) RETURNS boolean
 AS $$
 BEGIN
     PERFORM _tenancy.refuse_in_context('distrust_operator');
-    DELETE FROM _tenancy.leakproof_operators l WHERE l.operator = distrust_operator.operator;
+    DELETE FROM _tenancy.leakproof_operators l
+    WHERE l.operator = distrust_operator.operator::text
+       OR EXISTS (SELECT FROM pg_operator o JOIN pg_proc p ON p.oid = o.oprcode
+                  WHERE o.oid = distrust_operator.operator AND p.prosrc = l.symbol AND _tenancy.library_of(p) = l.library);
     RETURN FOUND;
 END
 $$;
 COMMENT ON FUNCTION tenancy.distrust_operator(regoperator) IS
-'Takes back tenancy.trust_operator(). Plans that were made with it are made anew. Returns false where it was not trusted. Volatile. For superusers;
+'Takes back tenancy.trust_operator(), for all operators that have the same function. Plans that were made with it are made anew. Returns false where it was not trusted. Volatile. For superusers;
 refused in the context of a tenant.';

@@ -28,7 +28,9 @@ CREATE VIEW _tenancy.lint_database AS
     ), watch(event_trigger, event, function, problem) AS (
         VALUES ('tenancy_guard_ddl', 'ddl_command_end', '_tenancy.guard_ddl', 'protection can be weakened, and new partitions are left open'),
                ('tenancy_guard_drop', 'sql_drop', '_tenancy.guard_drop', 'policies and triggers of protected tables can be dropped'),
-               ('tenancy_forget_dropped', 'sql_drop', '_tenancy.forget_dropped', 'a new table can pass for a protected one that was dropped')
+               ('tenancy_forget_dropped', 'sql_drop', '_tenancy.forget_dropped', 'a new table can pass for a protected one that was dropped'),
+               ('tenancy_before_schema', 'ddl_command_start', '_tenancy.follow_schemas', 'new tables of a schema that was renamed are left open'),
+               ('tenancy_after_schema', 'ddl_command_end', '_tenancy.follow_schemas', 'new tables of a schema that was renamed are left open')
     ), weak(parameter, pattern, rule, problem) AS (
         -- PostgreSQL takes any beginning of these words that is only theirs. event_triggers came with 17.
         VALUES ('tenancy.restoring', '^(on|1|t(r(ue?)?)?|y(es?)?)$', 'restoring_left_on',
@@ -60,7 +62,7 @@ CREATE VIEW _tenancy.lint_database AS
                     format(E'CREATE EVENT TRIGGER %I ON %s EXECUTE FUNCTION %s();\n', w.event_trigger, w.event, w.function)
                     || format(E'ALTER EVENT TRIGGER %I ENABLE ALWAYS;\nALTER EXTENSION tenancy ADD EVENT TRIGGER %I;', w.event_trigger, w.event_trigger)
                 ELSE format('ALTER EVENT TRIGGER %I ENABLE ALWAYS;', e.evtname) END, NULL
-    FROM watch w LEFT JOIN pg_event_trigger e ON e.evtfoid = w.function::regproc
+    FROM watch w LEFT JOIN pg_event_trigger e ON e.evtfoid = w.function::regproc AND e.evtevent = w.event
     WHERE e.oid IS NULL OR e.evtenabled <> 'A'
     UNION ALL
     SELECT k.rule, 'error', concat_ws(' in ', CASE WHEN s.setrole <> 0 THEN quote_ident(pg_get_userbyid(s.setrole)) END,
@@ -140,7 +142,8 @@ CREATE VIEW _tenancy.lint_database AS
     UNION ALL
     SELECT 'administration_public', 'error', f.oid::regprocedure::text, 'everybody may execute it, and it administers tenants',
            format('REVOKE EXECUTE ON ROUTINE %s FROM PUBLIC;', f.oid::regprocedure), NULL
-    FROM pg_proc f CROSS JOIN LATERAL aclexplode(coalesce(f.proacl, acldefault('f', f.proowner))) x
+    -- After pg_upgrade, what everybody might execute from the beginning has neither an ACL nor initial privileges; what was granted since has both.
+    FROM pg_proc f CROSS JOIN LATERAL aclexplode(f.proacl) x
     WHERE f.pronamespace = 'tenancy'::regnamespace AND x.grantee = 0
       AND EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = f.oid AND d.deptype = 'e')
       AND NOT EXISTS (SELECT FROM pg_init_privs i, aclexplode(i.initprivs) z WHERE i.classoid = 'pg_proc'::regclass AND i.objoid = f.oid AND z.grantee = 0)

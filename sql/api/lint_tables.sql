@@ -7,7 +7,7 @@ CREATE VIEW _tenancy.lint_unprotected AS
     WITH known AS MATERIALIZED (
         SELECT 'tenant_id'::name AS name, NULL::oid AS type, NULL::oid AS schema
         UNION
-        SELECT s.tenant_column, NULL, s.schema FROM _tenancy.protected_schemas s
+        SELECT s.tenant_column, NULL, n.oid FROM _tenancy.protected_schemas s JOIN pg_namespace n ON n.nspname = s.schema
         UNION
         SELECT p.tenant_column, p.atttypid, NULL FROM _tenancy.lint_protected p WHERE p.tenant_column NOT IN ('id', 'name')
     ), candidate AS MATERIALIZED (

@@ -299,7 +299,7 @@ BEGIN
         PERFORM _tenancy.note_cache_change(NULL, watch.resource_type, watch.notify);
     END LOOP;
     DELETE FROM _tenancy.protected_schemas s
-    WHERE s.schema IN (SELECT d.objid FROM pg_event_trigger_dropped_objects() d WHERE d.classid = 'pg_namespace'::regclass);
+    WHERE s.schema IN (SELECT d.object_name FROM pg_event_trigger_dropped_objects() d WHERE d.classid = 'pg_namespace'::regclass);
     FOR the_resource IN
         WITH unmetered AS (DELETE FROM _tenancy.meters m WHERE m.relation = ANY (gone) RETURNING m.resource)
         SELECT DISTINCT u.resource FROM unmetered u

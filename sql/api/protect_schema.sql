@@ -4,7 +4,7 @@ CREATE FUNCTION _tenancy.schema_column(schema regnamespace) RETURNS name
     LANGUAGE sql STABLE PARALLEL SAFE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT s.tenant_column FROM _tenancy.protected_schemas s WHERE s.schema = schema_column.schema
+    SELECT s.tenant_column FROM _tenancy.protected_schemas s JOIN pg_namespace n ON n.nspname = s.schema WHERE n.oid = schema_column.schema
 $$;
 COMMENT ON FUNCTION _tenancy.schema_column(regnamespace) IS 'the tenant column of a schema whose tables are protected';
 
@@ -27,8 +27,9 @@ BEGIN
     -- A table that another transaction is making would be seen by neither. Whoever is still to make one will find the schema listed.
     PERFORM _tenancy.lock_schema(protect_schema.schema);
     PERFORM _tenancy.refuse_old_snapshot('{}', protect_schema.schema);
-    INSERT INTO _tenancy.protected_schemas (schema, tenant_column) VALUES (protect_schema.schema, protect_schema.tenant_column)
-        ON CONFLICT ON CONSTRAINT protected_schemas_pkey DO UPDATE SET tenant_column = excluded.tenant_column;
+    INSERT INTO _tenancy.protected_schemas (schema, number, tenant_column)
+        SELECT n.nspname, n.oid, protect_schema.tenant_column FROM pg_namespace n WHERE n.oid = protect_schema.schema
+        ON CONFLICT ON CONSTRAINT protected_schemas_pkey DO UPDATE SET number = excluded.number, tenant_column = excluded.tenant_column;
     FOR item IN
         SELECT c.oid::regclass FROM pg_class c
         WHERE c.relnamespace = protect_schema.schema AND c.relkind IN ('r', 'p') AND c.relpersistence <> 't'
@@ -60,7 +61,7 @@ CREATE FUNCTION tenancy.unprotect_schema(schema regnamespace) RETURNS void
 AS $$
 BEGIN
     PERFORM _tenancy.refuse_in_context('unprotect_schema');
-    DELETE FROM _tenancy.protected_schemas s WHERE s.schema = unprotect_schema.schema;
+    DELETE FROM _tenancy.protected_schemas s USING pg_namespace n WHERE n.nspname = s.schema AND n.oid = unprotect_schema.schema;
     IF NOT FOUND THEN
         PERFORM _tenancy.raise('PARAMETER_INVALID', format('tables of schema %s are not protected as they are created', unprotect_schema.schema),
             jsonb_build_object('schema', unprotect_schema.schema::text));
@@ -72,5 +73,26 @@ COMMENT ON FUNCTION tenancy.unprotect_schema(regnamespace) IS
 Granted to nobody; refused in the context of a tenant.';
 
 CREATE VIEW tenancy.protected_schemas AS
-    SELECT s.schema, s.tenant_column, s.protected_at FROM _tenancy.protected_schemas s;
+    SELECT n.oid::regnamespace AS schema, s.tenant_column, s.protected_at
+    FROM _tenancy.protected_schemas s JOIN pg_catalog.pg_namespace n ON n.nspname = s.schema;
 COMMENT ON VIEW tenancy.protected_schemas IS 'The schemas whose tables are protected as they are created. PUBLIC may read it.';
+
+-- What is renamed stays protected. Before ALTER SCHEMA, numbers are those of the names: after a restore or pg_upgrade they are not. After it, names are those of the numbers.
+CREATE FUNCTION _tenancy.follow_schemas() RETURNS event_trigger
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp SET jit = off
+AS $$
+BEGIN
+    IF TG_EVENT = 'ddl_command_start' THEN
+        UPDATE _tenancy.protected_schemas s SET number = coalesce((SELECT n.oid FROM pg_namespace n WHERE n.nspname = s.schema), 0)
+        WHERE s.number <> coalesce((SELECT n.oid FROM pg_namespace n WHERE n.nspname = s.schema), 0);
+    ELSE
+        UPDATE _tenancy.protected_schemas s SET schema = n.nspname FROM pg_namespace n WHERE n.oid = s.number AND n.nspname <> s.schema;
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION _tenancy.follow_schemas() IS 'event trigger: a schema whose tables are protected was renamed';
+CREATE EVENT TRIGGER tenancy_before_schema ON ddl_command_start WHEN TAG IN ('ALTER SCHEMA') EXECUTE FUNCTION _tenancy.follow_schemas();
+CREATE EVENT TRIGGER tenancy_after_schema ON ddl_command_end WHEN TAG IN ('ALTER SCHEMA') EXECUTE FUNCTION _tenancy.follow_schemas();
+ALTER EVENT TRIGGER tenancy_before_schema ENABLE ALWAYS;
+ALTER EVENT TRIGGER tenancy_after_schema ENABLE ALWAYS;

@@ -156,5 +156,11 @@ pub const CATALOGUE: &[Code] = &[
         500,
         "the extension is not installed in this database",
     ),
+    (
+        "EXTENSION_IN_USE",
+        S::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST,
+        409,
+        "the extension is to be dropped while tables need it",
+    ),
     ("INTERNAL_ERROR", S::ERRCODE_INTERNAL_ERROR, 500, "a defect of the extension"),
 ];

@@ -73,6 +73,7 @@ fn every_error_is_whole() {
         Error::Exempt("tenancy.for_each_tenant()"),
         Error::ScopeInside,
         Error::NotInstalled,
+        Error::ExtensionInUse(2),
     ];
     for error in all {
         let (message, detail, hint) = error.texts();

@@ -407,6 +407,12 @@ impl Error<'_> {
                 json!({}),
                 "Install it with: CREATE EXTENSION tenancy;",
             ),
+            Error::ExtensionInUse(tables) => (
+                "EXTENSION_IN_USE",
+                "cannot drop extension \"tenancy\" because tables are protected, metered, audited or watched by it".to_owned(),
+                json!({"tables": tables}),
+                "Give them back as they were first: SELECT tenancy.unprotect_all(); with CASCADE, their rows stay hidden from all but superusers and roles with BYPASSRLS.",
+            ),
         };
         Wording { code, message, detail, hint }
     }

@@ -11,7 +11,7 @@ use std::ffi::{CStr, c_char, c_int};
 use pgrx::{pg_sys, prelude::*};
 
 use super::{
-    activity, moved,
+    activity, dropping, moved,
     part::Part,
     planner, portal, pushed_scan, rewrite,
     running::{self, Step, Tenant},
@@ -493,8 +493,15 @@ unsafe extern "C-unwind" fn process_utility(
         };
         let depth = step.map(|step| running::enter(step, statement));
         let measured = depth.filter(|_| activity::counts(command)).map(activity::Step::begin);
+        let drops_us = dropping::drops_us(command);
+        if let Some(is_cascade) = drops_us {
+            dropping::begins(is_cascade);
+        }
         let call = PREVIOUS_UTILITY.unwrap_or(raw::standard_ProcessUtility);
         call(statement, text, is_read_only, context, parameters, environment, to, completion);
+        if drops_us.is_some() {
+            dropping::ended();
+        }
         if let Some(measured) = measured {
             measured.end_command(activity::rows_of(completion));
         }

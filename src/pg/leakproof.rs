@@ -340,7 +340,7 @@ unsafe fn all(list: *mut pg_sys::List, trust: Trust, what: As) -> bool {
 }
 
 /// The function of an operator; zero where there is no such operator.
-pub fn opcode(operator: pg_sys::Oid) -> pg_sys::Oid {
+fn opcode(operator: pg_sys::Oid) -> pg_sys::Oid {
     // SAFETY: called inside a transaction.
     unsafe { pg_sys::get_opcode(operator) }
 }

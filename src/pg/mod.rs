@@ -19,6 +19,7 @@ use version_1;
 pub mod accessor;
 pub mod activity;
 pub mod command;
+pub mod dropping;
 pub mod each;
 pub mod guc;
 pub mod hook;

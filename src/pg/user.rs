@@ -51,6 +51,12 @@ unsafe fn is_exempt(role: pg_sys::Oid) -> bool {
     unsafe { pg_sys::superuser_arg(role) || pg_sys::has_bypassrls_privilege(role) }
 }
 
+/// Whether the current role is a superuser.
+pub fn is_superuser() -> bool {
+    // SAFETY: called inside a transaction.
+    unsafe { pg_sys::superuser() }
+}
+
 /// Whether the current role is exempt from row-level security: a superuser, or a role with BYPASSRLS.
 pub fn bypasses() -> bool {
     // SAFETY: called inside a transaction; a role that exists.

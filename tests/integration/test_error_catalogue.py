@@ -128,6 +128,7 @@ CASES = [
     ("PROTECTION_WEAKENED", OWNER, None, "ALTER TABLE by_uuid DISABLE ROW LEVEL SECURITY", True),
     ("PROTECTION_WEAKENED", OWNER, None, "DROP POLICY tenancy_isolation ON orders", True),
     ("RELATION_NOT_PROTECTED", OWNER, None, "SELECT tenancy.unprotect('plain')", False),
+    ("EXTENSION_IN_USE", "postgres", None, "DROP EXTENSION tenancy", True),
     ("QUOTA_EXCEEDED", APP, "acme", "INSERT INTO metered (n) VALUES (1), (2)", True),
     ("QUOTA_EXCEEDED", "postgres", None, f"INSERT INTO metered VALUES ('acme', 1), ('{VICTIM}', 1), ('acme', 2)", True),
     ("QUOTA_EXCEEDED", APP, "acme", "SELECT tenancy.enforce_quota('metered', 2)", True),

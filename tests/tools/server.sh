@@ -4,6 +4,7 @@
 #   server.sh start MAJOR NAME [--preload|--no-preload] [--durable] [parameter=value …]
 #       a fresh server; prints the path of a file of environment variables to source
 #   server.sh standby MAJOR NAME OF [parameter=value …]   a hot standby of the server OF
+#   server.sh upgrade MAJOR NAME OF [parameter=value …]   what the server OF has, by pg_upgrade; OF is stopped
 #   server.sh restart NAME [parameter=value …]            an ordinary restart
 #   server.sh crash NAME        SIGKILL to every process, then start again (recovery)
 #   server.sh promote NAME      ends recovery of a standby
@@ -103,17 +104,42 @@ start() {
   done
   case $name in *[!A-Za-z0-9_-]* | '') die "a name has letters, digits, - and _: $name" ;; esac
   stop "$name"
-  BIN=$(pg_bin "$major")
-  [ -x "$BIN/postgres" ] || die "PostgreSQL $major is missing: tests/tools/setup.sh $major"
-  make_dir "$name"
-  as_server "$BIN/initdb" -D "$DIR/data" -U postgres --auth=trust --encoding=UTF8 --locale=C \
-    --no-sync >"$CACHE/log/initdb-$name.log" 2>&1 ||
-    { cat "$CACHE/log/initdb-$name.log" >&2; die "initdb failed"; }
-  local defaults=("shared_preload_libraries=$preload" log_min_messages=warning max_connections=200
-    shared_buffers=256MB max_prepared_transactions=20 max_wal_size=2GB
-    "log_line_prefix=%m [%p] %q%u@%d/%a ")
-  [ "$durable" = yes ] || defaults+=(fsync=off)
-  launch "$major" "$name" "${defaults[@]}" "${settings[@]}"
+  init "$major" "$name"
+  [ "$durable" = yes ] || settings=(fsync=off "${settings[@]}")
+  launch "$major" "$name" "shared_preload_libraries=$preload" "${DEFAULTS[@]}" "${settings[@]}"
+}
+
+DEFAULTS=(log_min_messages=warning max_connections=200 shared_buffers=256MB max_prepared_transactions=20 max_wal_size=2GB
+  "log_line_prefix=%m [%p] %q%u@%d/%a ")
+
+# init MAJOR NAME: an empty cluster in a directory of its own
+init() {
+  local options=()
+  BIN=$(pg_bin "$1")
+  [ -x "$BIN/postgres" ] || die "PostgreSQL $1 is missing: tests/tools/setup.sh $1"
+  # As before 18, so that pg_upgrade takes both.
+  [ "$1" -lt 18 ] || options+=(--no-data-checksums)
+  make_dir "$2"
+  as_server "$BIN/initdb" -D "$DIR/data" -U postgres --auth=trust --encoding=UTF8 --locale=C "${options[@]}" \
+    --no-sync >"$CACHE/log/initdb-$2.log" 2>&1 ||
+    { cat "$CACHE/log/initdb-$2.log" >&2; die "initdb failed"; }
+}
+
+upgrade() {
+  local major=$1 name=$2 of=$3 from
+  shift 3
+  stop "$name"
+  load "$of"
+  pg_stop "$DIR" "$BIN"
+  from=("$BIN" "$DIR/data")
+  init "$major" "$name"
+  configure "$DIR" shared_preload_libraries=tenancy fsync=off "${DEFAULTS[@]}" "$@"
+  # It writes to where it runs.
+  # shellcheck disable=SC2016
+  as_server sh -c 'cd "$1" && shift && exec "$@"' sh "$DIR" "$BIN/pg_upgrade" -b "${from[0]}" -d "${from[1]}" -B "$BIN" -D "$DIR/data" -U postgres -s "$DIR" \
+    >"$CACHE/log/pg_upgrade-$name.log" 2>&1 ||
+    { cat "$CACHE/log/pg_upgrade-$name.log" >&2; as_server find "$DIR/data/pg_upgrade_output.d" -name '*.log' -exec tail -n 30 {} + >&2; die "pg_upgrade failed"; }
+  launch "$major" "$name"
 }
 
 standby() {
@@ -165,7 +191,7 @@ stop() {
 command=$1
 shift
 case $command in
-  start | standby | restart | crash | stop) "$command" "$@" ;;
+  start | standby | upgrade | restart | crash | stop) "$command" "$@" ;;
   stop-all) for file in "$RUN"/*.env; do [ ! -e "$file" ] || stop "$(basename "$file" .env)"; done ;;
   promote) load "$1" && as_server "$BIN/pg_ctl" -D "$DIR/data" -s -w promote ;;
   env) load "$1" && cat "$RUN/$1.env" ;;

@@ -120,3 +120,17 @@ SELECT tenancy.protect_schema('elsewhere', 'org');
 DROP SCHEMA elsewhere, renamed CASCADE;
 SELECT schema FROM tenancy.protected_schemas;
 SELECT count(*) FROM _tenancy.protected;
+
+-- A schema that is renamed stays protected, also where its number is that of another database, as after a restore.
+CREATE SCHEMA renamed_once;
+CREATE SCHEMA bystander;
+SELECT tenancy.protect_schema('renamed_once');
+UPDATE _tenancy.protected_schemas SET number = 'bystander'::regnamespace WHERE schema = 'renamed_once';
+ALTER SCHEMA bystander RENAME TO "By Stander";
+ALTER SCHEMA renamed_once RENAME TO "Renamed Twice";
+SELECT schema FROM tenancy.protected_schemas;
+CREATE TABLE "Renamed Twice".t (tenant_id text);
+CREATE TABLE "By Stander".t (tenant_id text);
+SELECT relation FROM tenancy.protected_tables WHERE relation::text ~ '(Twice|Stander)';
+DROP SCHEMA "Renamed Twice", "By Stander" CASCADE;
+SELECT schema FROM _tenancy.protected_schemas;

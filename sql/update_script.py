@@ -1,0 +1,66 @@
+#!/usr/bin/env python3
+"""Prints the script by which ALTER EXTENSION tenancy UPDATE comes from an earlier version to this one.
+
+    python3 sql/update_script.py tenancy--0.2.0.sql [sql/tenancy--0.1.0--0.2.0.sql] > tenancy--0.1.0--0.2.0.sql
+
+The first file is what `make install` has installed; the second is written by hand: what changes in `sql/schema`, which runs once, and what of
+`sql/api` is gone or cannot be replaced (another type of result, columns of a view that are not the last). All the rest, which is re-runnable, is taken from
+the first file and replaces what is there: policies and triggers of users' tables, which need its functions, are not touched.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+SCHEMA = Path(__file__).resolve().parent / "schema"
+HEAD = r"""\echo Use "ALTER EXTENSION tenancy UPDATE" to load this file. \quit
+SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+"""
+# What a statement may be made of, so that a semicolon in it does not end it.
+TOKEN = re.compile(r"--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|\$(\w*)\$.*?\$\1\$|;|[^;'\"$/-]+|.", re.DOTALL)
+REPLACED = re.compile(r"CREATE\s+(FUNCTION|PROCEDURE|VIEW|TRIGGER)\b")
+
+
+def statements(sql):
+    """The statements of a script, without comments around them."""
+    statement = ""
+    for token in TOKEN.finditer(sql):
+        text = token.group()
+        if text.startswith(("--", "/*")) and not statement.strip():
+            continue
+        statement += text
+        if text == ";":
+            yield statement.strip()
+            statement = ""
+    if statement.strip():
+        raise SystemExit(f"a statement has no end: {statement.strip()[:200]}")
+
+
+def rerun(statement):
+    """A statement, such that it may have been run before."""
+    if REPLACED.match(statement):
+        return REPLACED.sub(r"CREATE OR REPLACE \1", statement, count=1)
+    if dropped := re.match(r"CREATE (POLICY \S+ ON \S+|EVENT TRIGGER \S+)", statement):
+        return f"DROP {dropped[1].replace('POLICY ', 'POLICY IF EXISTS ').replace('EVENT TRIGGER ', 'EVENT TRIGGER IF EXISTS ')};\n{statement}"
+    if of_type := re.match(r"CREATE TYPE (\S+)", statement):
+        return f"DO $do$ BEGIN IF to_regtype('{of_type[1]}') IS NULL THEN\n{statement}\nEND IF; END $do$;"
+    if re.match(r"DO\b", statement):
+        return re.sub(r"CREATE TRIGGER\b", "CREATE OR REPLACE TRIGGER", statement)
+    if re.match(r"(COMMENT|GRANT|REVOKE|CREATE SCHEMA IF NOT EXISTS|ALTER TABLE \S+ (ENABLE|FORCE)|ALTER EVENT TRIGGER|ALTER FUNCTION)\b", statement):
+        return statement
+    raise SystemExit(f"nobody knows whether this can be run again: {statement[:200]}")
+
+
+def script(installed, by_hand=""):
+    for file in sorted(SCHEMA.glob("*.sql")):
+        text = file.read_text().strip()
+        if text not in installed:
+            raise SystemExit(f"{file.name} is not part of what was installed: build and install first")
+        installed = installed.replace(text, "")
+    return "\n\n".join([HEAD + by_hand.strip(), *map(rerun, statements(installed))]) + "\n"
+
+
+if __name__ == "__main__":
+    if len(sys.argv) not in (2, 3):
+        raise SystemExit(__doc__)
+    sys.stdout.write(script(*(Path(name).read_text() for name in sys.argv[1:])))

@@ -1,0 +1,62 @@
+//! What does DROP EXTENSION leave?
+//!
+//! Guarantees: no table that was isolated is open to anybody afterwards, unless `unprotect` has given it back; and whoever drops the
+//! extension is told which are closed.
+
+use std::cell::RefCell;
+
+use crate::error::{Error, internal, warn_of_closed};
+use crate::pg::{
+    self,
+    dropping::{self, Listener},
+    text::Text,
+};
+
+thread_local! {
+    /// Tables that keep row-level security without its policies.
+    static CLOSED: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+}
+
+pub fn init() {
+    dropping::listen(Listener { begins, ended });
+}
+
+fn names(table: pg::Oid, query: &str) -> Vec<String> {
+    let mut names = Vec::new();
+    pg::query::at_latest(|| {
+        pg::query::select(table, query, &[], |row| {
+            names.extend(row.get::<Text>(1)?.map(|name| name.to_utf8().into_owned()));
+            Ok(())
+        })
+    })
+    .unwrap_or_else(|error| internal(error));
+    names
+}
+
+fn begins(is_cascade: bool) {
+    CLOSED.take();
+    // To others PostgreSQL says that they may not.
+    let Some(table) = pg::scan::table(c"protected").filter(|_| pg::user::is_superuser()) else { return };
+    if !is_cascade {
+        let query = "SELECT DISTINCT u.relation::text FROM (
+                 SELECT relation FROM _tenancy.protected UNION ALL SELECT relation FROM _tenancy.meters
+                 UNION ALL SELECT relation FROM _tenancy.audited UNION ALL SELECT relation FROM _tenancy.cache_watches
+             ) AS u WHERE EXISTS (SELECT FROM pg_class c WHERE c.oid = u.relation)";
+        let count = names(table, query).len();
+        if count > 0 {
+            Error::ExtensionInUse(count).raise()
+        }
+        return;
+    }
+    // Partitions have policies of their own.
+    let query = "SELECT c.oid::regclass::text FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid
+             WHERE p.polname = 'tenancy_isolation' AND c.relrowsecurity AND c.relnamespace <> '_tenancy'::regnamespace ORDER BY 1";
+    CLOSED.set(names(table, query));
+}
+
+fn ended() {
+    let closed = CLOSED.take();
+    if !closed.is_empty() {
+        warn_of_closed(&closed);
+    }
+}

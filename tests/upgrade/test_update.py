@@ -1,0 +1,166 @@
+"""ALTER EXTENSION tenancy UPDATE: what `sql/update_script.py` makes brings an earlier version to what CREATE EXTENSION makes, with tables of users in between."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psycopg
+import pytest
+from support import APP, Database, items, refused, set_session
+from test_pg_upgrade import SEEN, fill
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+# Everything about the members of the extension, as it is in catalogs, but for numbers.
+MEMBERS = """
+    WITH member AS (
+        SELECT d.classid, d.objid FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid WHERE e.extname = 'tenancy' AND d.deptype = 'e' AND d.refclassid = 'pg_extension'::regclass
+    ), acl AS (
+        SELECT 'pg_proc'::regclass AS class, p.oid, p.proacl AS acl FROM pg_proc p UNION ALL SELECT 'pg_class'::regclass, c.oid, c.relacl FROM pg_class c
+    )
+    SELECT pg_describe_object(m.classid, m.objid, 0) AS object, coalesce(obj_description(m.objid, m.classid::regclass::name), '') AS comment,
+           coalesce((SELECT string_agg(concat_ws(' ', x.grantee::regrole, x.privilege_type, x.is_grantable), ', ' ORDER BY 1)
+                     FROM acl a, aclexplode(a.acl) x WHERE (a.class, a.oid) = (m.classid, m.objid)), '') AS privileges,
+           CASE m.classid::regclass::text
+               WHEN 'pg_proc' THEN pg_get_functiondef(m.objid)
+               WHEN 'pg_event_trigger' THEN (SELECT concat_ws(' ', e.evtname, e.evtevent, e.evtenabled, e.evttags, e.evtfoid::regproc) FROM pg_event_trigger e WHERE e.oid = m.objid)
+               WHEN 'pg_class' THEN concat_ws(E'\\n',
+                   (SELECT concat_ws(' ', c.relkind, c.relpersistence, c.relrowsecurity, c.relforcerowsecurity, c.relreplident, c.reloptions) FROM pg_class c WHERE c.oid = m.objid),
+                   (SELECT string_agg(concat_ws(' ', a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attcollation::regcollation, pg_get_expr(d.adbin, d.adrelid)), E'\\n' ORDER BY a.attnum)
+                    FROM pg_attribute a LEFT JOIN pg_attrdef d ON (d.adrelid, d.adnum) = (a.attrelid, a.attnum) WHERE a.attrelid = m.objid AND a.attnum > 0),
+                   (SELECT pg_get_viewdef(c.oid) FROM pg_class c WHERE c.oid = m.objid AND c.relkind = 'v'),
+                   (SELECT string_agg(pg_get_constraintdef(k.oid), E'\\n' ORDER BY k.conname) FROM pg_constraint k WHERE k.conrelid = m.objid),
+                   (SELECT string_agg(pg_get_indexdef(i.indexrelid), E'\\n' ORDER BY 1) FROM pg_index i WHERE i.indrelid = m.objid),
+                   (SELECT string_agg(concat_ws(' ', pg_get_triggerdef(t.oid), t.tgenabled), E'\\n' ORDER BY t.tgname) FROM pg_trigger t WHERE t.tgrelid = m.objid AND NOT t.tgisinternal),
+                   (SELECT string_agg(concat_ws(' ', p.polname, p.polcmd, p.polpermissive, pg_get_expr(p.polqual, p.polrelid)), E'\\n' ORDER BY p.polname) FROM pg_policy p WHERE p.polrelid = m.objid))
+           END AS definition
+    FROM member m WHERE pg_describe_object(m.classid, m.objid, 0) !~ '^(index|sequence|toast table)' ORDER BY 1"""
+# Which tables are dumped, and with which rows.
+CONFIGURATION = "SELECT c.oid::regclass::text, e.extcondition[c.n] FROM pg_extension e, unnest(e.extconfig) WITH ORDINALITY AS c(oid, n) WHERE e.extname = 'tenancy' ORDER BY 1"
+
+# What an earlier version had otherwise: a text of this one, and what it was then.
+EARLIER = [
+    ("SELECT greatest(least(amount, 9223372036854775807), -9223372036854775808)::bigint", "SELECT 0::bigint"),
+    ("SELECT w.relation, w.resource_type, w.notify, w.watched_at FROM _tenancy.cache_watches w", "SELECT w.relation, w.resource_type, w.notify FROM _tenancy.cache_watches w"),
+    ("CREATE EVENT TRIGGER tenancy_after_schema ON ddl_command_end WHEN TAG IN ('ALTER SCHEMA') EXECUTE FUNCTION _tenancy.follow_schemas();", ""),
+    ("ALTER EVENT TRIGGER tenancy_after_schema ENABLE ALWAYS;", ""),
+    ("COMMENT ON VIEW tenancy.meters IS\n'The metered tables", "COMMENT ON VIEW tenancy.meters IS\n'Metered tables"),
+    ("CREATE POLICY tenancy_access ON _tenancy.usage AS PERMISSIVE FOR SELECT TO PUBLIC\n    USING (tenant_id = tenancy.current_tenant());",
+     "CREATE POLICY tenancy_access ON _tenancy.usage AS PERMISSIVE FOR SELECT TO PUBLIC\n    USING (tenant_id <= tenancy.current_tenant());"),
+    (" tenancy.cache_get(text),", ""),
+    ("EXECUTE format('CREATE TRIGGER tenancy_truncated AFTER TRUNCATE ON %s", "EXECUTE format('CREATE TRIGGER tenancy_truncated BEFORE TRUNCATE ON %s"),
+    ("CREATE INDEX cache_entries_age ON _tenancy.cache_entries (tenant_id, expires_at);", "CREATE FUNCTION tenancy.was_there() RETURNS integer LANGUAGE sql AS 'SELECT 1';"),
+]
+BY_HAND = """
+CREATE INDEX cache_entries_age ON _tenancy.cache_entries (tenant_id, expires_at);
+DROP FUNCTION tenancy.was_there();
+"""
+
+
+@pytest.fixture(scope="module")
+def scripts():
+    """An earlier version of the extension, and the way from there to this one, where the server finds them; the version of this one."""
+    config = os.path.join(os.environ["TENANCY_PG_BIN"], "pg_config")
+    place = Path(subprocess.run([config, "--sharedir"], capture_output=True, text=True, check=True).stdout.strip()) / "extension"
+    (now,) = {file.stem.removeprefix("tenancy--") for file in place.glob("tenancy--*.sql") if file.stem.count("--") == 1} - {"0.0.9"}
+    installed = (place / f"tenancy--{now}.sql").read_text()
+    earlier = installed
+    for is_now, was in EARLIER:
+        assert installed.count(is_now) == 1, is_now
+        earlier = earlier.replace(is_now, was)
+    made = {place / "tenancy--0.0.9.sql": earlier, place / f"tenancy--0.0.9--{now}.sql": update_script(place / f"tenancy--{now}.sql", BY_HAND)}
+    for file, text in made.items():
+        file.write_text(text)
+        file.chmod(0o644)
+    yield now
+    for file in made:
+        file.unlink()
+
+
+def update_script(installed, by_hand):
+    hand = Path(os.environ["TENANCY_RUN"]) / "by_hand.sql"
+    hand.write_text(by_hand)
+    done = subprocess.run([sys.executable, REPOSITORY / "sql" / "update_script.py", installed, hand], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def fresh(server):
+    database = Database(server, "it_fresh")
+    yield database
+    database.drop()
+
+
+@pytest.fixture(scope="module")
+def updated(server, scripts, fresh):
+    """A database that has been filled under the earlier version, what was seen of it, and that version's objects."""
+    database = Database(server, "it_updated", extension=False)
+    database.run("CREATE EXTENSION tenancy VERSION '0.0.9'")
+    fill(database)
+    database.run("GRANT EXECUTE ON FUNCTION tenancy.report(integer, integer) TO it_guest")
+    before = {what: database.run(query) for what, query in SEEN.items() if what not in ("cache watches", "members of the extension", "findings", "event triggers", "privileges of PUBLIC", "quotas")}
+    was = database.run(MEMBERS)
+    database.run(f"ALTER EXTENSION tenancy UPDATE TO '{scripts}'")
+    yield database, before, was
+    database.drop()
+
+
+def test_it_is_what_a_fresh_one_is(updated, fresh):
+    database, _, was = updated
+    # Otherwise nothing would have been compared.
+    assert len(set(was) - set(fresh.run(MEMBERS))) >= len(EARLIER) - 1
+    now, expected = database.run(MEMBERS), fresh.run(MEMBERS)
+    # What was granted to a role stays; what was granted to PUBLIC (by `fill`) does not.
+    assert {row[0] for row in set(now) ^ set(expected)} == {"function tenancy.report(integer,integer)"}
+    assert set(fresh.run(CONFIGURATION)) <= set(database.run(CONFIGURATION))
+    assert database.run("SELECT extversion FROM pg_extension WHERE extname = 'tenancy'") == fresh.run("SELECT extversion FROM pg_extension WHERE extname = 'tenancy'")
+
+
+def test_what_was_there_is_there(updated):
+    database, before, _ = updated
+    for what, rows in before.items():
+        assert rows and database.run(SEEN[what]) == rows, what
+    assert database.run("SELECT component FROM tenancy.extension_health() WHERE component = 'version' AND status <> 'healthy'") == []
+
+
+def test_isolation_holds(updated):
+    database, *_ = updated
+    with database.connect(APP) as app:
+        with refused("TENANT_CONTEXT_MISSING"):
+            items(app)
+        set_session(app, "acme")
+        assert items(app) == ["a1", "a2", "a3", "a4"]
+        with refused("TENANT_ACCESS_DENIED"):
+            app.execute("INSERT INTO orders (tenant_id, item) VALUES ('globex', 'x')")
+    assert database.run("SELECT * FROM tenancy.verify_audit('acme')") == []
+
+
+def test_a_session_that_was_connected_goes_on(server, scripts):
+    """It has read the old version, and has a statement prepared."""
+    database = Database(server, "it_updated_meanwhile", extension=False)
+    database.run("CREATE EXTENSION tenancy VERSION '0.0.9'")
+    database.create_shop()
+    with database.connect(APP) as app:
+        set_session(app, "acme")
+        app.execute("PREPARE seen AS SELECT item FROM orders ORDER BY item")
+        before = app.execute("EXECUTE seen").fetchall()
+        database.run(f"ALTER EXTENSION tenancy UPDATE TO '{scripts}'")
+        assert app.execute("EXECUTE seen").fetchall() == before == [("a1",), ("a2",), ("a3",)]
+    database.drop()
+
+
+def test_what_cannot_be_run_again_is_refused(tmp_path):
+    place = next(Path(os.environ["TENANCY_PG_BIN"]).parents[0].rglob("tenancy--*.sql"))
+    for added in ("CREATE SEQUENCE tenancy.s;", "INSERT INTO _tenancy.tenants VALUES (1);"):
+        file = tmp_path / "tenancy--9.sql"
+        file.write_text(place.read_text() + added)
+        done = subprocess.run([sys.executable, REPOSITORY / "sql" / "update_script.py", file], capture_output=True, text=True)
+        assert done.returncode != 0 and "run again" in done.stderr, done.stderr
+
+
+def test_not_for_others(updated):
+    database, *_ = updated
+    with database.connect(APP) as app, pytest.raises(psycopg.errors.InsufficientPrivilege):
+        app.execute("ALTER EXTENSION tenancy UPDATE")
