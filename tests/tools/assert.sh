@@ -10,7 +10,7 @@ shift
 steps=("$@")
 [ ${#steps[@]} != 0 ] || steps=(regress isolation integration client)
 prefix=$CACHE/assert/$major
-modules=(btree_gist pageinspect)
+modules=(amcheck btree_gin btree_gist citext hstore ltree pageinspect pg_stat_statements pg_trgm)
 exec 2>&1 # one stream, so that lines keep their order
 
 build() (
