@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from support import APP, MAJOR, OWNER, Database, pg_program, refused, server_of, server_tool, set_session, value
+from support import APP, MAJOR, OWNER, Database, column, pg_program, refused, server_of, server_tool, set_session, value
 
 ROWS = 4000
 CIRCLES = "&&(circle,circle)"
@@ -172,16 +172,27 @@ def test_dump_and_restore(db, server, tmp_path):
         db.run(f"SELECT tenancy.distrust_operator('{CIRCLES}')")
 
 
-def test_an_operator_that_is_dropped_is_forgotten(db, dba):
-    dba.execute("CREATE FUNCTION same_circle(circle, circle) RETURNS boolean LANGUAGE internal IMMUTABLE STRICT AS 'circle_same'")
-    dba.execute("CREATE OPERATOR ~~~= (LEFTARG = circle, RIGHTARG = circle, FUNCTION = same_circle)")
+def test_trust_is_of_the_function_and_not_of_the_name(dba):
+    """Who makes an operator of the same name gains nothing, unless its function is the same one in C."""
+
+    def added():
+        return column(dba, "SELECT operator::text FROM tenancy.trusted_operators WHERE kind = 'added' ORDER BY 1")
+
+    def make(function):
+        dba.execute(f"CREATE FUNCTION same_circle(circle, circle) RETURNS boolean IMMUTABLE STRICT {function}")
+        dba.execute("CREATE OPERATOR ~~~= (LEFTARG = circle, RIGHTARG = circle, FUNCTION = same_circle)")
+
+    make("LANGUAGE internal AS 'circle_same'")
     dba.execute("SELECT tenancy.trust_operator('~~~=(circle,circle)')")
-    dba.execute("DROP OPERATOR ~~~= (circle, circle)")
-    assert value(dba, "SELECT count(*) FROM tenancy.trusted_operators WHERE kind = 'added'") == 0
-    set_session(dba, "acme")
-    assert value(dba, "SELECT count(*) FROM docs WHERE round && '<(100,100),1>'") > 0
-    dba.execute("RESET tenancy.tenant_id")
-    dba.execute("DELETE FROM _tenancy.leakproof_operators")
+    assert added() == ["~=(circle,circle)", "~~~=(circle,circle)"]
+    dba.execute("DROP FUNCTION same_circle CASCADE")
+    assert added() == ["~=(circle,circle)"]
+    for other in ("LANGUAGE plpgsql AS 'BEGIN RAISE NOTICE ''%'', $1; RETURN true; END'", "LANGUAGE internal AS 'circle_left'"):
+        make(other)
+        assert added() == ["~=(circle,circle)"]
+        dba.execute("DROP FUNCTION same_circle CASCADE")
+    assert value(dba, "SELECT tenancy.distrust_operator('~=(circle,circle)')")
+    assert added() == []
 
 
 def test_a_library_that_comes_late():

@@ -115,9 +115,10 @@ const TARGETS: [Target; 31] = [
 ];
 
 /// Functions with an argument of type jsonb that are not tried, and why.
-const NOT_TRIED: [(&str, &str); 6] = [
+const NOT_TRIED: [(&str, &str); 7] = [
     ("metric_line", "called by metrics with what record_metric keeps; only writes it as a line"),
     ("apply", "called by protect with options of its own"),
+    ("report_page", "called by report with what report_data makes of everything; granted to nobody"),
     ("drift", "called by protected_tables with what save_protection keeps"),
     ("save_protection", "called by protect; refuses whoever does not own the table"),
     ("add_protection", "called for new tables; refuses whoever does not own the table"),
