@@ -27,6 +27,9 @@ say "loading 336,776 flights of 16 airlines …"
 say "ready"
 
 python3 "$demo/tour.py"
+mkdir -p "$REPO/target"
+"${psql[@]}" -Atc 'SELECT tenancy.report()' >"$REPO/target/report.html"
+say "all tenants on one page: target/report.html"
 
 connect="psql 'host=$PGHOST port=$PGPORT user=app dbname=flights'"
 try="SET tenancy.tenant_id = 'UA'; SELECT count(*) FROM flights;"

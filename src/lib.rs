@@ -325,7 +325,8 @@ extension_sql_file!(
     ]
 );
 extension_sql_file!("../sql/api/export_tenant.sql", name = "export_tenant", requires = ["delete_tenant"]);
-extension_sql_file!("../sql/api/migrate.sql", name = "migrate", requires = ["export_tenant"]);
+extension_sql_file!("../sql/api/clone_tenant.sql", name = "clone_tenant", requires = ["export_tenant"]);
+extension_sql_file!("../sql/api/migrate.sql", name = "migrate", requires = ["clone_tenant"]);
 extension_sql_file!("../sql/api/migrate_steps.sql", name = "migrate_steps", requires = ["migrate"]);
 extension_sql_file!(
     "../sql/api/report.sql",
