@@ -134,6 +134,9 @@ def main():
     sums = [psql(database, text="".join(f"SELECT md5(string_agg(t::text, ',' ORDER BY id)) FROM t{n} t WHERE tenant_id = 'big';" for n in range(10))) for database in ("leaves", "comes")]
     assert sums[0] == sums[1]
     begun = time.monotonic()
+    psql("leaves", text="SELECT tenancy.clone_tenant('big', 'twin');")
+    result("clone_tenant, with new keys", time.monotonic() - begun)
+    begun = time.monotonic()
     psql("leaves", text="CALL tenancy.delete_tenant_in_batches('big');")
     result("delete_tenant_in_batches", time.monotonic() - begun)
     begun = time.monotonic()

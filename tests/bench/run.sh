@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # `make bench`: what protection, metering, tokens and auditing cost, against what one would write instead. Ratios of one run on one server.
 # BENCH_QUICK=1 takes some two minutes for each part and is good for finding mistakes, not for figures.
-# Usage: run.sh [speed|protection|planning|quota|token|audit|cache|stat_tenants|migrate|active_tenants …]      MAJOR: that of the server; 15, and for `speed` 18, which has pgvector here
+# Usage: run.sh [speed|protection|planning|quota|token|audit|cache|stat_tenants|health|migrate|active_tenants …]      MAJOR: that of the server; 15, and for `speed` 18, which has pgvector here
 #   without a name all but active_tenants, which is behind docs/active_tenants.md
 # shellcheck source=tests/tools/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../tools/lib.sh"
@@ -26,7 +26,7 @@ measure() {
 # A third of the memory in GB, which is to hold three copies of the data: 2 to 8.
 buffers() { awk '/^MemTotal/ { n = int($2 / 3145728); print (n < 2 ? 2 : n > 8 ? 8 : n) "GB" }' /proc/meminfo; }
 
-for part in "${@:-speed protection planning quota token audit cache stat_tenants migrate}"; do
+for part in "${@:-speed protection planning quota token audit cache stat_tenants health migrate}"; do
   # shellcheck disable=SC2086
   for name in $part; do
     major=${MAJOR:-15}
@@ -52,6 +52,7 @@ for part in "${@:-speed protection planning quota token audit cache stat_tenants
         TENANCY_BENCH_OTHER=$other measure stat_tenants.py --preload
         "$TOOLS/server.sh" stop "other$major"
         ;;
+      health) measure health.py --preload ;;
       migrate)
         "$TOOLS/setup.sh" flights
         TENANCY_FLIGHTS=$CACHE/flights measure migrate.py --preload --durable
