@@ -107,7 +107,7 @@ BEGIN
     END LOOP;
 END $$;
 -- The trail says it, in the end; and what was on record stays so.
-SELECT tenant_id, operation, detail FROM tenancy.audit_log WHERE operation = 'DELETE_TENANT';
+SELECT tenant_id, operation, detail FROM tenancy.audit_log WHERE operation = 'DELETE_TENANT' AND detail ->> 'tenant_id' = 'doomed';
 SELECT count(*) FROM tenancy.audit_log WHERE tenant_id = 'doomed' AND relation ~ 'customer' AND operation = 'DELETE';
 SELECT resource, sum(amount) FROM _tenancy.usage WHERE tenant_id = 'doomed' GROUP BY 1 ORDER BY 1;
 SELECT bool_and(is_intact) FROM (SELECT count(*) = 0 AS is_intact FROM tenancy.verify_audit('doomed')) AS v;

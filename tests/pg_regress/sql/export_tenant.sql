@@ -61,7 +61,7 @@ SELECT (SELECT count(*) FROM bare WHERE tenant_id = 'copy') AS bare, (SELECT cou
 SELECT id, name, subdomain, plan, settings, status FROM tenancy.tenants WHERE id IN ('acme', 'copy') ORDER BY id;
 SELECT resource, period, max_amount, soft_limit FROM tenancy.quotas WHERE name = 'copy';
 SELECT user_id, role, status FROM tenancy.members WHERE tenant_id = 'copy' ORDER BY 1;
-SELECT operation, detail FROM tenancy.audit_log WHERE operation = 'IMPORT_TENANT';
+SELECT operation, detail FROM tenancy.audit_log WHERE operation = 'IMPORT_TENANT' AND detail ->> 'tenant_id' = 'copy';
 
 -- Numbers go on after those that were imported.
 SELECT tenancy.delete_tenant('copy') > 0 AS was_deleted;
