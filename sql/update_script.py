@@ -16,6 +16,39 @@ SCHEMA = Path(__file__).resolve().parent / "schema"
 HEAD = r"""\echo Use "ALTER EXTENSION tenancy UPDATE" to load this file. \quit
 SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
 """
+# Whatever an extension's script grants or revokes makes all privileges of the object its initial ones, which pg_dump leaves out: those that users have granted as well. So only what
+# differs is granted or revoked: the statements are tried, and rolled back.
+PRIVILEGES = """DO $do$
+DECLARE
+    had text[];
+    wanted text[];
+    difference record;
+BEGIN
+    FOR attempt IN 1..2 LOOP
+        BEGIN
+            IF attempt = 2 THEN
+                {statements}
+            END IF;
+            wanted := ARRAY(
+                SELECT format(E'%s ON %s\\t%s', x.privilege_type, o.name, CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(x.grantee)) END)
+                FROM (SELECT 'ROUTINE ' || p.oid::regprocedure AS name, p.pronamespace AS schema, coalesce(p.proacl, acldefault('f', p.proowner)) AS acl FROM pg_proc p
+                      UNION ALL
+                      SELECT 'TABLE ' || c.oid::regclass, c.relnamespace, coalesce(c.relacl, acldefault('r', c.relowner)) FROM pg_class c WHERE c.relkind IN ('r', 'p', 'v')) o
+                CROSS JOIN LATERAL aclexplode(o.acl) x WHERE o.schema IN ('tenancy'::regnamespace, '_tenancy'::regnamespace));
+            RAISE EXCEPTION USING ERRCODE = 'TN000', MESSAGE = 'tried';
+        EXCEPTION WHEN SQLSTATE 'TN000' THEN
+            had := coalesce(had, wanted);
+        END;
+    END LOOP;
+    FOR difference IN
+        SELECT 'GRANT ' AS what, w.privilege, ' TO ' AS whom FROM unnest(wanted) AS w (privilege) WHERE w.privilege <> ALL (had)
+        UNION ALL
+        SELECT 'REVOKE ', h.privilege, ' FROM ' FROM unnest(had) AS h (privilege) WHERE h.privilege <> ALL (wanted)
+    LOOP
+        EXECUTE difference.what || replace(difference.privilege, E'\\t', difference.whom);
+    END LOOP;
+END
+$do$;"""
 # What a statement may be made of, so that a semicolon in it does not end it.
 TOKEN = re.compile(r"--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|\$(\w*)\$.*?\$\1\$|;|[^;'\"$/-]+|.", re.DOTALL)
 REPLACED = re.compile(r"CREATE\s+(FUNCTION|PROCEDURE|VIEW|TRIGGER)\b")
@@ -46,7 +79,7 @@ def rerun(statement):
         return f"DO $do$ BEGIN IF to_regtype('{of_type[1]}') IS NULL THEN\n{statement}\nEND IF; END $do$;"
     if re.match(r"DO\b", statement):
         return re.sub(r"CREATE TRIGGER\b", "CREATE OR REPLACE TRIGGER", statement)
-    if re.match(r"(COMMENT|GRANT|REVOKE|CREATE SCHEMA IF NOT EXISTS|ALTER TABLE \S+ (ENABLE|FORCE)|ALTER EVENT TRIGGER|ALTER FUNCTION)\b", statement):
+    if re.match(r"(COMMENT|CREATE SCHEMA IF NOT EXISTS|ALTER TABLE \S+ (ENABLE|FORCE)|ALTER EVENT TRIGGER|ALTER FUNCTION)\b", statement):
         return statement
     raise SystemExit(f"nobody knows whether this can be run again: {statement[:200]}")
 
@@ -57,7 +90,11 @@ def script(installed, by_hand=""):
         if text not in installed:
             raise SystemExit(f"{file.name} is not part of what was installed: build and install first")
         installed = installed.replace(text, "")
-    return "\n\n".join([HEAD + by_hand.strip(), *map(rerun, statements(installed))]) + "\n"
+    found = list(statements(installed))
+    is_privilege = re.compile(r"(GRANT|REVOKE)\b").match
+    privileges = PRIVILEGES.replace("{statements}", "\n".join(filter(is_privilege, found)))
+    again = [rerun(statement) for statement in found if not is_privilege(statement)]
+    return "\n\n".join([HEAD + by_hand.strip(), *again, privileges]) + "\n"
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 //! What does DROP EXTENSION leave?
 //!
 //! Guarantees: no table that was isolated is open to anybody afterwards, unless `unprotect` has given it back; and whoever drops the
-//! extension is told which are closed.
+//! extension is told which are closed. Where a policy of the user's own would open one, the extension is not dropped.
 
 use std::cell::RefCell;
 
@@ -41,12 +41,19 @@ fn begins(is_cascade: bool) {
         let query = "SELECT DISTINCT u.relation::text FROM (
                  SELECT relation FROM _tenancy.protected UNION ALL SELECT relation FROM _tenancy.meters
                  UNION ALL SELECT relation FROM _tenancy.audited UNION ALL SELECT relation FROM _tenancy.cache_watches
+                 UNION ALL SELECT relation FROM _tenancy.migrations WHERE phase <> 'done'
              ) AS u WHERE EXISTS (SELECT FROM pg_class c WHERE c.oid = u.relation)";
         let count = names(table, query).len();
         if count > 0 {
             Error::ExtensionInUse(count).raise()
         }
         return;
+    }
+    let query = "SELECT DISTINCT c.oid::regclass::text FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid
+             JOIN pg_policy own ON own.polrelid = c.oid AND own.polpermissive AND own.polname <> 'tenancy_access'
+             WHERE p.polname = 'tenancy_isolation' AND NOT p.polpermissive AND c.relnamespace <> '_tenancy'::regnamespace ORDER BY 1";
+    if let Some(open) = names(table, query).first() {
+        Error::WouldBeOpen(open).raise()
     }
     // Partitions have policies of their own.
     let query = "SELECT c.oid::regclass::text FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid

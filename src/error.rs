@@ -159,6 +159,8 @@ pub enum Error<'a> {
     NotInstalled,
     /// DROP EXTENSION, while so many tables need it.
     ExtensionInUse(usize),
+    /// DROP EXTENSION CASCADE, where this table has policies of the user's own.
+    WouldBeOpen(&'a str),
 }
 
 /// What was refused, and by which limit.

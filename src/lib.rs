@@ -199,9 +199,14 @@ extension_sql_file!("../sql/api/prove_ways.sql", name = "prove_ways", requires =
 extension_sql_file!("../sql/api/explain_access.sql", name = "explain_access", requires = ["prove_ways"]);
 extension_sql_file!("../sql/schema/60_findings.sql", name = "findings_table", requires = ["quotas_table"]);
 extension_sql_file!(
+    "../sql/schema/65_index_pushdown.sql",
+    name = "leakproof_operators_table",
+    requires = ["findings_table"]
+);
+extension_sql_file!(
     "../sql/api/lint_parts.sql",
     name = "lint_parts",
-    requires = ["explain_access", "findings_table"]
+    requires = ["explain_access", "leakproof_operators_table"]
 );
 extension_sql_file!("../sql/api/lint_tables.sql", name = "lint_tables", requires = ["lint_parts"]);
 extension_sql_file!("../sql/api/lint_keys.sql", name = "lint_keys", requires = ["lint_tables"]);
@@ -209,7 +214,7 @@ extension_sql_file!("../sql/api/lint_readers.sql", name = "lint_readers", requir
 extension_sql_file!("../sql/api/lint_roles.sql", name = "lint_roles", requires = ["lint_readers"]);
 extension_sql_file!("../sql/api/lint_database.sql", name = "lint_database", requires = ["lint_roles"]);
 extension_sql_file!("../sql/api/lint.sql", name = "lint", requires = ["lint_database"]);
-extension_sql_file!("../sql/schema/70_audit.sql", name = "audit_tables", requires = ["findings_table"]);
+extension_sql_file!("../sql/schema/70_audit.sql", name = "audit_tables", requires = ["leakproof_operators_table"]);
 extension_sql_file!(
     "../sql/schema/80_cross_tenant.sql",
     name = "cross_tenant_table",
@@ -238,14 +243,9 @@ extension_sql_file!(
     requires = ["audit", "cross_tenant_table"]
 );
 extension_sql_file!(
-    "../sql/schema/90_index_pushdown.sql",
-    name = "leakproof_operators_table",
-    requires = ["cross_tenant"]
-);
-extension_sql_file!(
     "../sql/api/index_pushdown.sql",
     name = "index_pushdown",
-    requires = ["leakproof_operators_table", index_pushdown::leakproof_functions]
+    requires = ["cross_tenant", index_pushdown::leakproof_functions]
 );
 extension_sql_file!(
     "../sql/api/index_advice_evidence.sql",

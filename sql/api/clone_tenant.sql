@@ -1,48 +1,104 @@
 -- A second tenant with the rows of a first one. Re-runnable. What is written is what export_tenant and import_tenant write; between them, keys are made anew.
 
--- Unique keys and exclusion constraints of tables of tenants that do not have the tenant column, by which two tenants cannot have the same values.
-CREATE FUNCTION _tenancy.keys_across_tenants() RETURNS TABLE (relation regclass, index regclass, columns smallint[])
-    LANGUAGE sql STABLE PARALLEL SAFE
-    SET search_path = pg_catalog, pg_temp SET jit = off
-AS $$
-    SELECT t.relation, i.indexrelid::regclass, c.columns
-    FROM _tenancy.tables_by_keys() t JOIN pg_index i ON i.indrelid = t.relation AND (i.indisunique OR i.indisexclusion)
-    CROSS JOIN LATERAL (SELECT array_agg(k.number) AS columns FROM unnest(i.indkey::smallint[]) WITH ORDINALITY AS k (number, place) WHERE k.place <= i.indnkeyatts) c
-    JOIN pg_attribute a ON a.attrelid = t.relation AND a.attname = t.tenant_column
-    WHERE a.attnum <> ALL (c.columns)
-$$;
-COMMENT ON FUNCTION _tenancy.keys_across_tenants() IS 'unique keys of tables of tenants without the tenant column';
-
--- Columns whose values must be others in a clone: those of unique keys without the tenant column, where new values can be made, and what refers to them. A value becomes that of
--- the column origin_name of the table origin; maker makes one.
-CREATE FUNCTION _tenancy.renumbered() RETURNS TABLE (relation regclass, name name, origin regclass, origin_name name, maker text)
-    LANGUAGE sql STABLE PARALLEL SAFE
-    SET search_path = pg_catalog, pg_temp SET jit = off
-AS $$
-    WITH RECURSIVE part AS MATERIALIZED (
-        SELECT t.relation, t.tenant_column FROM _tenancy.tables_by_keys() t
-    ), referring AS MATERIALIZED (
-        SELECT k.conrelid::regclass AS relation, a.attname AS name, k.confrelid::regclass AS parent, b.attname AS parent_name
-        FROM pg_constraint k JOIN part f ON f.relation = k.conrelid JOIN part t ON t.relation = k.confrelid
-        CROSS JOIN LATERAL unnest(k.conkey, k.confkey) AS c (child, parent)
-        JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = c.child JOIN pg_attribute b ON b.attrelid = k.confrelid AND b.attnum = c.parent
-        WHERE k.contype = 'f' AND a.attname <> f.tenant_column
-    ), own AS (
-        SELECT DISTINCT u.relation, a.attname AS name, m.maker
-        FROM _tenancy.keys_across_tenants() u CROSS JOIN LATERAL unnest(u.columns) AS c (number)
-        JOIN pg_attribute a ON a.attrelid = u.relation AND a.attnum = c.number
-        CROSS JOIN LATERAL (SELECT CASE WHEN a.atttypid = 'uuid'::regtype THEN 'gen_random_uuid()'
-                                        ELSE format('nextval(%L)', pg_get_serial_sequence(u.relation::text, a.attname)::regclass) END AS maker) m
-        WHERE (a.atttypid = 'uuid'::regtype OR pg_get_serial_sequence(u.relation::text, a.attname) IS NOT NULL)
-          AND NOT EXISTS (SELECT FROM referring r WHERE r.relation = u.relation AND r.name = a.attname AND r.parent <> r.relation)
-    ), found (relation, name, origin, origin_name, maker) AS (
-        SELECT o.relation, o.name, o.relation, o.name, o.maker FROM own o
-        UNION
-        SELECT r.relation, r.name, f.origin, f.origin_name, f.maker FROM found f JOIN referring r ON r.parent = f.relation AND r.parent_name = f.name
+-- The columns of tables of tenants that refer to others, a partition's as those of its table, but for the tenant column; parent is null where that is no table of tenants.
+CREATE VIEW _tenancy.tenant_references AS
+    WITH root AS MATERIALIZED (
+        SELECT r.relation, r.root FROM _tenancy.roots() r
     )
-    SELECT f.relation, f.name, f.origin, f.origin_name, f.maker FROM found f
+    SELECT DISTINCT f.root AS relation, a.attname AS name, t.root AS parent, b.attname AS parent_name
+    FROM pg_catalog.pg_constraint k JOIN root f ON f.relation = k.conrelid LEFT JOIN root t ON t.relation = k.confrelid
+    JOIN _tenancy.protected p ON p.relation = f.root
+    CROSS JOIN LATERAL unnest(k.conkey, k.confkey) AS c (child, parent)
+    JOIN pg_catalog.pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = c.child
+    JOIN pg_catalog.pg_attribute b ON b.attrelid = k.confrelid AND b.attnum = c.parent
+    WHERE k.contype = 'f' AND a.attname <> p.tenant_column;
+COMMENT ON VIEW _tenancy.tenant_references IS 'the columns of tables of tenants that refer to others';
+
+-- By which two tenants cannot have the same values. maker makes a value of the column that is best for it: of an integer with a sequence, or a uuid with a default or as the primary key, and no foreign key.
+CREATE FUNCTION _tenancy.keys_across_tenants() RETURNS TABLE (relation regclass, index regclass, place bigint, columns name[], best name, maker text)
+    LANGUAGE sql STABLE PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp SET jit = off
+AS $$
+    SELECT t.relation, i.indexrelid::regclass, t.place, c.columns, b.name, b.maker
+    FROM _tenancy.tables_by_keys() t JOIN pg_index i ON i.indrelid = t.relation AND (i.indisunique OR i.indisexclusion)
+    CROSS JOIN LATERAL (SELECT coalesce(array_agg(a.attname), '{}') AS columns FROM unnest(i.indkey::smallint[]) WITH ORDINALITY AS k (number, place)
+                        JOIN pg_attribute a ON a.attrelid = t.relation AND a.attnum = k.number WHERE k.place <= i.indnkeyatts) c
+    LEFT JOIN LATERAL (
+        SELECT a.attname AS name, CASE WHEN a.atttypid = 'uuid'::regtype THEN 'gen_random_uuid()' ELSE format('nextval(%L)', s.sequence::regclass) END AS maker
+        FROM pg_attribute a CROSS JOIN LATERAL (SELECT pg_get_serial_sequence(t.relation::text, a.attname) AS sequence) s
+        WHERE a.attrelid = t.relation AND a.attname = ANY (c.columns)
+          AND (s.sequence IS NOT NULL AND a.atttypid IN ('smallint'::regtype, 'integer'::regtype, 'bigint'::regtype)
+               OR a.atttypid = 'uuid'::regtype AND (a.atthasdef OR i.indisprimary AND cardinality(c.columns) = 1))
+          AND NOT EXISTS (SELECT FROM _tenancy.tenant_references r WHERE r.relation = t.relation AND r.name = a.attname)
+        ORDER BY s.sequence IS NULL, a.attnum LIMIT 1) b ON true
+    WHERE t.tenant_column <> ALL (c.columns)
 $$;
-COMMENT ON FUNCTION _tenancy.renumbered() IS 'the columns whose values are others in a clone of a tenant';
+COMMENT ON FUNCTION _tenancy.keys_across_tenants() IS 'unique keys of tables of tenants without the tenant column, each with the column of which new values can be made';
+
+-- A table of the owner of the extension may be born with privileges for others (ALTER DEFAULT PRIVILEGES), who would have a trigger on it, or read it.
+CREATE FUNCTION _tenancy.make_private(relation regclass) RETURNS void
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    grantee oid;
+BEGIN
+    FOR grantee IN SELECT DISTINCT x.grantee FROM pg_class c CROSS JOIN LATERAL aclexplode(c.relacl) x WHERE c.oid = relation AND x.grantee <> c.relowner LOOP
+        EXECUTE format('REVOKE ALL ON %s FROM %s', relation, CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION _tenancy.make_private(regclass) IS 'takes all privileges on a table from everybody but its owner';
+
+-- Fills tenancy_clone_columns: those whose values are others in a clone. A value becomes what the value of the column origin_name of the table origin becomes.
+CREATE FUNCTION _tenancy.find_renumbered(source_id text) RETURNS void
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp SET jit = off
+AS $$
+DECLARE
+    item record;
+BEGIN
+    CREATE TEMPORARY TABLE tenancy_clone_references AS SELECT * FROM _tenancy.tenant_references;
+    CREATE TEMPORARY TABLE tenancy_clone_spanning AS SELECT * FROM _tenancy.keys_across_tenants();
+    -- What holds the id of the tenant beside the tenant column.
+    INSERT INTO pg_temp.tenancy_clone_columns (relation, name, origin, origin_name)
+        SELECT DISTINCT ON (r.relation, r.name) r.relation, r.name, r.parent, r.parent_name
+        FROM pg_temp.tenancy_clone_references r JOIN _tenancy.protected p ON p.relation = r.parent AND p.tenant_column = r.parent_name;
+    LOOP
+        LOOP
+            INSERT INTO pg_temp.tenancy_clone_columns (relation, name, origin, origin_name)
+                SELECT r.relation, r.name, c.origin, c.origin_name
+                FROM pg_temp.tenancy_clone_references r JOIN pg_temp.tenancy_clone_columns c ON c.relation = r.parent AND c.name = r.parent_name
+                ON CONFLICT DO NOTHING;
+            EXIT WHEN NOT FOUND;
+        END LOOP;
+        SELECT k.* INTO item FROM pg_temp.tenancy_clone_spanning k
+        WHERE NOT EXISTS (SELECT FROM pg_temp.tenancy_clone_columns c WHERE c.relation = k.relation AND c.name = ANY (k.columns)) ORDER BY k.maker IS NULL, k.place, k.relation::text, k.index::text LIMIT 1;
+        EXIT WHEN NOT FOUND;
+        IF item.maker IS NULL AND NOT EXISTS (SELECT FROM _tenancy.protected p CROSS JOIN LATERAL _tenancy.read_as_owner(p.relation, format('SELECT ''x''::text FROM %s d WHERE d.%I = %L LIMIT 1',
+                                                        p.relation, p.tenant_column, source_id)) WHERE p.relation = item.relation AND _tenancy.has_form(p.relation, p.tenant_column, source_id)) THEN
+            DELETE FROM pg_temp.tenancy_clone_spanning k WHERE k.index = item.index;
+            CONTINUE;
+        ELSIF item.maker IS NULL THEN
+            PERFORM _tenancy.raise('RELATION_NOT_SUPPORTED', format('index %s of table %s spans tenants, and has no column for which new values can be made', item.index, item.relation),
+                jsonb_build_object('relation', item.relation::text, 'index', item.index::text),
+                'Make it one that has the tenant column: two tenants cannot have the same values.');
+        END IF;
+        INSERT INTO pg_temp.tenancy_clone_columns VALUES (item.relation, item.best, item.relation, item.best, item.maker);
+    END LOOP;
+    -- One that follows one key, and is part of another that stays or becomes something else.
+    SELECT r.relation, r.name INTO item
+    FROM pg_temp.tenancy_clone_references r JOIN pg_temp.tenancy_clone_columns c ON c.relation = r.relation AND c.name = r.name
+    LEFT JOIN pg_temp.tenancy_clone_columns p ON p.relation = r.parent AND p.name = r.parent_name
+    WHERE NOT coalesce((p.origin, p.origin_name) = (c.origin, c.origin_name), (r.parent, r.parent_name) = (c.origin::regclass, c.origin_name), false) LIMIT 1;
+    IF FOUND THEN
+        PERFORM _tenancy.raise('RELATION_NOT_SUPPORTED', format('column %I of table %s is part of foreign keys that ask for different values in a clone', item.name, item.relation),
+            jsonb_build_object('relation', item.relation::text));
+    END IF;
+    DROP TABLE pg_temp.tenancy_clone_references, pg_temp.tenancy_clone_spanning;
+END
+$$;
+COMMENT ON FUNCTION _tenancy.find_renumbered(text) IS 'which columns have other values in a clone; for tenancy.clone_tenant';
 
 CREATE FUNCTION tenancy.clone_tenant(source text, target text, name text DEFAULT NULL, members boolean DEFAULT false) RETURNS bigint
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
@@ -58,34 +114,42 @@ BEGIN
     IF target_id IS NULL OR members IS NULL THEN
         PERFORM _tenancy.raise('PARAMETER_INVALID', 'source, target and members must not be null');
     END IF;
-    SELECT k.relation, k.index INTO item FROM _tenancy.keys_across_tenants() k
-    WHERE NOT EXISTS (SELECT FROM _tenancy.renumbered() r JOIN pg_attribute a ON a.attrelid = r.relation AND a.attname = r.name WHERE r.relation = k.relation AND a.attnum = ANY (k.columns))
-    ORDER BY k.index::text LIMIT 1;
-    IF FOUND THEN
-        PERFORM _tenancy.raise('RELATION_NOT_SUPPORTED', format('index %s of table %s spans tenants, and has no column for which new values can be made', item.index, item.relation),
-            jsonb_build_object('relation', item.relation::text, 'index', item.index::text),
-            'Make it one that has the tenant column: two tenants cannot have the same values.');
-    END IF;
-    SELECT r.relation, r.name INTO item FROM _tenancy.renumbered() r GROUP BY r.relation, r.name HAVING count(*) > 1 ORDER BY r.relation::text, r.name LIMIT 1;
-    IF FOUND THEN
-        PERFORM _tenancy.raise('RELATION_NOT_SUPPORTED', format('column %I of table %s refers to columns that get different values', item.name, item.relation),
-            jsonb_build_object('relation', item.relation::text));
-    END IF;
-    -- One statement, so one snapshot.
-    CREATE TEMPORARY TABLE tenancy_clone_lines AS SELECT l AS line, _tenancy.place_of_line(l) AS place FROM tenancy.export_tenant(source_id) l WHERE members OR l NOT LIKE '{"member"%';
+    -- Nothing is in them before nobody else may use them.
+    CREATE TEMPORARY TABLE tenancy_clone_lines (line text, place integer, number bigint GENERATED ALWAYS AS IDENTITY);
     CREATE TEMPORARY TABLE tenancy_clone_keys (origin oid, name name, old text COLLATE "C", new text, PRIMARY KEY (origin, name, old));
-    -- Which place in the lines of which table is which column.
-    CREATE TEMPORARY TABLE tenancy_clone_columns AS
-        SELECT l.place, 1 + c.place AS position, r.origin::oid AS origin, r.origin_name, r.maker, (r.relation, r.name) = (r.origin, r.origin_name) AS is_origin
-        FROM pg_temp.tenancy_clone_lines l CROSS JOIN LATERAL json_array_elements_text(l.line::json -> 'columns') WITH ORDINALITY AS c (name, place)
-        JOIN _tenancy.renumbered() r ON r.relation = to_regclass(format('%I.%I', l.line::json ->> 'schema', l.line::json ->> 'name')) AND r.name = c.name
-        WHERE l.line LIKE '{"table"%';
-    FOR item IN SELECT c.* FROM pg_temp.tenancy_clone_columns c WHERE c.is_origin LOOP
+    CREATE TEMPORARY TABLE tenancy_clone_columns (relation oid, name name, origin oid, origin_name name, maker text, place integer, position bigint, PRIMARY KEY (relation, name));
+    PERFORM _tenancy.make_private(t) FROM unnest('{pg_temp.tenancy_clone_lines,pg_temp.tenancy_clone_keys,pg_temp.tenancy_clone_columns}'::regclass[]) t;
+    PERFORM _tenancy.find_renumbered(source_id);
+    -- One statement, so one snapshot.
+    INSERT INTO pg_temp.tenancy_clone_lines (line, place)
+        SELECT l, _tenancy.place_of_line(l) FROM tenancy.export_tenant(source_id) l WHERE members OR l NOT LIKE '{"member"%';
+    -- Which place in the lines of which table that is.
+    UPDATE pg_temp.tenancy_clone_columns u SET place = l.place, position = 1 + c.place
+    FROM pg_temp.tenancy_clone_lines l CROSS JOIN LATERAL json_array_elements_text(l.line::json -> 'columns') WITH ORDINALITY AS c (name, place)
+    WHERE l.line LIKE '{"table"%' AND u.relation = to_regclass(format('%I.%I', l.line::json ->> 'schema', l.line::json ->> 'name')) AND u.name = c.name;
+    FOR item IN SELECT c.* FROM pg_temp.tenancy_clone_columns c WHERE c.maker IS NOT NULL AND c.place IS NOT NULL LOOP
         EXECUTE format('INSERT INTO pg_temp.tenancy_clone_keys SELECT %L, %L, k.old, (%s)::text
-                        FROM (SELECT DISTINCT l.line::json ->> %s AS old FROM pg_temp.tenancy_clone_lines l WHERE l.place = %s AND l.line LIKE ''[%%'') k WHERE k.old IS NOT NULL',
+                        FROM (SELECT l.line::json ->> %s AS old FROM pg_temp.tenancy_clone_lines l WHERE l.place = %s AND l.line LIKE ''[%%'' GROUP BY 1 ORDER BY min(l.number)) k WHERE k.old IS NOT NULL',
             item.origin, item.origin_name, item.maker, item.position - 1, item.place);
     END LOOP;
+    INSERT INTO pg_temp.tenancy_clone_keys
+        SELECT DISTINCT c.origin, c.origin_name, source_id, target_id FROM pg_temp.tenancy_clone_columns c
+        JOIN _tenancy.protected p ON p.relation = c.origin AND p.tenant_column = c.origin_name;
+    -- Rows that all tenants share are the clone's as well.
+    FOR item IN SELECT DISTINCT c.origin::regclass AS origin, c.origin_name, p.tenant_column FROM pg_temp.tenancy_clone_columns c JOIN _tenancy.protected p ON p.relation = c.origin AND p.kind = 'shared' LOOP
+        INSERT INTO pg_temp.tenancy_clone_keys SELECT item.origin, item.origin_name, r.line, r.line
+            FROM _tenancy.read_as_owner(item.origin, format('SELECT DISTINCT format(''%%s'', d.%I) FROM %s d WHERE d.%I IS NULL AND d.%1$I IS NOT NULL', item.origin_name, item.origin, item.tenant_column)) r
+            ON CONFLICT DO NOTHING;
+    END LOOP;
     ANALYZE pg_temp.tenancy_clone_keys;
+    -- What would go on pointing at the row of the other tenant.
+    SELECT c.relation::regclass AS relation, c.name INTO item FROM pg_temp.tenancy_clone_columns c JOIN pg_temp.tenancy_clone_lines l ON l.place = c.place AND l.line LIKE '[%'
+    CROSS JOIN LATERAL (SELECT l.line::json ->> (c.position - 1)::integer AS value) v
+    WHERE v.value IS NOT NULL AND NOT EXISTS (SELECT FROM pg_temp.tenancy_clone_keys k WHERE k.origin = c.origin AND k.name = c.origin_name AND k.old = v.value) LIMIT 1;
+    IF FOUND THEN
+        PERFORM _tenancy.raise('RELATION_NOT_SUPPORTED', format('column %I of table %s refers to a row that is not of the tenant, or by a value of another type', item.name, item.relation),
+            jsonb_build_object('relation', item.relation::text));
+    END IF;
     UPDATE pg_temp.tenancy_clone_lines l SET line = (
         SELECT json_agg(coalesce(k.new, e.value) ORDER BY e.position)::text
         FROM json_array_elements_text(l.line::json) WITH ORDINALITY AS e (value, position)
@@ -104,7 +168,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION tenancy.clone_tenant(text, text, text, boolean) IS
-'Makes a tenant that has what another has, from one snapshot: name (unless another is given), plan, settings, quotas, rows of all protected tables, and, where members is true, members; not its subdomain, passwords, records of
-usage and audit trail. target: an id that is not registered. Where a unique key does not have the tenant column, its values are made anew (of a column with a sequence, or of type uuid), and foreign keys between tables of tenants
-follow; what refers to a row without a foreign key does not. Returns how many rows it was. All or nothing. Rows are inserted as import_tenant does it. Errors: RELATION_NOT_SUPPORTED 42809 where a unique key spans tenants and no column of it can be made
-anew, TENANT_NOT_FOUND 42704, TENANT_ALREADY_EXISTS 42710, PARAMETER_INVALID 22023, those of import_tenant; TENANT_ACCESS_DENIED 42501 in the context of a tenant. Volatile. Granted to nobody.';
+'Makes a tenant that has what another has, from one snapshot: name (unless another is given), plan, settings, whether it takes single sign-on only, quotas, rows of all protected tables, and, where members is true, members; not its subdomain, issuers,
+passwords, records of usage and audit trail. target: an id that is not registered. Where a unique key does not have the tenant column, its values are made anew (of an integer column with a sequence, or a uuid with a default or as the primary key), and
+foreign keys between tables of tenants follow; what refers to a row without a foreign key does not. Returns how many rows it was. All or nothing. Rows are inserted as import_tenant does it. Errors: RELATION_NOT_SUPPORTED 42809 where a unique key spans
+tenants and no column of it can be made anew, where foreign keys ask for different values of a column, or lead to a row of another tenant; TENANT_NOT_FOUND 42704, TENANT_ALREADY_EXISTS 42710, PARAMETER_INVALID 22023, those of import_tenant; TENANT_ACCESS_DENIED 42501
+in the context of a tenant. Volatile. Granted to nobody.';

@@ -51,7 +51,7 @@ AS $$
                            = (SELECT array_agg(n ORDER BY n) FROM unnest(k.confkey || k.parent_attnum) AS n)) AS has_target
         FROM keys k
     ), named AS (
-        SELECT k.*, c.is_scoped, c.is_plain, c.has_target, c.child_columns, c.parent_columns,
+        SELECT k.*, c.is_scoped, c.is_plain, c.has_target, k.child_attnum = ANY (k.conkey) OR k.parent_attnum = ANY (k.confkey) AS has_tenant_column, c.child_columns, c.parent_columns,
                -- By the table's number where a name would be too long, or is taken.
                CASE WHEN octet_length(c.target) <= 63
                          AND NOT EXISTS (SELECT FROM pg_class t WHERE t.relnamespace = k.parent_schema AND t.relname = c.target)
@@ -72,13 +72,14 @@ AS $$
                WHEN n.parent_kind = 'shared' THEN 'rows of the referenced table may be everybody''s'
                WHEN n.child_kind = 'shared' THEN 'rows of the table may be everybody''s'
                WHEN n.child_type <> n.parent_type THEN 'the tenant columns are of different types'
+               WHEN n.has_tenant_column THEN 'it has the tenant column of one of the tables in place of another column'
                WHEN NOT n.is_plain THEN 'its columns are of different types, or of types that are not PostgreSQL''s own'
                WHEN n.confmatchtype = 'f' AND cardinality(n.conkey) > 1 THEN 'it is MATCH FULL'
                WHEN n.confupdtype IN ('n', 'd') THEN 'it is ON UPDATE SET NULL or SET DEFAULT' END,
            n.is_owned,
            (SELECT sum(pg_relation_size(t.relation)) FROM _tenancy.tree(n.conrelid) t)::bigint
                + (SELECT sum(pg_relation_size(t.relation)) FROM _tenancy.tree(n.confrelid) t)::bigint,
-           CASE WHEN n.is_scoped OR NOT n.is_plain THEN '{}' ELSE
+           CASE WHEN n.is_scoped OR n.has_tenant_column OR NOT n.is_plain THEN '{}' ELSE
                CASE WHEN n.has_target THEN '{}'::text[]
                     WHEN n.parent_relkind = 'p' THEN ARRAY[
                         format('ALTER TABLE %s ADD CONSTRAINT %I UNIQUE (%I, %s);', n.confrelid::regclass, n.target, n.parent_column, n.parent_columns)]

@@ -13,15 +13,6 @@ CREATE TRIGGER tenancy_audit_truncate AFTER TRUNCATE ON _tenancy.leakproof_opera
     FOR EACH STATEMENT EXECUTE FUNCTION _tenancy.audit_row('');
 ALTER TABLE _tenancy.leakproof_operators ENABLE ALWAYS TRIGGER tenancy_audit, ENABLE ALWAYS TRIGGER tenancy_audit_truncate;
 
--- As the library has it (src/pg/leakproof.rs).
-CREATE FUNCTION _tenancy.library_of(function pg_proc) RETURNS text
-    LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT CASE function.prolang WHEN 12 THEN '' WHEN 13 THEN regexp_replace(function.probin, '^\$libdir/', '') END
-$$;
-COMMENT ON FUNCTION _tenancy.library_of(pg_proc) IS 'the library that a function in C is in: empty for the server, null for other functions';
-
 CREATE VIEW tenancy.trusted_operators AS
     SELECT o.oid::regoperator AS operator, coalesce(f.kind, 'added') AS kind, f.condition, e.extname AS extension, l.trusted_by, l.trusted_at
     FROM pg_catalog.pg_operator o
@@ -57,9 +48,8 @@ BEGIN
         PERFORM _tenancy.raise('PARAMETER_INVALID', format('function %s of operator %s is not written in C', the_function.name, operator),
             '{"argument": "operator"}', 'Only such a function can be trusted, because only a superuser can replace it.');
     END IF;
-    INSERT INTO _tenancy.leakproof_operators AS l (operator, library, symbol) VALUES (trust_operator.operator::text, the_function.library, the_function.symbol)
-        ON CONFLICT ON CONSTRAINT leakproof_operators_pkey DO UPDATE SET library = excluded.library, symbol = excluded.symbol
-        WHERE (l.library, l.symbol) <> (excluded.library, excluded.symbol);
+    INSERT INTO _tenancy.leakproof_operators (operator, library, symbol) VALUES (trust_operator.operator::text, the_function.library, the_function.symbol)
+        ON CONFLICT ON CONSTRAINT leakproof_operators_pkey DO NOTHING;
     RAISE WARNING 'operator % is trusted on rows of all tenants', operator
         USING DETAIL = format('Where function %s raises an error or a message for some values, a tenant can find out values of others.', the_function.name),
               HINT = format('To take it back: SELECT tenancy.distrust_operator(%L);', operator);
@@ -78,8 +68,7 @@ AS $$
 BEGIN
     PERFORM _tenancy.refuse_in_context('distrust_operator');
     DELETE FROM _tenancy.leakproof_operators l
-    WHERE l.operator = distrust_operator.operator::text
-       OR EXISTS (SELECT FROM pg_operator o JOIN pg_proc p ON p.oid = o.oprcode
+    WHERE EXISTS (SELECT FROM pg_operator o JOIN pg_proc p ON p.oid = o.oprcode
                   WHERE o.oid = distrust_operator.operator AND p.prosrc = l.symbol AND _tenancy.library_of(p) = l.library);
     RETURN FOUND;
 END

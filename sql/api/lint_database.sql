@@ -25,12 +25,12 @@ COMMENT ON VIEW _tenancy.lint_publications IS 'findings: publications of all ten
 CREATE VIEW _tenancy.lint_database AS
     WITH guarded AS MATERIALIZED (
         SELECT EXISTS (SELECT FROM _tenancy.protected p WHERE p.kind <> 'system') AS there
-    ), watch(event_trigger, event, function, problem) AS (
-        VALUES ('tenancy_guard_ddl', 'ddl_command_end', '_tenancy.guard_ddl', 'protection can be weakened, and new partitions are left open'),
-               ('tenancy_guard_drop', 'sql_drop', '_tenancy.guard_drop', 'policies and triggers of protected tables can be dropped'),
-               ('tenancy_forget_dropped', 'sql_drop', '_tenancy.forget_dropped', 'a new table can pass for a protected one that was dropped'),
-               ('tenancy_before_schema', 'ddl_command_start', '_tenancy.follow_schemas', 'new tables of a schema that was renamed are left open'),
-               ('tenancy_after_schema', 'ddl_command_end', '_tenancy.follow_schemas', 'new tables of a schema that was renamed are left open')
+    ), watch(event_trigger, event, function, problem, tags) AS (
+        VALUES ('tenancy_guard_ddl', 'ddl_command_end', '_tenancy.guard_ddl', 'protection can be weakened, and new partitions are left open', NULL::text[]),
+               ('tenancy_guard_drop', 'sql_drop', '_tenancy.guard_drop', 'policies and triggers of protected tables can be dropped', NULL),
+               ('tenancy_forget_dropped', 'sql_drop', '_tenancy.forget_dropped', 'a new table can pass for a protected one that was dropped', NULL),
+               ('tenancy_before_schema', 'ddl_command_start', '_tenancy.follow_schemas', 'new tables of a schema that was renamed are left open', '{ALTER SCHEMA}'),
+               ('tenancy_after_schema', 'ddl_command_end', '_tenancy.follow_schemas', 'new tables of a schema that was renamed are left open', '{ALTER SCHEMA}')
     ), weak(parameter, pattern, rule, problem) AS (
         -- PostgreSQL takes any beginning of these words that is only theirs. event_triggers came with 17.
         VALUES ('tenancy.restoring', '^(on|1|t(r(ue?)?)?|y(es?)?)$', 'restoring_left_on',
@@ -59,7 +59,8 @@ CREATE VIEW _tenancy.lint_database AS
            CASE WHEN e.oid IS NULL THEN 'the event trigger is missing: '
                 WHEN e.evtenabled = 'D' THEN 'the event trigger is disabled: ' ELSE 'the event trigger does not fire always: ' END || w.problem,
            CASE WHEN e.oid IS NULL THEN
-                    format(E'CREATE EVENT TRIGGER %I ON %s EXECUTE FUNCTION %s();\n', w.event_trigger, w.event, w.function)
+                    format(E'CREATE EVENT TRIGGER %I ON %s%s EXECUTE FUNCTION %s();\n', w.event_trigger, w.event,
+                           (SELECT format(' WHEN TAG IN (%s)', string_agg(quote_literal(t), ', ')) FROM unnest(w.tags) t HAVING count(*) > 0), w.function)
                     || format(E'ALTER EVENT TRIGGER %I ENABLE ALWAYS;\nALTER EXTENSION tenancy ADD EVENT TRIGGER %I;', w.event_trigger, w.event_trigger)
                 ELSE format('ALTER EVENT TRIGGER %I ENABLE ALWAYS;', e.evtname) END, NULL
     FROM watch w LEFT JOIN pg_event_trigger e ON e.evtfoid = w.function::regproc AND e.evtevent = w.event
@@ -139,6 +140,15 @@ CREATE VIEW _tenancy.lint_database AS
     WHERE c.relnamespace = '_tenancy'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'S') AND x.grantee <> c.relowner AND x.privilege_type <> 'REFERENCES'
       AND NOT EXISTS (SELECT FROM pg_init_privs i, aclexplode(i.initprivs) z
                       WHERE i.classoid = 'pg_class'::regclass AND i.objoid = c.oid AND i.objsubid = 0 AND (z.grantee, z.privilege_type) = (x.grantee, x.privilege_type))
+    UNION ALL
+    SELECT 'protected_schema', 'error', s.schema::text, 'its new tables are to be protected, and there is no schema of that name: it may have been renamed where the event trigger did not fire',
+           format(E'DELETE FROM _tenancy.protected_schemas WHERE schema = %L;\nSELECT tenancy.protect_schema(''<its name now>'', %L);', s.schema, s.tenant_column), NULL
+    FROM _tenancy.protected_schemas s WHERE NOT EXISTS (SELECT FROM pg_namespace n WHERE n.nspname = s.schema)
+    UNION ALL
+    SELECT 'trusted_operator', 'info', l.operator, 'is trusted, and there is no operator that has its function any more: who installs one has it trusted',
+           format('DELETE FROM _tenancy.leakproof_operators WHERE (library, symbol) = (%L, %L);', l.library, l.symbol), NULL
+    FROM _tenancy.leakproof_operators l
+    WHERE NOT EXISTS (SELECT FROM pg_operator o JOIN pg_proc p ON p.oid = o.oprcode WHERE p.prosrc = l.symbol AND _tenancy.library_of(p) = l.library)
     UNION ALL
     SELECT 'administration_public', 'error', f.oid::regprocedure::text, 'everybody may execute it, and it administers tenants',
            format('REVOKE EXECUTE ON ROUTINE %s FROM PUBLIC;', f.oid::regprocedure), NULL

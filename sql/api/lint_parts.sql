@@ -161,3 +161,12 @@ AS $$
             WHERE f.major = version / 10000 AND version % 10000 < f.minor)
 $$;
 COMMENT ON FUNCTION _tenancy.lint_minor(integer) IS 'the minor version with the fixes that a server of this version (server_version_num) lacks';
+
+-- As the library has it (src/pg/leakproof.rs).
+CREATE FUNCTION _tenancy.library_of(function pg_proc) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE function.prolang WHEN 12 THEN '' WHEN 13 THEN regexp_replace(function.probin, '^\$libdir/', '') END
+$$;
+COMMENT ON FUNCTION _tenancy.library_of(pg_proc) IS 'the library that a function in C is in: empty for the server, null for other functions';

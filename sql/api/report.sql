@@ -8,9 +8,8 @@ CREATE VIEW _tenancy.tenant_rows AS
         SELECT i.inhrelid, t.tenant_column FROM tree t JOIN pg_catalog.pg_inherits i ON i.inhparent = t.relation
     )
     SELECT DISTINCT ON (c.oid) c.oid AS relation, n.nspname AS schema, c.relname AS name, t.tenant_column, nullif(c.reltuples, -1)::double precision AS rows,
-           (c.relpages + coalesce((SELECT sum(x.relpages) FROM pg_catalog.pg_class x
-                                   WHERE x.oid = c.reltoastrelid
-                                      OR x.oid IN (SELECT d.indexrelid FROM pg_catalog.pg_index d WHERE d.indrelid IN (c.oid, c.reltoastrelid))), 0))
+           (c.relpages + coalesce((SELECT x.relpages FROM pg_catalog.pg_class x WHERE x.oid = c.reltoastrelid), 0)
+            + coalesce((SELECT sum(x.relpages) FROM pg_catalog.pg_index d JOIN pg_catalog.pg_class x ON x.oid = d.indexrelid WHERE d.indrelid = c.oid), 0))
            * pg_catalog.current_setting('block_size')::double precision AS bytes
     FROM tree t JOIN pg_catalog.pg_class c ON c.oid = t.relation AND c.relkind = 'r' JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace;
 COMMENT ON VIEW _tenancy.tenant_rows IS 'how many rows and bytes the tables of tenants have, by the statistics of the server';
@@ -29,7 +28,9 @@ BEGIN
                CASE WHEN s.n_distinct < 0 THEN -s.n_distinct * l.rows ELSE s.n_distinct END - coalesce(cardinality(s.most_common_freqs), 0) AS other_tenants
         FROM _tenancy.tenant_rows l
         JOIN pg_stats s ON s.schemaname = l.schema AND s.tablename = l.name AND s.attname = l.tenant_column AND NOT s.inherited
-        WHERE l.rows > 0
+        -- Since 18, the owner of a table may write what he likes into its statistics.
+        WHERE l.rows > 0 AND s.null_frac BETWEEN 0 AND 1 AND s.n_distinct BETWEEN -1 AND 2e9
+          AND NOT EXISTS (SELECT FROM unnest(s.most_common_freqs) f WHERE NOT f BETWEEN 0 AND 1)
     ), other AS MATERIALIZED (
         SELECT p.relation, p.width, CASE WHEN p.other_tenants >= 1 THEN p.other_rows / p.other_tenants ELSE 0 END AS rows FROM part p
     ), everywhere AS (

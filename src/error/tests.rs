@@ -74,6 +74,7 @@ fn every_error_is_whole() {
         Error::ScopeInside,
         Error::NotInstalled,
         Error::ExtensionInUse(2),
+        Error::WouldBeOpen("orders"),
     ];
     for error in all {
         let (message, detail, hint) = error.texts();

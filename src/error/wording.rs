@@ -407,9 +407,15 @@ impl Error<'_> {
                 json!({}),
                 "Install it with: CREATE EXTENSION tenancy;",
             ),
+            Error::WouldBeOpen(table) => (
+                "EXTENSION_IN_USE",
+                format!("cannot drop extension \"tenancy\" because policies of table \"{table}\" would show rows of all tenants"),
+                json!({"relation": table}),
+                "Without the policies of the extension, its permissive policies are all there is: drop them, or give the table back first: SELECT tenancy.unprotect('<table>');",
+            ),
             Error::ExtensionInUse(tables) => (
                 "EXTENSION_IN_USE",
-                "cannot drop extension \"tenancy\" because tables are protected, metered, audited or watched by it".to_owned(),
+                "cannot drop extension \"tenancy\" because tables are protected, metered, audited, watched or migrated by it".to_owned(),
                 json!({"tables": tables}),
                 "Give them back as they were first: SELECT tenancy.unprotect_all(); with CASCADE, their rows stay hidden from all but superusers and roles with BYPASSRLS.",
             ),

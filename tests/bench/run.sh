@@ -23,7 +23,7 @@ measure() {
   "$TOOLS/server.sh" stop "bench$major"
 }
 
-# A third of the memory in GB, which is to hold three copies of the data: 2 to 8.
+# A third of the memory in GB, which is to hold four copies of the data: 2 to 8.
 buffers() { awk '/^MemTotal/ { n = int($2 / 3145728); print (n < 2 ? 2 : n > 8 ? 8 : n) "GB" }' /proc/meminfo; }
 
 for part in "${@:-speed protection planning quota token audit cache stat_tenants health migrate}"; do

@@ -319,7 +319,7 @@ def number(value):
 
 def print_table(results):
     print("\nTime of a transaction as a ratio to that with a hand-written WHERE; smaller is faster.")
-    print("'again' is by hand a second time, so it shows the noise.")
+    print("'again' is by hand a second time, in a copy of the data of its own, so it shows the noise.")
     last = None
     for result in results:
         group = (result["protocol"], result["clients"])

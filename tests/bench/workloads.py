@@ -26,8 +26,8 @@ class Column:
 HAND, CONTROL, OURS = "hand", "again", "tenancy"
 COLUMNS = [
     Column(HAND, "by hand", "app.tenant_id", "speed_hand", by_hand=True),
-    # The same again, in connections and tables of its own: how far its ratio is from 1 is what noise does.
-    Column(CONTROL, "again", "app.tenant_id", "speed_hand", by_hand=True),
+    # The same again, in connections and a copy of its own, as ours is: how far its ratio is from 1 is what the luck of a copy and noise do.
+    Column(CONTROL, "again", "app.tenant_id", "speed_again", by_hand=True),
     Column("plain", "current_setting", "app.tenant_id", "speed_policies"),
     Column("wrapped", "(SELECT ...)", "app.tenant_id", "speed_policies"),
     Column("library", "rls-tenants", "rls.current_tenant", "speed_policies"),

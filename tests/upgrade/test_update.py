@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from support import APP, Database, items, refused, set_session
+from support import APP, Database, items, pg_program, refused, set_session
 from test_pg_upgrade import SEEN, fill
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -22,6 +22,8 @@ MEMBERS = """
     SELECT pg_describe_object(m.classid, m.objid, 0) AS object, coalesce(obj_description(m.objid, m.classid::regclass::name), '') AS comment,
            coalesce((SELECT string_agg(concat_ws(' ', x.grantee::regrole, x.privilege_type, x.is_grantable), ', ' ORDER BY 1)
                      FROM acl a, aclexplode(a.acl) x WHERE (a.class, a.oid) = (m.classid, m.objid)), '') AS privileges,
+           coalesce((SELECT string_agg(concat_ws(' ', x.grantee::regrole, x.privilege_type), ', ' ORDER BY 1)
+                     FROM pg_init_privs i, aclexplode(i.initprivs) x WHERE (i.classoid, i.objoid, i.objsubid) = (m.classid, m.objid, 0)), '') AS initial_privileges,
            CASE m.classid::regclass::text
                WHEN 'pg_proc' THEN pg_get_functiondef(m.objid)
                WHEN 'pg_event_trigger' THEN (SELECT concat_ws(' ', e.evtname, e.evtevent, e.evtenabled, e.evttags, e.evtfoid::regproc) FROM pg_event_trigger e WHERE e.oid = m.objid)
@@ -33,7 +35,7 @@ MEMBERS = """
                    (SELECT string_agg(pg_get_constraintdef(k.oid), E'\\n' ORDER BY k.conname) FROM pg_constraint k WHERE k.conrelid = m.objid),
                    (SELECT string_agg(pg_get_indexdef(i.indexrelid), E'\\n' ORDER BY 1) FROM pg_index i WHERE i.indrelid = m.objid),
                    (SELECT string_agg(concat_ws(' ', pg_get_triggerdef(t.oid), t.tgenabled), E'\\n' ORDER BY t.tgname) FROM pg_trigger t WHERE t.tgrelid = m.objid AND NOT t.tgisinternal),
-                   (SELECT string_agg(concat_ws(' ', p.polname, p.polcmd, p.polpermissive, pg_get_expr(p.polqual, p.polrelid)), E'\\n' ORDER BY p.polname) FROM pg_policy p WHERE p.polrelid = m.objid))
+                   (SELECT string_agg(concat_ws(' ', p.polname, p.polcmd, p.polpermissive, p.polroles, pg_get_expr(p.polqual, p.polrelid), pg_get_expr(p.polwithcheck, p.polrelid)), E'\\n' ORDER BY p.polname) FROM pg_policy p WHERE p.polrelid = m.objid))
            END AS definition
     FROM member m WHERE pg_describe_object(m.classid, m.objid, 0) !~ '^(index|sequence|toast table)' ORDER BY 1"""
 # Which tables are dumped, and with which rows.
@@ -118,6 +120,14 @@ def test_it_is_what_a_fresh_one_is(updated, fresh):
     assert database.run("SELECT extversion FROM pg_extension WHERE extname = 'tenancy'") == fresh.run("SELECT extversion FROM pg_extension WHERE extname = 'tenancy'")
 
 
+def test_what_was_granted_is_dumped(updated):
+    """Privileges that an extension's script has made initial ones would be left out."""
+    database, *_ = updated
+    at = ["-h", database.server.host, "-p", database.server.port, "-U", "postgres"]
+    dump = pg_program("pg_dump", *at, database.name, "--schema-only").stdout
+    assert "GRANT ALL ON FUNCTION tenancy.report(max_tenants integer, days integer) TO it_guest;" in dump
+
+
 def test_what_was_there_is_there(updated):
     database, before, _ = updated
     for what, rows in before.items():
@@ -151,8 +161,8 @@ def test_a_session_that_was_connected_goes_on(server, scripts):
     database.drop()
 
 
-def test_what_cannot_be_run_again_is_refused(tmp_path):
-    place = next(Path(os.environ["TENANCY_PG_BIN"]).parents[0].rglob("tenancy--*.sql"))
+def test_what_cannot_be_run_again_is_refused(tmp_path, scripts):
+    (place,) = Path(os.environ["TENANCY_PG_BIN"]).parents[0].rglob(f"tenancy--{scripts}.sql")
     for added in ("CREATE SEQUENCE tenancy.s;", "INSERT INTO _tenancy.tenants VALUES (1);"):
         file = tmp_path / "tenancy--9.sql"
         file.write_text(place.read_text() + added)

@@ -242,3 +242,21 @@ SELECT tenancy.unmeter('"Weird Table"', 'lint_too');
 DROP SCHEMA "Lint Too" CASCADE;
 DROP OWNED BY regress_lint_too, "Weird Role", regress_lint_owner, regress_lint_stream, regress_lint_maker CASCADE;
 DROP ROLE regress_lint_too, "Weird Role", regress_lint_owner, regress_lint_stream, regress_lint_maker;
+
+-- What was renamed where the event triggers did not fire; and an operator that is trusted and gone.
+SET client_min_messages = warning;
+CREATE SCHEMA was;
+SELECT tenancy.protect_schema('was');
+ALTER EVENT TRIGGER tenancy_after_schema DISABLE;
+ALTER SCHEMA was RENAME TO is_now;
+ALTER EXTENSION tenancy DROP EVENT TRIGGER tenancy_before_schema;
+DROP EVENT TRIGGER tenancy_before_schema;
+INSERT INTO _tenancy.leakproof_operators VALUES ('public.===(text,text)', 'gone', 'same');
+RESET client_min_messages;
+SELECT rule, severity, object, problem FROM tenancy.lint('info') WHERE rule IN ('guard_disabled', 'protected_schema', 'trusted_operator') ORDER BY rule, object;
+SELECT replace(remedy, '<its name now>', 'is_now') FROM tenancy.lint('info') WHERE rule IN ('guard_disabled', 'protected_schema', 'trusted_operator') ORDER BY rule, object \gexec
+SELECT count(*) FROM tenancy.lint('info') WHERE rule IN ('guard_disabled', 'protected_schema', 'trusted_operator');
+SELECT evtname, evtevent, evtenabled, evttags FROM pg_event_trigger WHERE evtname ~ 'schema' ORDER BY 1;
+SELECT schema FROM tenancy.protected_schemas;
+SELECT tenancy.unprotect_schema('is_now');
+DROP SCHEMA is_now;

@@ -10,7 +10,7 @@ CREATE TABLE _tenancy.leakproof_operators (
     symbol text COLLATE "C" NOT NULL,
     trusted_by text NOT NULL DEFAULT session_user,
     trusted_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
-    CONSTRAINT leakproof_operators_pkey PRIMARY KEY (operator)
+    CONSTRAINT leakproof_operators_pkey PRIMARY KEY (library, symbol)
 );
 COMMENT ON TABLE _tenancy.leakproof_operators IS 'operators that a superuser trusts; read it through tenancy.trusted_operators';
 SELECT pg_catalog.pg_extension_config_dump('_tenancy.leakproof_operators', '');
