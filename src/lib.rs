@@ -214,7 +214,11 @@ extension_sql_file!("../sql/api/lint_readers.sql", name = "lint_readers", requir
 extension_sql_file!("../sql/api/lint_roles.sql", name = "lint_roles", requires = ["lint_readers"]);
 extension_sql_file!("../sql/api/lint_database.sql", name = "lint_database", requires = ["lint_roles"]);
 extension_sql_file!("../sql/api/lint.sql", name = "lint", requires = ["lint_database"]);
-extension_sql_file!("../sql/schema/70_audit.sql", name = "audit_tables", requires = ["leakproof_operators_table"]);
+extension_sql_file!(
+    "../sql/schema/70_audit.sql",
+    name = "audit_tables",
+    requires = ["leakproof_operators_table"]
+);
 extension_sql_file!(
     "../sql/schema/80_cross_tenant.sql",
     name = "cross_tenant_table",
