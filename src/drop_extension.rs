@@ -1,6 +1,6 @@
 //! What does DROP EXTENSION leave?
 //!
-//! Guarantees: no table that was isolated is open to anybody afterwards, unless `unprotect` has given it back; and whoever drops the
+//! Guarantees: by DROP EXTENSION no table that was isolated is open to anybody afterwards, unless `unprotect` has given it back; and whoever drops the
 //! extension is told which are closed. Where a policy of the user's own would open one, the extension is not dropped.
 
 use std::cell::RefCell;
@@ -49,9 +49,16 @@ fn begins(is_cascade: bool) {
         }
         return;
     }
-    let query = "SELECT DISTINCT c.oid::regclass::text FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid
-             JOIN pg_policy own ON own.polrelid = c.oid AND own.polpermissive AND own.polname <> 'tenancy_access'
-             WHERE p.polname = 'tenancy_isolation' AND NOT p.polpermissive AND c.relnamespace <> '_tenancy'::regnamespace ORDER BY 1";
+    // What calls a function of the extension goes with it.
+    let query = "WITH goes AS (
+             SELECT d.objid FROM pg_depend d JOIN pg_depend m ON m.classid = d.refclassid AND m.objid = d.refobjid
+             JOIN pg_extension e ON e.oid = m.refobjid AND e.extname = 'tenancy'
+             WHERE d.classid = 'pg_policy'::regclass AND m.refclassid = 'pg_extension'::regclass AND m.deptype = 'e'
+         )
+         SELECT DISTINCT c.oid::regclass::text FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid
+         JOIN pg_policy own ON own.polrelid = c.oid AND own.polpermissive AND own.polcmd <> 'a' AND own.oid NOT IN (SELECT objid FROM goes)
+         WHERE p.polname = 'tenancy_isolation' AND NOT p.polpermissive AND p.oid IN (SELECT objid FROM goes)
+           AND c.relnamespace <> '_tenancy'::regnamespace ORDER BY 1";
     if let Some(open) = names(table, query).first() {
         Error::WouldBeOpen(open).raise()
     }

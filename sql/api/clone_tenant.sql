@@ -14,7 +14,8 @@ CREATE VIEW _tenancy.tenant_references AS
     WHERE k.contype = 'f' AND a.attname <> p.tenant_column;
 COMMENT ON VIEW _tenancy.tenant_references IS 'the columns of tables of tenants that refer to others';
 
--- By which two tenants cannot have the same values. maker makes a value of the column that is best for it: of an integer with a sequence, or a uuid with a default or as the primary key, and no foreign key.
+-- By which two tenants cannot have the same values. maker makes a value of the column that is best for it, and has no foreign key: an integer with a sequence, or a uuid that is the key (or is with
+-- what a table is partitioned by), or has a default that makes one.
 CREATE FUNCTION _tenancy.keys_across_tenants() RETURNS TABLE (relation regclass, index regclass, place bigint, columns name[], best name, maker text)
     LANGUAGE sql STABLE PARALLEL SAFE
     SET search_path = pg_catalog, pg_temp SET jit = off
@@ -28,7 +29,10 @@ AS $$
         FROM pg_attribute a CROSS JOIN LATERAL (SELECT pg_get_serial_sequence(t.relation::text, a.attname) AS sequence) s
         WHERE a.attrelid = t.relation AND a.attname = ANY (c.columns)
           AND (s.sequence IS NOT NULL AND a.atttypid IN ('smallint'::regtype, 'integer'::regtype, 'bigint'::regtype)
-               OR a.atttypid = 'uuid'::regtype AND (a.atthasdef OR i.indisprimary AND cardinality(c.columns) = 1))
+               OR a.atttypid = 'uuid'::regtype AND a.attgenerated = '' AND (
+                      NOT EXISTS (SELECT FROM pg_attribute o LEFT JOIN pg_partitioned_table b ON b.partrelid = t.relation
+                                  WHERE o.attrelid = t.relation AND o.attname = ANY (c.columns) AND o.attname <> a.attname AND NOT coalesce(o.attnum = ANY (b.partattrs::smallint[]), false))
+                      OR EXISTS (SELECT FROM pg_attrdef d WHERE d.adrelid = t.relation AND d.adnum = a.attnum AND pg_get_expr(d.adbin, d.adrelid) ~ '(gen_random_uuid|uuid_generate_v[0-9][a-z]*|uuidv[47])\(\)$')))
           AND NOT EXISTS (SELECT FROM _tenancy.tenant_references r WHERE r.relation = t.relation AND r.name = a.attname)
         ORDER BY s.sequence IS NULL, a.attnum LIMIT 1) b ON true
     WHERE t.tenant_column <> ALL (c.columns)
@@ -58,11 +62,14 @@ AS $$
 DECLARE
     item record;
 BEGIN
-    CREATE TEMPORARY TABLE tenancy_clone_references AS SELECT * FROM _tenancy.tenant_references;
-    CREATE TEMPORARY TABLE tenancy_clone_spanning AS SELECT * FROM _tenancy.keys_across_tenants();
-    -- What holds the id of the tenant beside the tenant column.
+    CREATE TEMPORARY TABLE tenancy_clone_references AS SELECT * FROM _tenancy.tenant_references WITH NO DATA;
+    CREATE TEMPORARY TABLE tenancy_clone_spanning AS SELECT * FROM _tenancy.keys_across_tenants() WITH NO DATA;
+    PERFORM _tenancy.make_private(t::regclass) FROM unnest('{pg_temp.tenancy_clone_references,pg_temp.tenancy_clone_spanning}'::text[]) t;
+    INSERT INTO pg_temp.tenancy_clone_references SELECT * FROM _tenancy.tenant_references;
+    INSERT INTO pg_temp.tenancy_clone_spanning SELECT * FROM _tenancy.keys_across_tenants();
+    -- What holds the id of the tenant beside the tenant column: its origin is no table.
     INSERT INTO pg_temp.tenancy_clone_columns (relation, name, origin, origin_name)
-        SELECT DISTINCT ON (r.relation, r.name) r.relation, r.name, r.parent, r.parent_name
+        SELECT DISTINCT r.relation, r.name, 0::oid, 'tenant'::name
         FROM pg_temp.tenancy_clone_references r JOIN _tenancy.protected p ON p.relation = r.parent AND p.tenant_column = r.parent_name;
     LOOP
         LOOP
@@ -73,11 +80,16 @@ BEGIN
             EXIT WHEN NOT FOUND;
         END LOOP;
         SELECT k.* INTO item FROM pg_temp.tenancy_clone_spanning k
-        WHERE NOT EXISTS (SELECT FROM pg_temp.tenancy_clone_columns c WHERE c.relation = k.relation AND c.name = ANY (k.columns)) ORDER BY k.maker IS NULL, k.place, k.relation::text, k.index::text LIMIT 1;
+        -- What refers to rows that all tenants share stays the same, so it makes no key another; where nothing else can, it has to do.
+        WHERE NOT EXISTS (SELECT FROM pg_temp.tenancy_clone_columns c LEFT JOIN _tenancy.protected p ON p.relation = c.origin
+                          WHERE c.relation = k.relation AND c.name = ANY (k.columns) AND (k.maker IS NULL OR c.origin = k.relation OR p.kind IS DISTINCT FROM 'shared')) ORDER BY k.maker IS NULL, k.place, k.relation::text, k.index::text LIMIT 1;
         EXIT WHEN NOT FOUND;
         IF item.maker IS NULL AND NOT EXISTS (SELECT FROM _tenancy.protected p CROSS JOIN LATERAL _tenancy.read_as_owner(p.relation, format('SELECT ''x''::text FROM %s d WHERE d.%I = %L LIMIT 1',
                                                         p.relation, p.tenant_column, source_id)) WHERE p.relation = item.relation AND _tenancy.has_form(p.relation, p.tenant_column, source_id)) THEN
             DELETE FROM pg_temp.tenancy_clone_spanning k WHERE k.index = item.index;
+            -- Whoever refers to it by this key refers to a row that all share, or to another tenant's.
+            INSERT INTO pg_temp.tenancy_clone_columns (relation, name, origin, origin_name) SELECT item.relation, c.name, item.relation, c.name FROM unnest(item.columns) AS c (name)
+                WHERE EXISTS (SELECT FROM pg_temp.tenancy_clone_references r WHERE r.parent = item.relation AND r.parent_name = c.name) ON CONFLICT DO NOTHING;
             CONTINUE;
         ELSIF item.maker IS NULL THEN
             PERFORM _tenancy.raise('RELATION_NOT_SUPPORTED', format('index %s of table %s spans tenants, and has no column for which new values can be made', item.index, item.relation),
@@ -90,7 +102,9 @@ BEGIN
     SELECT r.relation, r.name INTO item
     FROM pg_temp.tenancy_clone_references r JOIN pg_temp.tenancy_clone_columns c ON c.relation = r.relation AND c.name = r.name
     LEFT JOIN pg_temp.tenancy_clone_columns p ON p.relation = r.parent AND p.name = r.parent_name
-    WHERE NOT coalesce((p.origin, p.origin_name) = (c.origin, c.origin_name), (r.parent, r.parent_name) = (c.origin::regclass, c.origin_name), false) LIMIT 1;
+    LEFT JOIN _tenancy.protected q ON q.relation = r.parent AND q.tenant_column = r.parent_name
+    WHERE NOT ((p.origin, p.origin_name) IS NOT DISTINCT FROM (c.origin, c.origin_name) OR (r.parent::oid, r.parent_name) IS NOT DISTINCT FROM (c.origin, c.origin_name)
+               OR c.origin = 0 AND q.relation IS NOT NULL) LIMIT 1;
     IF FOUND THEN
         PERFORM _tenancy.raise('RELATION_NOT_SUPPORTED', format('column %I of table %s is part of foreign keys that ask for different values in a clone', item.name, item.relation),
             jsonb_build_object('relation', item.relation::text));
@@ -118,7 +132,8 @@ BEGIN
     CREATE TEMPORARY TABLE tenancy_clone_lines (line text, place integer, number bigint GENERATED ALWAYS AS IDENTITY);
     CREATE TEMPORARY TABLE tenancy_clone_keys (origin oid, name name, old text COLLATE "C", new text, PRIMARY KEY (origin, name, old));
     CREATE TEMPORARY TABLE tenancy_clone_columns (relation oid, name name, origin oid, origin_name name, maker text, place integer, position bigint, PRIMARY KEY (relation, name));
-    PERFORM _tenancy.make_private(t) FROM unnest('{pg_temp.tenancy_clone_lines,pg_temp.tenancy_clone_keys,pg_temp.tenancy_clone_columns}'::regclass[]) t;
+    -- By name, or the next call would have these tables in a plan that is kept.
+    PERFORM _tenancy.make_private(t::regclass) FROM unnest('{pg_temp.tenancy_clone_lines,pg_temp.tenancy_clone_keys,pg_temp.tenancy_clone_columns}'::text[]) t;
     PERFORM _tenancy.find_renumbered(source_id);
     -- One statement, so one snapshot.
     INSERT INTO pg_temp.tenancy_clone_lines (line, place)
@@ -133,8 +148,7 @@ BEGIN
             item.origin, item.origin_name, item.maker, item.position - 1, item.place);
     END LOOP;
     INSERT INTO pg_temp.tenancy_clone_keys
-        SELECT DISTINCT c.origin, c.origin_name, source_id, target_id FROM pg_temp.tenancy_clone_columns c
-        JOIN _tenancy.protected p ON p.relation = c.origin AND p.tenant_column = c.origin_name;
+        VALUES (0, 'tenant', source_id, target_id);
     -- Rows that all tenants share are the clone's as well.
     FOR item IN SELECT DISTINCT c.origin::regclass AS origin, c.origin_name, p.tenant_column FROM pg_temp.tenancy_clone_columns c JOIN _tenancy.protected p ON p.relation = c.origin AND p.kind = 'shared' LOOP
         INSERT INTO pg_temp.tenancy_clone_keys SELECT item.origin, item.origin_name, r.line, r.line
@@ -169,7 +183,7 @@ END
 $$;
 COMMENT ON FUNCTION tenancy.clone_tenant(text, text, text, boolean) IS
 'Makes a tenant that has what another has, from one snapshot: name (unless another is given), plan, settings, whether it takes single sign-on only, quotas, rows of all protected tables, and, where members is true, members; not its subdomain, issuers,
-passwords, records of usage and audit trail. target: an id that is not registered. Where a unique key does not have the tenant column, its values are made anew (of an integer column with a sequence, or a uuid with a default or as the primary key), and
+passwords, records of usage and audit trail. target: an id that is not registered. Where a unique key does not have the tenant column, its values are made anew (of an integer column with a sequence, or a uuid that is the key or has a default that makes one), and
 foreign keys between tables of tenants follow; what refers to a row without a foreign key does not. Returns how many rows it was. All or nothing. Rows are inserted as import_tenant does it. Errors: RELATION_NOT_SUPPORTED 42809 where a unique key spans
 tenants and no column of it can be made anew, where foreign keys ask for different values of a column, or lead to a row of another tenant; TENANT_NOT_FOUND 42704, TENANT_ALREADY_EXISTS 42710, PARAMETER_INVALID 22023, those of import_tenant; TENANT_ACCESS_DENIED 42501
 in the context of a tenant. Volatile. Granted to nobody.';

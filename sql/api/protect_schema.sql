@@ -26,8 +26,8 @@ BEGIN
     END IF;
     -- A table that another transaction is making would be seen by neither. Whoever is still to make one will find the schema listed.
     PERFORM _tenancy.lock_schema(protect_schema.schema);
-    -- Nor must it be renamed meanwhile by somebody who does not see that it is listed.
-    LOCK TABLE _tenancy.protected_schemas IN ROW EXCLUSIVE MODE;
+    -- Nor must it be renamed meanwhile by somebody who does not see that it is listed: who renames it waits for this row.
+    PERFORM FROM pg_namespace n WHERE n.oid = protect_schema.schema FOR SHARE;
     PERFORM _tenancy.refuse_old_snapshot('{}', protect_schema.schema);
     INSERT INTO _tenancy.protected_schemas (schema, number, tenant_column)
         SELECT n.nspname, n.oid, protect_schema.tenant_column FROM pg_namespace n WHERE n.oid = protect_schema.schema
@@ -86,7 +86,10 @@ CREATE FUNCTION _tenancy.follow_schemas() RETURNS event_trigger
 AS $$
 BEGIN
     IF TG_EVENT = 'ddl_command_start' THEN
-        LOCK TABLE _tenancy.protected_schemas IN SHARE ROW EXCLUSIVE MODE;
+        -- By an old snapshot, one that was listed since would not be found.
+        IF current_setting('transaction_isolation') <> 'read committed' THEN
+            PERFORM _tenancy.refuse_old_snapshot('{}', n.oid) FROM pg_namespace n WHERE n.nspname !~ '^pg_';
+        END IF;
         UPDATE _tenancy.protected_schemas s SET number = coalesce((SELECT n.oid FROM pg_namespace n WHERE n.nspname = s.schema), 0)
         WHERE s.number <> coalesce((SELECT n.oid FROM pg_namespace n WHERE n.nspname = s.schema), 0);
     ELSE

@@ -7,7 +7,7 @@ CREATE VIEW _tenancy.tenant_rows AS
         UNION
         SELECT i.inhrelid, t.tenant_column FROM tree t JOIN pg_catalog.pg_inherits i ON i.inhparent = t.relation
     )
-    SELECT DISTINCT ON (c.oid) c.oid AS relation, n.nspname AS schema, c.relname AS name, t.tenant_column, nullif(c.reltuples, -1)::double precision AS rows,
+    SELECT DISTINCT ON (c.oid) c.oid AS relation, n.nspname AS schema, c.relname AS name, t.tenant_column, CASE WHEN c.reltuples BETWEEN 0 AND 1e18 THEN c.reltuples END::double precision AS rows,
            (c.relpages + coalesce((SELECT x.relpages FROM pg_catalog.pg_class x WHERE x.oid = c.reltoastrelid), 0)
             + coalesce((SELECT sum(x.relpages) FROM pg_catalog.pg_index d JOIN pg_catalog.pg_class x ON x.oid = d.indexrelid WHERE d.indrelid = c.oid), 0))
            * pg_catalog.current_setting('block_size')::double precision AS bytes

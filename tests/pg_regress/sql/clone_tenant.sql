@@ -100,15 +100,51 @@ SELECT tenancy.protect('twin.invoice');
 INSERT INTO twin.invoice VALUES ('INV-1', 'source');
 SELECT tenancy.clone_tenant('source', 'twin-4');
 DROP TABLE twin.invoice;
-RESET client_min_messages;
--- Whoever has privileges on whatever the extension's owner makes, has none on what is made meanwhile.
+-- Keys that the application makes, and what is no key although it is a uuid with a default.
+CREATE TABLE twin.ticket (id bigserial PRIMARY KEY, public_id uuid NOT NULL UNIQUE, tenant_id text);
+CREATE TABLE twin.event (id uuid, at date, tenant_id text, PRIMARY KEY (id, at)) PARTITION BY RANGE (at);
+CREATE TABLE twin.event_1 PARTITION OF twin.event DEFAULT;
+CREATE TABLE twin.ware (tenant_id text, id int, PRIMARY KEY (tenant_id, id));
+CREATE TABLE twin.prod (tenant_id text, id int, PRIMARY KEY (tenant_id, id));
+CREATE TABLE twin.shipment (tenant_id text, owner text, wh int, prod int, FOREIGN KEY (owner, wh) REFERENCES twin.ware, FOREIGN KEY (owner, prod) REFERENCES twin.prod);
+SELECT tenancy.protect(t) FROM unnest('{twin.ticket,twin.event,twin.ware,twin.prod,twin.shipment}'::regclass[]) t;
+INSERT INTO twin.ticket (public_id, tenant_id) VALUES ('00000000-0000-0000-0000-000000000007', 'source');
+INSERT INTO twin.event VALUES ('00000000-0000-0000-0000-000000000008', '2026-01-01', 'source');
+INSERT INTO twin.ware VALUES ('source', 1);
+INSERT INTO twin.prod VALUES ('source', 2);
+INSERT INTO twin.shipment VALUES ('source', 'source', 1, 2);
+SELECT tenancy.clone_tenant('source', 'twin-4');
+SELECT count(*), count(DISTINCT public_id) FROM twin.ticket;
+SELECT count(*), count(DISTINCT id) FROM twin.event;
+SELECT * FROM twin.shipment ORDER BY tenant_id;
+SELECT tenancy.archive_tenant('twin-4'), tenancy.delete_tenant('twin-4') > 0 AS deleted;
+CREATE FUNCTION twin.somebody() RETURNS uuid LANGUAGE sql AS $$ SELECT '00000000-0000-0000-0000-000000000009'::uuid $$;
+CREATE TABLE twin.favourite (somebody uuid DEFAULT twin.somebody(), item int, tenant_id text, PRIMARY KEY (somebody, item));
+SELECT tenancy.protect('twin.favourite');
+INSERT INTO twin.favourite VALUES (DEFAULT, 1, 'source');
+SELECT tenancy.clone_tenant('source', 'twin-4');
+DROP TABLE twin.favourite;
+-- A row of a table that all share, which is another tenant's.
+INSERT INTO twin.currency VALUES ('SECRET', 'other-one');
+UPDATE twin.item SET currency = 'SECRET' WHERE tenant_id = 'source';
+SELECT tenancy.clone_tenant('source', 'twin-4');
+UPDATE twin.item SET currency = 'EUR' WHERE tenant_id = 'source';
+-- Whoever has privileges on whatever the extension's owner makes, has none on what is made meanwhile, the first time and later.
 ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO PUBLIC;
-CREATE TEMPORARY TABLE open_to_all ();
-CREATE TEMPORARY TABLE closed ();
-SELECT _tenancy.make_private('closed');
-SELECT relname, relacl::text ~ '=[a-zA-Z]*t?[a-zA-Z]*/' AND EXISTS (SELECT FROM aclexplode(relacl) x WHERE x.grantee = 0) AS open FROM pg_class WHERE relname IN ('open_to_all', 'closed') ORDER BY 1;
+CREATE TABLE twin.seen (call text, relation text, open boolean);
+CREATE FUNCTION twin.look() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO twin.seen SELECT NEW.tenant_id, c.relname, EXISTS (SELECT FROM aclexplode(c.relacl) x WHERE x.grantee = 0) FROM pg_class c WHERE c.relnamespace = pg_my_temp_schema() AND c.relname ~ '^(tenancy_|other)' AND c.relkind = 'r';
+    RETURN NEW;
+END $$;
+CREATE TRIGGER look AFTER INSERT ON twin.ware FOR EACH ROW EXECUTE FUNCTION twin.look();
+CREATE TEMPORARY TABLE other ();
+SELECT tenancy.clone_tenant('source', 'twin-4'), tenancy.clone_tenant('source', 'twin-5');
+SELECT relation, open, count(*) FROM twin.seen GROUP BY relation, open ORDER BY 1, 2;
 ALTER DEFAULT PRIVILEGES REVOKE ALL ON TABLES FROM PUBLIC;
-DROP TABLE open_to_all, closed;
+DROP TABLE other;
+SELECT count(tenancy.archive_tenant(id)), count(tenancy.delete_tenant(id)) FROM tenancy.tenants WHERE id IN ('twin-4', 'twin-5');
+RESET client_min_messages;
 SELECT count(*) FROM tenancy.tenants WHERE id = 'twin-4';
 SET ROLE regress_outsider;
 SELECT tenancy.clone_tenant('source', 'twin-4');
