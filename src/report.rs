@@ -112,7 +112,7 @@ struct Quota {
 pub fn report_page(data: Json) -> String {
     let data = data.value().unwrap_or_default();
     let report = serde_json::from_value(data).unwrap_or_else(|error| internal(error));
-    page::page(&report)
+    page::page(&report).unwrap_or_else(|error| internal(error))
 }
 
 #[cfg(test)]
@@ -133,7 +133,7 @@ pub(crate) mod tests {
     }
 
     fn page_of(data: serde_json::Value) -> String {
-        page::page(&serde_json::from_value(data).unwrap())
+        page::page(&serde_json::from_value(data).unwrap()).unwrap()
     }
 
     #[test]

@@ -15,7 +15,8 @@ pub fn hash_of(inline: &str) -> String {
     format!("sha256-{}", STANDARD.encode(Sha256::digest(inline.as_bytes())))
 }
 
-pub fn page(report: &Report) -> String {
+pub fn page(report: &Report) -> Result<String, plot::Failed> {
+    let activity = activity(&report.activity, report.days)?;
     let policy = format!(
         "default-src 'none'; style-src '{}'; script-src '{}'; base-uri 'none'; form-action 'none'",
         hash_of(STYLE),
@@ -40,7 +41,7 @@ pub fn page(report: &Report) -> String {
                 main {
                     (totals(report))
                     (checks(&report.checks))
-                    (activity(&report.activity, report.days))
+                    (activity)
                     (tenants(report))
                     (findings(&report.findings, report.totals.findings))
                 }
@@ -53,7 +54,7 @@ pub fn page(report: &Report) -> String {
             }
         }
     };
-    ascii(&page.into_string())
+    Ok(ascii(&page.into_string()))
 }
 
 /// The same page in ASCII.
@@ -160,19 +161,20 @@ fn checks(checks: &[Check]) -> Markup {
     }
 }
 
-fn activity(series: &[Series], days: u32) -> Markup {
-    html! {
+fn activity(series: &[Series], days: u32) -> Result<Markup, plot::Failed> {
+    let plots = series.iter().map(plot::bars).collect::<Result<Vec<_>, _>>()?;
+    Ok(html! {
         section {
             h2 { "The last " (count(days.into(), "day")) }
-            div class="plots" { @for series in series {
+            div class="plots" { @for (series, plot) in series.iter().zip(&plots) {
                 figure {
                     figcaption { (series.title) }
                     // What plotters draws has texts of its own making, and names of days that it escapes.
-                    (PreEscaped(plot::bars(series)))
+                    (PreEscaped(plot))
                 }
             } }
         }
-    }
+    })
 }
 
 fn tenants(report: &Report) -> Markup {

@@ -11,14 +11,16 @@ const BAR: RGBColor = RGBColor(3, 4, 5);
 
 const SIZE: (u32, u32) = (480, 220);
 
+pub type Failed = DrawingAreaErrorKind<std::io::Error>;
+
 /// A plot as an SVG element.
-pub fn bars(series: &Series) -> String {
+pub fn bars(series: &Series) -> Result<String, Failed> {
     let mut svg = String::new();
-    draw(series, &mut svg).unwrap_or_else(|error| crate::error::internal(error));
-    svg
+    draw(series, &mut svg)?;
+    Ok(svg)
 }
 
-fn draw(series: &Series, svg: &mut String) -> Result<(), DrawingAreaErrorKind<std::io::Error>> {
+fn draw(series: &Series, svg: &mut String) -> Result<(), Failed> {
     let days = series.days.len().max(1);
     let most = series.days.iter().map(|(_, number)| *number).fold(0.0, f64::max);
     let area = SVGBackend::with_string(svg, SIZE).into_drawing_area();
