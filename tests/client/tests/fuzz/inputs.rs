@@ -137,6 +137,10 @@ fn key(random: &mut Random) -> String {
         5 => "\"x-tenant-id\"".into(),
         6 => "\"sub\"".into(),
         7 => "\"code\"".into(),
+        8 => format!(
+            "\"{}\"",
+            random.pick(&["kty", "kid", "k", "alg", "use", "key_ops", "crv", "x", "n", "e"])
+        ),
         _ => string(random),
     }
 }
