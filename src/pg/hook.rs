@@ -446,21 +446,41 @@ unsafe extern "C-unwind" fn guard(query: *const pg_sys::QueryDesc) {
 unsafe extern "C-unwind" fn guard_copy(statement: *const pg_sys::CopyStmt) {
     // SAFETY: a valid statement, of which `relation` is null or names a table.
     unsafe {
-        let Some(judges) = JUDGES else { return };
-        let name = (*statement).relation;
-        if name.is_null() || super::user::means_all_rows() {
-            return;
-        }
-        let flags = pg_sys::RVROption::RVR_MISSING_OK;
-        let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
-        let table = pg_sys::RangeVarGetRelidExtended(name, lock, flags, None, std::ptr::null_mut());
-        if table != pg_sys::InvalidOid
-            && is_exempt(table, pg_sys::InvalidOid)
+        if let Some(judges) = JUDGES
+            && let Some(table) = copied(statement)
             && has_policy(table, judges.policy)
         {
             // PostgreSQL copies nothing itself where it leaves out the policies of the owner.
             (judges.bypass)(table, running::is_check());
         }
+    }
+}
+
+/// Tells of the table that COPY reads or writes without a query.
+#[pg_guard]
+unsafe extern "C-unwind" fn observe_copy(statement: *const pg_sys::CopyStmt) {
+    // SAFETY: as above; OBSERVER is only written at load.
+    unsafe {
+        if let Some(observer) = OBSERVER
+            && let Some(table) = copied(statement)
+        {
+            (observer.observe)(&[table]);
+        }
+    }
+}
+
+/// The table that COPY reads or writes itself; none where that is a query, or all rows are meant.
+unsafe fn copied(statement: *const pg_sys::CopyStmt) -> Option<pg_sys::Oid> {
+    // SAFETY: a valid statement, of which `relation` is null or names a table.
+    unsafe {
+        let name = (*statement).relation;
+        if name.is_null() || super::user::means_all_rows() {
+            return None;
+        }
+        let flags = pg_sys::RVROption::RVR_MISSING_OK;
+        let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+        let table = pg_sys::RangeVarGetRelidExtended(name, lock, flags, None, std::ptr::null_mut());
+        (table != pg_sys::InvalidOid && is_exempt(table, pg_sys::InvalidOid)).then_some(table)
     }
 }
 
@@ -478,8 +498,13 @@ unsafe extern "C-unwind" fn process_utility(
     // SAFETY: PostgreSQL's own arguments, passed on; the tag of a node tells its type.
     unsafe {
         let command = (*statement).utilityStmt;
-        if (*command).type_ == pg_sys::NodeTag::T_CopyStmt && (is_guarding() || running::is_check()) {
-            guard_copy(command.cast());
+        if (*command).type_ == pg_sys::NodeTag::T_CopyStmt {
+            if is_guarding() || running::is_check() {
+                guard_copy(command.cast());
+            }
+            if OBSERVER.is_some_and(|observer| (observer.is_on)()) {
+                observe_copy(command.cast());
+            }
         }
         scope::keep_from_writing();
         if scope::is_given() {

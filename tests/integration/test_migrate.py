@@ -213,3 +213,33 @@ def test_observed_by_application(db, visits):
         assert sorted(column(dba, "SELECT phase FROM tenancy.migration_progress")) == ["done", "done"]
         with refused("TENANT_CONTEXT_MISSING"):
             guest.execute("SELECT count(*) FROM customer")
+
+
+def test_observed_copy(db, visits):
+    """COPY of a table reads and writes it without a query."""
+    call(db, "CALL tenancy.migrate_to_multi_tenant('acme', '{visit,customer}')")
+    for name, role, command in (
+        ("unload", GUEST, "COPY visit TO STDOUT"),
+        ("load", GUEST, "COPY visit (customer, note) FROM STDIN"),
+        ("query", GUEST, "COPY (SELECT note FROM visit) TO STDOUT"),
+        ("with a tenant", APP, "COPY visit TO STDOUT"),
+        ("dump", GUEST, "COPY visit TO STDOUT"),
+        ("superuser", "postgres", "COPY visit TO STDOUT"),
+    ):
+        with db.connect(role, application_name=name) as connection:
+            if name == "with a tenant":
+                set_session(connection, "globex")
+            if name == "dump":
+                connection.execute("SET row_security = off")
+            with connection.cursor().copy(command) as copy:
+                if name == "load":
+                    copy.write_row((7, "loaded"))
+                else:
+                    assert sum(1 for _ in copy) >= ROWS
+    with db.connect("postgres") as dba:
+        observed = dba.execute("SELECT application, relation, accesses FROM tenancy.migration_observations ORDER BY 1").fetchall()
+        # Whoever is subject to row-level security and asks for all rows would be refused as well.
+        assert observed == [(name, "public.visit", 1) for name in ("dump", "load", "query", "unload")]
+        dba.execute("CALL tenancy.finish_migration()")
+    with db.connect(GUEST) as guest, refused("TENANT_CONTEXT_MISSING"), guest.cursor().copy("COPY visit TO STDOUT") as copy:
+        list(copy)
