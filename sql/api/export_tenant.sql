@@ -40,7 +40,8 @@ BEGIN
         CROSS JOIN LATERAL (SELECT json_agg(k.name ORDER BY k.number) AS columns,
                                    string_agg(format('CASE WHEN num_nulls(d.%I) = 0 THEN format(''%%s'', d.%1$I) END', k.name), ', ' ORDER BY k.number) AS line
                             FROM _tenancy.columns_of(t.relation) k) o
-        ORDER BY t.place, t.relation::text
+        -- Those of a circle one after the other.
+        ORDER BY t.place, coalesce(t.circle, t.relation)::regclass::text, t.relation::text
     LOOP
         CONTINUE WHEN NOT _tenancy.has_form(item.relation, item.tenant_column, the_id);
         number := number + 1;
@@ -58,8 +59,9 @@ COMMENT ON FUNCTION tenancy.export_tenant(text) IS
 usage are not in it. psql saves them: psql -XAtq -c "SELECT tenancy.export_tenant(''acme'')" > acme.jsonl; import_tenant reads them. Errors: TENANT_NOT_FOUND 42704,
 TENANT_ID_INVALID 22023, TENANT_ACCESS_DENIED 42501 in the context of a tenant. Stable. Granted to nobody.';
 
--- The statement that inserts rows of a table of an export: $1 is a JSON array of them. The tenant is that of the import, whatever a row says.
-CREATE FUNCTION _tenancy.import_statement(header json, the_id text, OUT relation regclass, OUT statement text)
+-- The statement that inserts rows of a table of an export: $1 is an object that has them by the number of their table. The tenant is that of the import, whatever a row says.
+-- Rows that refer to others that come later go at once: max_rows is null where those are of other tables, which have the same circle.
+CREATE FUNCTION _tenancy.import_statement(header json, the_id text, OUT relation regclass, OUT statement text, OUT circle oid, OUT max_rows integer)
     LANGUAGE plpgsql STABLE PARALLEL SAFE
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -69,7 +71,10 @@ DECLARE
     missing text;
 BEGIN
     relation := to_regclass(full_name);
-    IF relation IS NULL OR NOT EXISTS (SELECT FROM _tenancy.tables_by_keys() t WHERE t.relation = import_statement.relation AND t.tenant_column = the_column) THEN
+    SELECT t.circle, CASE WHEN t.circle IS NULL THEN 1000 WHEN t.tables = 1 THEN 1000000 END INTO circle, max_rows
+    FROM (SELECT k.*, count(*) OVER (PARTITION BY k.circle) AS tables FROM _tenancy.tables_by_keys() k) t
+    WHERE t.relation = import_statement.relation AND t.tenant_column = the_column;
+    IF NOT FOUND THEN
         PERFORM _tenancy.raise('IMPORT_INVALID', format('table %s is not here, or not protected by column "%s"', full_name, the_column), jsonb_build_object('relation', full_name),
             'Give this database the tables that the other one has, and protect them as there.');
     END IF;
@@ -82,13 +87,25 @@ BEGIN
     IF missing IS NOT NULL THEN
         PERFORM _tenancy.raise('IMPORT_INVALID', format('table %s has no column %s', full_name, missing), jsonb_build_object('relation', full_name));
     END IF;
-    SELECT format('INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %s FROM json_array_elements($1::json) AS r(row)', relation, string_agg(quote_ident(k.name), ', ' ORDER BY c.number),
-                  string_agg(CASE WHEN k.name = the_column THEN quote_literal(the_id) ELSE format('(r.row ->> %s)', c.number) END || '::' || k.type, ', ' ORDER BY c.number))
+    SELECT format('INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %s FROM json_array_elements($1::json -> %L) AS r(row)', relation, string_agg(quote_ident(k.name), ', ' ORDER BY c.number),
+                  string_agg(CASE WHEN k.name = the_column THEN quote_literal(the_id) ELSE format('(r.row ->> %s)', c.number) END || '::' || k.type, ', ' ORDER BY c.number),
+                  header ->> 'table')
         INTO statement
     FROM json_array_elements_text(header -> 'columns') WITH ORDINALITY AS c(name, number) JOIN _tenancy.columns_of(relation) k ON k.name = c.name;
 END
 $$;
 COMMENT ON FUNCTION _tenancy.import_statement(json, text) IS 'the statement that inserts rows of a table of an export';
+
+-- One statement of several that insert: foreign keys are checked at its end.
+CREATE FUNCTION _tenancy.at_once(statements text[]) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE WHEN cardinality(statements) = 1 THEN statements[1] ELSE (
+        SELECT format('WITH %s %s', string_agg(format('i%s AS (%s RETURNING 1)', n, statements[n]), ', '), string_agg(format('SELECT FROM i%s', n), ' UNION ALL '))
+        FROM generate_subscripts(statements, 1) AS n) END
+$$;
+COMMENT ON FUNCTION _tenancy.at_once(text[]) IS 'one statement of several that insert rows';
 
 -- What is numbered by a sequence goes on after the rows that were imported.
 CREATE FUNCTION _tenancy.follow_sequences(relation regclass, the_id text) RETURNS void
@@ -158,13 +175,16 @@ DECLARE
     source text;
     line record;
     header json;
+    is_row boolean;
+    is_table boolean;
     quotas json[] := '{}';
     tables regclass[] := '{}';
-    relation regclass;
-    statement text;
     number text;
     batch text[] := '{}';
-    batch_rows integer;
+    the_table record;
+    next_table record;
+    statements text[] := '{}';
+    sets text[] := '{}';
     rows bigint := 0;
     said bigint;
 BEGIN
@@ -175,6 +195,8 @@ BEGIN
         PERFORM _tenancy.raise('PARAMETER_INVALID', 'lines must be a table with a column of type text', '{"argument": "lines"}',
             'CREATE TEMPORARY TABLE lines (line text); \copy lines FROM ''acme.jsonl'' WITH (FORMAT csv, QUOTE E''\x01'', DELIMITER E''\x02'')');
     END IF;
+    SELECT NULL::regclass AS relation, NULL AS statement, NULL::oid AS circle, NULL::integer AS max_rows INTO the_table;
+    next_table := the_table;
     -- With the rights of the tables' owners, and not of whoever is there at the end.
     PERFORM _tenancy.check_constraints_now();
     FOR line IN EXECUTE format('SELECT l.%I AS text FROM %s l ORDER BY _tenancy.place_of_line(l.%1$I), l.%1$I !~ ''^{''', source, lines) LOOP
@@ -186,18 +208,29 @@ BEGIN
         EXCEPTION WHEN data_exception THEN
             PERFORM _tenancy.raise('IMPORT_INVALID', 'a line is not JSON', '{}', 'Load the file line by line, without escapes: \copy lines FROM ''acme.jsonl'' WITH (FORMAT csv, QUOTE E''\x01'', DELIMITER E''\x02'')');
         END;
-        IF json_typeof(header) = 'array' AND statement IS NOT NULL THEN
+        is_row := json_typeof(header) = 'array' AND number IS NOT NULL;
+        IF is_row THEN
             IF header ->> 0 IS DISTINCT FROM number THEN
                 PERFORM _tenancy.raise('IMPORT_INVALID', 'a row is of another table than it follows');
             END IF;
             batch := batch || line.text;
-            CONTINUE WHEN cardinality(batch) < batch_rows;
+            CONTINUE WHEN the_table.max_rows IS NULL OR cardinality(batch) < the_table.max_rows;
         END IF;
         IF cardinality(batch) > 0 THEN
-            rows := rows + _tenancy.move_tenant_rows(relation, the_id, statement, '[' || array_to_string(batch, ',') || ']');
+            statements := statements || the_table.statement;
+            sets := sets || format('%s:[%s]', to_json(number), array_to_string(batch, ','));
             batch := '{}';
         END IF;
-        CONTINUE WHEN json_typeof(header) = 'array' AND statement IS NOT NULL;
+        is_table := json_typeof(header) = 'object' AND the_id IS NOT NULL AND header ->> 'table' IS NOT NULL;
+        IF is_table THEN
+            SELECT s.* INTO next_table FROM _tenancy.import_statement(header, the_id) s;
+        END IF;
+        IF cardinality(statements) > 0 AND NOT (is_table AND the_table.max_rows IS NULL AND next_table.circle IS NOT DISTINCT FROM the_table.circle) THEN
+            rows := rows + _tenancy.move_tenant_rows(the_table.relation, the_id, _tenancy.at_once(statements), '{' || array_to_string(sets, ',') || '}');
+            statements := '{}';
+            sets := '{}';
+        END IF;
+        CONTINUE WHEN is_row;
         IF json_typeof(header) <> 'object' OR (header ->> 'tenancy_export' IS NULL) = (the_id IS NULL) THEN
             PERFORM _tenancy.raise('IMPORT_INVALID', 'it does not begin as an export of a tenant');
         ELSIF header ->> 'tenancy_export' = '1' THEN
@@ -209,12 +242,10 @@ BEGIN
         ELSIF header -> 'quota' IS NOT NULL THEN
             -- Not before there are the rows.
             quotas := quotas || (header -> 'quota');
-        ELSIF header ->> 'table' IS NOT NULL THEN
+        ELSIF is_table THEN
             number := header ->> 'table';
-            SELECT s.relation, s.statement INTO relation, statement FROM _tenancy.import_statement(header, the_id) s;
-            tables := tables || relation;
-            -- Rows may refer to others of their table that come later.
-            batch_rows := CASE WHEN (SELECT t.circle IS NULL FROM _tenancy.tables_by_keys() t WHERE t.relation = tables[cardinality(tables)]) THEN 1000 ELSE 1000000 END;
+            the_table := next_table;
+            tables := tables || the_table.relation;
         ELSIF header ->> 'end' IS NOT NULL THEN
             said := header ->> 'end';
         ELSE
@@ -233,5 +264,5 @@ $$;
 COMMENT ON FUNCTION tenancy.import_tenant(regclass, text) IS
 'Reads a tenant that export_tenant has written, here or elsewhere, from a table with a column of type text, a line a row, as COPY has loaded it; returns how many rows it was. All or nothing. The
 tenant, registered anew, is active; tenant_id gives it another id. Tables and their protection must be there; rows whose keys are taken are an error, sequences of columns go on after them. What the tables''
-triggers and foreign keys do is done, with the rights of the tables'' owners, and in the context of the tenant; tables that refer to each other in a circle cannot be filled so. Errors: IMPORT_INVALID 22023 (not a whole export, or tables, columns or users differ), TENANT_ALREADY_EXISTS,
+triggers and foreign keys do is done, with the rights of the tables'' owners, and in the context of the tenant; rows of tables that refer to each other in a circle go in one statement, so one owner must be allowed to fill them. Errors: IMPORT_INVALID 22023 (not a whole export, or tables, columns or users differ), TENANT_ALREADY_EXISTS,
 SUBDOMAIN_UNAVAILABLE 42710, QUOTA_EXCEEDED 53400, PARAMETER_INVALID 22023, unique violations 23505; TENANT_ACCESS_DENIED 42501 in the context of a tenant. Volatile. Granted to nobody.';

@@ -106,3 +106,49 @@ SELECT tenancy.delete_tenant('copy') > 0 AS was_deleted;
 SELECT tenancy.remove_user('mia'), tenancy.remove_user('joe'), tenancy.remove_quota('tenant', 'acme', 'rows', 'month');
 DROP TABLE lines, tried, child, "Weird ""Name""", bare, by_number;
 DROP TYPE mood, pair, short;
+
+-- Tables whose rows refer to each other, and cannot be without each other: two circles, which could be taken for one by their places.
+SET ROLE regress_owner;
+CREATE TABLE company (tenant_id text, id int, chief int NOT NULL, PRIMARY KEY (tenant_id, id)) PARTITION BY HASH (id);
+CREATE TABLE company_0 PARTITION OF company FOR VALUES WITH (MODULUS 2, REMAINDER 0);
+CREATE TABLE company_1 PARTITION OF company FOR VALUES WITH (MODULUS 2, REMAINDER 1);
+CREATE TABLE person (tenant_id text, id int, company int NOT NULL, mentor int, PRIMARY KEY (tenant_id, id), FOREIGN KEY (tenant_id, company) REFERENCES company, FOREIGN KEY (tenant_id, mentor) REFERENCES person);
+ALTER TABLE company ADD FOREIGN KEY (tenant_id, chief) REFERENCES person;
+CREATE TABLE egg (tenant_id text, id int, hen int NOT NULL, PRIMARY KEY (tenant_id, id));
+CREATE TABLE hen (tenant_id text, id int, egg int NOT NULL, PRIMARY KEY (tenant_id, id), FOREIGN KEY (tenant_id, egg) REFERENCES egg);
+ALTER TABLE egg ADD FOREIGN KEY (tenant_id, hen) REFERENCES hen;
+CREATE TABLE feather (tenant_id text, hen int NOT NULL, FOREIGN KEY (tenant_id, hen) REFERENCES hen);
+CREATE TABLE old_hen (tenant_id text, hen int NOT NULL, company int NOT NULL, FOREIGN KEY (tenant_id, hen) REFERENCES hen, FOREIGN KEY (tenant_id, company) REFERENCES company);
+RESET ROLE;
+SELECT tenancy.protect(r) FROM unnest('{company,person,egg,hen,feather,old_hen}'::regclass[]) AS r;
+RESET client_min_messages;
+SELECT relation, place, circle::regclass FROM _tenancy.tables_by_keys() WHERE relation::text ~ 'company|person|egg|hen|feather' ORDER BY place, relation::text;
+CREATE FUNCTION fill(tenant text, many int) RETURNS void LANGUAGE sql AS $$
+    WITH c AS (INSERT INTO company SELECT tenant, g, many + 1 - g FROM generate_series(1, many) AS g),
+         p AS (INSERT INTO person SELECT tenant, g, g, g % many + 1 FROM generate_series(1, many) AS g),
+         h AS (INSERT INTO hen SELECT tenant, g, g FROM generate_series(1, 3) AS g), e AS (INSERT INTO egg SELECT tenant, g, g FROM generate_series(1, 3) AS g),
+         f AS (INSERT INTO feather VALUES (tenant, 1), (tenant, 2)) INSERT INTO old_hen VALUES (tenant, 3, 1)
+$$;
+SELECT fill('acme', 1500), fill('beta', 2);
+CREATE TEMPORARY TABLE lines AS SELECT replace(l, '"subdomain" : "acme"', '"subdomain" : "copy"') AS line FROM tenancy.export_tenant('acme') AS l;
+SELECT line FROM lines WHERE line ~ '"(table|end)"' ORDER BY ctid;
+SELECT tenancy.import_tenant('lines', 'copy');
+SELECT count(*) AS lines, count(*) FILTER (WHERE l IS NULL OR line IS NULL) AS differ FROM (SELECT replace(l, '"copy"', '"acme"') AS l FROM tenancy.export_tenant('copy') AS l WHERE l ~ '^\[') AS l
+    FULL JOIN (SELECT line FROM lines WHERE line ~ '^\[') AS o ON o.line = l;
+SELECT tenancy.clone_tenant('copy', 'clone');
+SELECT count(*) AS lines, count(*) FILTER (WHERE l IS NULL OR line IS NULL) AS differ FROM (SELECT replace(l, '"clone"', '"acme"') AS l FROM tenancy.export_tenant('clone') AS l WHERE l ~ '^\[') AS l
+    FULL JOIN (SELECT line FROM lines WHERE line ~ '^\[') AS o ON o.line = l;
+-- One that is missing is missed.
+UPDATE lines SET line = replace(line, '"subdomain" : "copy"', '"subdomain" : "short"');
+CREATE TEMPORARY TABLE tried AS SELECT line FROM lines WHERE line !~ '^\["\d+","acme","7","7","8"\]';
+SELECT tenancy.import_tenant('tried', 'short');                -- SHOULD FAIL
+-- Whose rights they are.
+ALTER TABLE egg OWNER TO regress_app;
+SELECT tenancy.delete_tenant('copy') > 0 AS was_deleted;       -- SHOULD FAIL
+SELECT tenancy.import_tenant('lines', 'short');                -- SHOULD FAIL
+ALTER TABLE egg OWNER TO regress_owner;
+SET client_min_messages = warning;
+SELECT tenancy.delete_tenant('copy') > 0 AS was_deleted, tenancy.delete_tenant('clone') > 0 AS was_deleted;
+SELECT count(*) FROM tenancy.tenants WHERE id IN ('copy', 'clone', 'short');
+DROP FUNCTION fill;
+DROP TABLE lines, tried, company, person, egg, hen, feather, old_hen CASCADE;
