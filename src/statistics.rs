@@ -65,6 +65,10 @@ pub fn init() {
                 PLANNED.set(Some(size_of(&assigned.id)));
             }
         },
+        is_settled: |table| {
+            KNOWN.with_borrow(|known| known.told.contains(&table))
+                && pg::guc::assigned().is_none_or(|assigned| PLANNED.get() == Some(size_of(&assigned.id)))
+        },
     });
 }
 

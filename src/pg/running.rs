@@ -76,6 +76,8 @@ struct Running {
     before: Tenant,
     /// What the outermost step returns is kept past the end of the transaction.
     is_kept: bool,
+    /// How often a query has been planned, or its planner goes on after another.
+    plans: u64,
 }
 
 static mut RUNNING: Running = Running {
@@ -92,6 +94,7 @@ static mut RUNNING: Running = Running {
     unchecked: 0,
     before: None,
     is_kept: false,
+    plans: 0,
 };
 
 /// The state, which is backend-local; nothing that holds on to it calls PostgreSQL.
@@ -280,6 +283,7 @@ pub fn enter_plan(query: *const pg_sys::Query) -> usize {
             running.aside = running.touched.take();
         }
     }
+    running.plans += 1;
     let depth = running.push(Step::Plan(query), xact::level());
     watch();
     depth
@@ -289,6 +293,7 @@ pub fn enter_plan(query: *const pg_sys::Query) -> usize {
 #[inline]
 pub fn leave_plan(depth: usize) -> Option<Tenant> {
     let running = running();
+    running.plans += 1;
     if depth == 0 && (running.touched.is_some() || running.aside.is_some()) {
         running.touched = running.aside.take();
     }
@@ -312,6 +317,12 @@ pub fn watch() {
 /// Whether a query is running.
 pub fn is_any_query() -> bool {
     running().runs.iter().any(|run| matches!(run.step, Step::Query(_)))
+}
+
+/// Another number while each query is planned.
+#[inline]
+pub fn plans() -> u64 {
+    running().plans
 }
 
 /// Whether what runs now is planned.

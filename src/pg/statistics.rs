@@ -15,7 +15,7 @@ use std::ffi::c_int;
 
 use pgrx::{IntoDatum, pg_sys, prelude::*};
 
-use super::{index_pushdown, statement::entries, transition::Kind};
+use super::{index_pushdown, running, statement::entries, transition::Kind};
 use crate::tenant::TenantId;
 
 /// Whom a plan is made for, and who is told of the list.
@@ -35,6 +35,8 @@ pub struct Judges {
     pub found: fn(pg_sys::Oid, &TenantId, Rows),
     /// A plan is being made that reads a table by its tenant column.
     pub planned: fn(),
+    /// Whether to be told of that, and of the common tenants of a table, would say nothing new.
+    pub is_settled: fn(pg_sys::Oid) -> bool,
 }
 
 /// The rows of a tenant, where PostgreSQL does not know better.
@@ -56,6 +58,12 @@ const CHANGED_PART: f64 = 0.002;
 static mut JUDGES: Option<Judges> = None;
 static mut PREVIOUS: pg_sys::get_relation_stats_hook_type = None;
 static mut PREVIOUS_OF_INDEX: pg_sys::get_index_stats_hook_type = None;
+/// While which plan is made, of which table of it, and of which column statistics are asked for.
+type Question = (u64, *const pg_sys::RangeTblEntry, pg_sys::AttrNumber);
+
+const PLACES: usize = 16;
+/// Questions that PostgreSQL's own statistics answer: it asks once more for each path that it makes.
+static mut UNKNOWN: [Question; PLACES] = [(0, std::ptr::null(), 0); PLACES];
 /// Whatever is estimated for this plan may see statistics.
 static mut LENDING: *const pg_sys::PlannerInfo = std::ptr::null();
 
@@ -159,9 +167,22 @@ unsafe extern "C-unwind" fn relation_stats(
     // SAFETY: PostgreSQL's own arguments; a frame of plain data.
     unsafe {
         let is_lent = is_lent(root, variable);
-        PREVIOUS.is_some_and(|previous| previous(root, entry, column, variable))
-            || (*entry).rtekind == pg_sys::RTEKind::RTE_RELATION
-                && supply(root, entry, column, variable, is_lent)
+        if PREVIOUS.is_some_and(|previous| previous(root, entry, column, variable)) {
+            return true;
+        }
+        if (*entry).rtekind != pg_sys::RTEKind::RTE_RELATION {
+            return false;
+        }
+        let question: Question = (running::plans(), entry, column);
+        let place = std::ptr::addr_of_mut!(UNKNOWN).cast::<Question>().add(column as usize % PLACES);
+        if !is_lent && *place == question {
+            return false;
+        }
+        let is_supplied = supply(root, entry, column, variable, is_lent);
+        if !is_lent && !is_supplied {
+            *place = question;
+        }
+        is_supplied
     }
 }
 
@@ -191,13 +212,16 @@ unsafe extern "C-unwind" fn supply(
         let Some(place) = (judges.column)(table).filter(|place| place.number == column) else {
             return is_lent && supply_lent(table, column, (*entry).inh, variable);
         };
+        let (rel, tenant) = (rel_of(root, variable), (judges.tenant)());
+        let found = tenant.and_then(|tenant| (judges.known)(table, &tenant));
+        if (rel.is_null() || tenant.is_none() || found == Some(None)) && (judges.is_settled)(table) {
+            return false;
+        }
         // The plan is the same for a tenant of any size.
-        let rel = rel_of(root, variable);
         if is_single(root, rel) {
             return false;
         }
-        let (is_new, tenant) = ((judges.is_new)(table), (judges.tenant)());
-        let found = tenant.and_then(|tenant| (judges.known)(table, &tenant));
+        let is_new = (judges.is_new)(table);
         if rel.is_null() || !is_new && (tenant.is_none() || found == Some(None)) {
             (judges.planned)();
             return false;
