@@ -91,7 +91,7 @@ def script(installed, by_hand=""):
             raise SystemExit(f"{file.name} is not part of what was installed: build and install first")
         installed = installed.replace(text, "")
     found = list(statements(installed))
-    is_privilege = re.compile(r"(GRANT|REVOKE)\b").match
+    is_privilege = re.compile(r"(GRANT|REVOKE)\b|DO\b.*\b(GRANT|REVOKE) \w+ ON ", re.DOTALL).match
     privileges = PRIVILEGES.replace("{statements}", "\n".join(filter(is_privilege, found)))
     again = [rerun(statement) for statement in found if not is_privilege(statement)]
     return "\n\n".join([HEAD + by_hand.strip(), *again, privileges]) + "\n"

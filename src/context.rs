@@ -66,7 +66,7 @@ pub struct Named([bool; guc::PRIVILEGED.len()]);
 /// To be called before the parameters are defined.
 pub fn init() -> Named {
     pg::guc::init(check, check_user, assign);
-    pg::accessor::init(resolve);
+    pg::accessor::init(resolve, api::deny_write);
     pg::setter::init(requested, || {
         if let Err(error) = refuse_in_scope(Source::Session) {
             error.raise()

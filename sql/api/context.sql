@@ -26,6 +26,30 @@ COMMENT ON FUNCTION tenancy.current_tenant_bigint() IS
 'Returns current_tenant() as bigint. Errors: those of current_tenant(), and 22023 TENANT_ID_INVALID where the id is
 not a number in its usual spelling. Stable. PUBLIC may call it.';
 
+CREATE FUNCTION _tenancy.is_own(text) RETURNS boolean
+    LANGUAGE c STABLE PARALLEL SAFE COST 0.01
+    AS 'MODULE_PATHNAME', 'tenancy_is_own_text';
+COMMENT ON FUNCTION _tenancy.is_own(text) IS
+'Returns true where the value is the current tenant, and raises what deny_write() does where it is not. The planner has it in place of "column = current_tenant() OR deny_write()". Stable. PUBLIC may call it.';
+
+CREATE FUNCTION _tenancy.is_own(uuid) RETURNS boolean
+    LANGUAGE c STABLE PARALLEL SAFE COST 0.01
+    AS 'MODULE_PATHNAME', 'tenancy_is_own_uuid';
+COMMENT ON FUNCTION _tenancy.is_own(uuid) IS
+'Returns true where the value is the current tenant, and raises what deny_write() does where it is not. The planner has it in place of "column = current_tenant() OR deny_write()". Stable. PUBLIC may call it.';
+
+CREATE FUNCTION _tenancy.is_own(bigint) RETURNS boolean
+    LANGUAGE c STABLE PARALLEL SAFE COST 0.01
+    AS 'MODULE_PATHNAME', 'tenancy_is_own_bigint';
+COMMENT ON FUNCTION _tenancy.is_own(bigint) IS
+'Returns true where the value is the current tenant, and raises what deny_write() does where it is not. The planner has it in place of "column = current_tenant() OR deny_write()". Stable. PUBLIC may call it.';
+
+CREATE FUNCTION _tenancy.is_own(integer) RETURNS boolean
+    LANGUAGE c STABLE PARALLEL SAFE COST 0.01
+    AS 'MODULE_PATHNAME', 'tenancy_is_own_integer';
+COMMENT ON FUNCTION _tenancy.is_own(integer) IS
+'Returns true where the value is the current tenant, and raises what deny_write() does where it is not. The planner has it in place of "column = current_tenant() OR deny_write()". Stable. PUBLIC may call it.';
+
 COMMENT ON FUNCTION tenancy.deny_write() IS
 'Never returns: raises 42501 TENANT_ACCESS_DENIED; policies call it for a row that is not the current tenant''s.
 Volatile. PUBLIC may call it.';

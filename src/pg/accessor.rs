@@ -69,12 +69,21 @@ fn no_resolver(_: Form) -> Resolved {
     Resolved::None
 }
 
-static mut RESOLVER: Resolver = no_resolver;
+fn no_denier() -> bool {
+    false
+}
 
-/// Sets the function that resolves the current tenant; it raises an error where there is none to be had.
-pub fn init(resolver: Resolver) {
+static mut RESOLVER: Resolver = no_resolver;
+static mut DENIER: fn() -> bool = no_denier;
+
+/// Sets the function that resolves the current tenant, which raises an error where there is none to be had, and the one that raises where a row
+/// is not the current tenant's.
+pub fn init(resolver: Resolver, denier: fn() -> bool) {
     // SAFETY: a backend is single-threaded, and this runs once, when the library is loaded.
-    unsafe { RESOLVER = resolver }
+    unsafe {
+        RESOLVER = resolver;
+        DENIER = denier;
+    }
 }
 
 /// Makes the next call resolve the tenant anew. Safe anywhere: no allocation, no error.
@@ -162,4 +171,74 @@ accessor!(tenancy_current_tenant_uuid, pg_finfo_tenancy_current_tenant_uuid, For
 });
 accessor!(tenancy_current_tenant_bigint, pg_finfo_tenancy_current_tenant_bigint, Form::Bigint, |current| {
     current.bigint.map(pg_sys::Datum::from)
+});
+
+/// Where a row is written: whether the value of its tenant column is the current tenant, or an error. `$same` compares what is not null, inside `unsafe`.
+macro_rules! check {
+    ($name:ident, $info:ident, $form:expr, $same:expr) => {
+        // SAFETY (of the name): no other library exports a symbol with the prefix `tenancy_`.
+        /// Called by PostgreSQL with a valid call frame; it takes one argument of the type that its declaration has.
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C-unwind" fn $name(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+            // SAFETY: PostgreSQL passes a valid `fcinfo` with one argument; CURRENT is backend-local. An error skips plain data.
+            unsafe {
+                super::running::note_use();
+                let value = *(*fcinfo).args.as_ptr();
+                let same: unsafe fn(pg_sys::Datum, &Current) -> bool = $same;
+                let is_own = |current: *const Current| !value.isnull && same(value.value, &*current);
+                if is_own(addr_of_mut!(CURRENT)) {
+                    return true.into();
+                }
+                (resolved($form).is_some_and(|current| is_own(&current)) || deny()).into()
+            }
+        }
+
+        super::version_1!($info);
+    };
+}
+
+/// Resolves the current tenant, in one form; none for SQL NULL.
+unsafe fn resolved(form: Form) -> Option<Current> {
+    let mut is_null = false;
+    // SAFETY: raises where there is no tenant; the datum is of the type of the form.
+    let datum = unsafe { resolve(form, &mut is_null) };
+    (!is_null).then(|| match form {
+        Form::Text => Current { text: datum.cast_mut_ptr(), ..UNRESOLVED },
+        Form::Uuid => Current { uuid: datum.cast_mut_ptr(), ..UNRESOLVED },
+        Form::Bigint => Current { bigint: Some(datum.value() as i64), ..UNRESOLVED },
+    })
+}
+
+/// Raises an error.
+#[cold]
+#[pg_guard]
+unsafe extern "C-unwind" fn deny() -> bool {
+    // SAFETY: written once, at load.
+    unsafe { DENIER() }
+}
+
+mod raw {
+    use super::*;
+    unsafe extern "C-unwind" {
+        pub fn pg_detoast_datum_packed(datum: *mut pg_sys::varlena) -> *mut pg_sys::varlena;
+    }
+}
+
+check!(tenancy_is_own_text, pg_finfo_tenancy_is_own_text, Form::Text, |value, current| {
+    let bytes = |text: *mut pg_sys::varlena| {
+        // However it is stored; a copy lives until the row is written.
+        let text = raw::pg_detoast_datum_packed(text);
+        let start = pgrx::varlena::vardata_any(text).cast::<u8>();
+        std::slice::from_raw_parts(start, pgrx::varlena::varsize_any_exhdr(text))
+    };
+    !current.text.is_null() && bytes(value.cast_mut_ptr()) == bytes(current.text.cast_mut().cast())
+});
+check!(tenancy_is_own_uuid, pg_finfo_tenancy_is_own_uuid, Form::Uuid, |value, current| {
+    !current.uuid.is_null() && *value.cast_mut_ptr::<[u8; 16]>() == *current.uuid
+});
+check!(tenancy_is_own_bigint, pg_finfo_tenancy_is_own_bigint, Form::Bigint, |value, current| {
+    current.bigint == Some(value.value() as i64)
+});
+check!(tenancy_is_own_integer, pg_finfo_tenancy_is_own_integer, Form::Bigint, |value, current| {
+    current.bigint == Some(i64::from(value.value() as i32))
 });

@@ -11,7 +11,7 @@ use std::ffi::{CStr, c_char, c_int};
 use pgrx::{pg_sys, prelude::*};
 
 use super::{
-    activity, dropping, moved,
+    activity, checks, dropping, moved,
     part::Part,
     planner, portal, pushed_scan, rewrite,
     running::{self, Step, Tenant},
@@ -361,6 +361,7 @@ unsafe extern "C-unwind" fn plan(
     // SAFETY: PostgreSQL's own arguments, passed on.
     unsafe {
         let depth = running::enter_plan(query);
+        checks::simplify(query);
         if scope::is_given() {
             rewrite::to_scope(query);
         }

@@ -132,6 +132,11 @@ unsafe extern "C-unwind" fn forget(_arg: pg_sys::Datum, _cache: c_int, _hash: u3
     });
 }
 
+/// How often functions have changed.
+pub fn changes() -> u64 {
+    KNOWN.with_borrow(|known| known.changes)
+}
+
 /// What is known of a function; none where there is none.
 pub fn function(number: pg_sys::Oid) -> Option<Rc<Function>> {
     let (known, changes) = KNOWN.with_borrow(|known| (known.functions.get(&number).cloned(), known.changes));
@@ -192,6 +197,11 @@ impl Function {
     fn is_one_of(&self, symbols: &[&str]) -> bool {
         let is = |(_, its): &(Text, Text)| symbols.iter().any(|symbol| its.as_bytes() == symbol.as_bytes());
         self.is_built_in() && self.symbol.as_ref().is_some_and(is)
+    }
+
+    /// The one of that symbol in the library of that name.
+    pub fn is(&self, library: &[u8], symbol: &[u8]) -> bool {
+        self.is_in(library) && self.symbol.as_ref().is_some_and(|(_, its)| its.as_bytes() == symbol)
     }
 
     /// One in the library of that name.

@@ -18,6 +18,7 @@ use version_1;
 
 pub mod accessor;
 pub mod activity;
+mod checks;
 pub mod command;
 pub mod dropping;
 pub mod each;

@@ -163,9 +163,18 @@ unsafe fn array(mut elements: Vec<pg_sys::Datum>, of: pg_sys::Oid, array: pg_sys
 }
 
 /// The extension's function of that name; raises where there is none.
-unsafe fn function(schema: &CStr, name: &CStr, arguments: &[pg_sys::Oid]) -> pg_sys::Oid {
+fn function(schema: &CStr, name: &CStr, arguments: &[pg_sys::Oid]) -> pg_sys::Oid {
+    let found = find(schema, name, arguments);
+    if found == pg_sys::InvalidOid {
+        crate::error::Error::NotInstalled.raise()
+    }
+    found
+}
+
+/// The function of that name, or no valid number.
+pub fn find(schema: &CStr, name: &CStr, arguments: &[pg_sys::Oid]) -> pg_sys::Oid {
     // SAFETY: called inside a transaction; the keys are of the types that the cache has.
-    let found = unsafe {
+    unsafe {
         let vector = pg_sys::buildoidvector(arguments.as_ptr(), arguments.len() as c_int);
         pg_sys::GetSysCacheOid(
             pg_sys::SysCacheIdentifier::PROCNAMEARGSNSP as c_int,
@@ -175,11 +184,7 @@ unsafe fn function(schema: &CStr, name: &CStr, arguments: &[pg_sys::Oid]) -> pg_
             pg_sys::get_namespace_oid(schema.as_ptr(), true).into(),
             pg_sys::Datum::from(0),
         )
-    };
-    if found == pg_sys::InvalidOid {
-        crate::error::Error::NotInstalled.raise()
     }
-    found
 }
 
 /// Called inside a guard; only with functions that an error may leave.

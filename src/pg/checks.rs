@@ -1,0 +1,224 @@
+//! What is asked of a row that a query writes, once and in one call.
+//!
+//! PostgreSQL asks the policies of INSERT, of UPDATE and of SELECT, of each what is permissive and what is restrictive, as a check of its own: an upsert of
+//! a protected table has twelve, of which nine ask what another one has asked. Each is planned, prepared for the run, and evaluated for each row
+//! for itself. So before a query is planned, those are left out that hold wherever another one of the same kind does; and what is left,
+//! `<column> = current_tenant() OR deny_write()`, becomes one function that says the same.
+
+use std::ffi::{CStr, c_void};
+
+use pgrx::{pg_sys, prelude::*};
+
+use super::{leakproof, rewrite, scope, statement::entries};
+
+mod raw {
+    use super::*;
+    unsafe extern "C-unwind" {
+        pub fn equal(one: *const c_void, other: *const c_void) -> bool;
+        pub fn lappend(list: *mut pg_sys::List, item: *mut c_void) -> *mut pg_sys::List;
+        pub fn makeFuncExpr(
+            function: pg_sys::Oid,
+            returns: pg_sys::Oid,
+            arguments: *mut pg_sys::List,
+            collation: pg_sys::Oid,
+            input_collation: pg_sys::Oid,
+            form: pg_sys::CoercionForm::Type,
+        ) -> *mut pg_sys::FuncExpr;
+    }
+}
+
+/// A comparison of a column with the current tenant: its operator, the function that returns the tenant, and the one that takes the place of both.
+#[derive(Clone, Copy)]
+struct Comparison {
+    operator: u32,
+    tenant: pg_sys::Oid,
+    is_own: pg_sys::Oid,
+}
+
+/// The functions of the extension, which are looked up once more when any function has changed.
+struct Known {
+    changes: Option<u64>,
+    denies: pg_sys::Oid,
+    comparisons: [Comparison; 4],
+}
+
+const NONE: Comparison = Comparison { operator: 0, tenant: pg_sys::InvalidOid, is_own: pg_sys::InvalidOid };
+static mut KNOWN: Known = Known { changes: None, denies: pg_sys::InvalidOid, comparisons: [NONE; 4] };
+
+/// Leaves out the checks of a query, and of those in its WITH, that say nothing new, and shortens the others.
+pub unsafe fn simplify(query: *mut pg_sys::Query) {
+    // SAFETY: a query that PostgreSQL lets its planner change. Frames of plain data, which an error may skip.
+    unsafe {
+        if !(*query).withCheckOptions.is_null() {
+            if KNOWN.changes != Some(leakproof::changes()) {
+                look_up();
+            }
+            (*query).withCheckOptions = needed((*query).withCheckOptions);
+        }
+        if (*query).hasModifyingCTE {
+            for cell in entries((*query).cteList) {
+                let inner = (*cell.ptr_value.cast::<pg_sys::CommonTableExpr>()).ctequery;
+                if (*inner).type_ == pg_sys::NodeTag::T_Query {
+                    simplify(inner.cast());
+                }
+            }
+        }
+    }
+}
+
+unsafe fn needed(checks: *mut pg_sys::List) -> *mut pg_sys::List {
+    // SAFETY: a list of checks.
+    unsafe {
+        let mut kept = std::ptr::null_mut();
+        for (place, cell) in entries(checks).iter().enumerate() {
+            let check = cell.ptr_value.cast::<pg_sys::WithCheckOption>();
+            // That of a view is not a policy's.
+            let is_policy = (*check).kind != pg_sys::WCOKind::WCO_VIEW_CHECK;
+            if !is_policy || !is_true((*check).qual) && !is_implied(check, place, checks) {
+                kept = raw::lappend(kept, check.cast());
+            }
+        }
+        // In a scope of several tenants, policies ask for something else (`rewrite`).
+        for cell in entries(kept).iter().filter(|_| !scope::is_given()) {
+            let check = cell.ptr_value.cast::<pg_sys::WithCheckOption>();
+            let short = shortened((*check).qual);
+            if !short.is_null() {
+                (*check).qual = short;
+            }
+        }
+        kept
+    }
+}
+
+/// Whether a check holds wherever another one does: one before it that is the same, or one that raises an error where it does not hold.
+unsafe fn is_implied(check: *const pg_sys::WithCheckOption, at: usize, all: *mut pg_sys::List) -> bool {
+    // SAFETY: checks in the list.
+    unsafe {
+        entries(all).iter().enumerate().any(|(place, cell)| {
+            let other = cell.ptr_value.cast::<pg_sys::WithCheckOption>();
+            let (its, others) = ((*check).qual.cast::<c_void>(), (*other).qual);
+            (*other).kind == (*check).kind
+                && (place < at && raw::equal(others.cast(), its)
+                    || place != at && raw::equal(unless_it_raises(others).cast(), its))
+        })
+    }
+}
+
+unsafe fn is_true(node: *const pg_sys::Node) -> bool {
+    // SAFETY: null or a node, whose tag tells its type.
+    unsafe {
+        let constant = node.cast::<pg_sys::Const>();
+        !node.is_null()
+            && (*node).type_ == pg_sys::NodeTag::T_Const
+            && !(*constant).constisnull
+            && (*constant).constvalue.value() != 0
+    }
+}
+
+/// What an expression is wherever it raises no error: the first of two alternatives, of which the last never returns. Else null.
+unsafe fn unless_it_raises(node: *mut pg_sys::Node) -> *mut pg_sys::Node {
+    // SAFETY: as above; the arguments of an expression are nodes.
+    unsafe {
+        let none = std::ptr::null_mut();
+        let either = node.cast::<pg_sys::BoolExpr>();
+        if node.is_null()
+            || (*node).type_ != pg_sys::NodeTag::T_BoolExpr
+            || (*either).boolop != pg_sys::BoolExprType::OR_EXPR
+        {
+            return none;
+        }
+        let [first, last] = entries((*either).args) else { return none };
+        let call = last.ptr_value.cast::<pg_sys::FuncExpr>();
+        let is_call = (*call).xpr.type_ == pg_sys::NodeTag::T_FuncExpr;
+        let denies = KNOWN.denies;
+        if is_call && denies != pg_sys::InvalidOid && (*call).funcid == denies {
+            first.ptr_value.cast()
+        } else {
+            none
+        }
+    }
+}
+
+/// The one function that says what a check says; null where there is none.
+unsafe fn shortened(check: *mut pg_sys::Node) -> *mut pg_sys::Node {
+    // SAFETY: as above; what is made is in the memory that the planner works in.
+    unsafe {
+        let none = std::ptr::null_mut();
+        let operation = unless_it_raises(check).cast::<pg_sys::OpExpr>();
+        if operation.is_null() || (*operation).xpr.type_ != pg_sys::NodeTag::T_OpExpr {
+            return none;
+        }
+        let [value, tenant] = entries((*operation).args) else { return none };
+        let tenant = tenant.ptr_value.cast::<pg_sys::FuncExpr>();
+        // Where equal is not the same bytes, a collation has to be asked.
+        let is_plain = [
+            pg_sys::InvalidOid.to_u32(),
+            pg_sys::DEFAULT_COLLATION_OID.to_u32(),
+            pg_sys::C_COLLATION_OID.to_u32(),
+        ]
+        .contains(&(*operation).inputcollid.to_u32());
+        if (*tenant).xpr.type_ != pg_sys::NodeTag::T_FuncExpr || !is_plain {
+            return none;
+        }
+        let comparisons = KNOWN.comparisons;
+        let found = comparisons.iter().find(|its| {
+            its.is_own != pg_sys::InvalidOid
+                && its.operator == (*operation).opno.to_u32()
+                && its.tenant == (*tenant).funcid
+        });
+        let Some(found) = found else { return none };
+        raw::makeFuncExpr(
+            found.is_own,
+            pg_sys::BOOLOID,
+            raw::lappend(std::ptr::null_mut(), value.ptr_value),
+            pg_sys::InvalidOid,
+            (*operation).inputcollid,
+            pg_sys::CoercionForm::COERCE_EXPLICIT_CALL,
+        )
+        .cast()
+    }
+}
+
+/// Looks for the functions, each by its name and its symbol in the library: what is not the extension's says what it says.
+#[cold]
+#[pg_guard]
+unsafe extern "C-unwind" fn look_up() {
+    const TENANTS: [(&CStr, &[u8]); 3] = [
+        (c"current_tenant", b"tenancy_current_tenant"),
+        (c"current_tenant_uuid", b"tenancy_current_tenant_uuid"),
+        (c"current_tenant_bigint", b"tenancy_current_tenant_bigint"),
+    ];
+    let ours = |schema, name, arguments: &[pg_sys::Oid], symbol: &[u8]| {
+        let number = rewrite::find(schema, name, arguments);
+        let is_it = leakproof::function(number).is_some_and(|found| found.is(b"tenancy", symbol));
+        if is_it { number } else { pg_sys::InvalidOid }
+    };
+    // The operator, what the column is, and which of the functions it is compared with.
+    let comparison = |operator, kind, tenant: usize, symbol: &[u8]| {
+        let (name, its) = TENANTS[tenant];
+        Comparison {
+            operator,
+            tenant: ours(c"tenancy", name, &[], its),
+            is_own: ours(c"_tenancy", c"is_own", &[kind], symbol),
+        }
+    };
+    // What is invalidated meanwhile is looked up again.
+    let changes = leakproof::changes();
+    let known = Known {
+        changes: Some(changes),
+        denies: ours(c"tenancy", c"deny_write", &[], b"deny_write_wrapper"),
+        comparisons: [
+            comparison(pg_sys::TextEqualOperator, pg_sys::TEXTOID, 0, b"tenancy_is_own_text"),
+            comparison(UUID_EQUAL, pg_sys::UUIDOID, 1, b"tenancy_is_own_uuid"),
+            comparison(INT8_EQUAL, pg_sys::INT8OID, 2, b"tenancy_is_own_bigint"),
+            comparison(INT48_EQUAL, pg_sys::INT4OID, 2, b"tenancy_is_own_integer"),
+        ],
+    };
+    // SAFETY: a backend is single-threaded.
+    unsafe { KNOWN = known }
+}
+
+// Operators of pg_operator.dat that have no name there: bigint = bigint, uuid = uuid, integer = bigint.
+const INT8_EQUAL: u32 = 410;
+const UUID_EQUAL: u32 = 2972;
+const INT48_EQUAL: u32 = 15;

@@ -1,0 +1,194 @@
+"""Each row that is written is asked once whose it is, by one function, and nothing of that can be had otherwise than by asking."""
+
+import pytest
+from support import APP, OWNER, Database, column, refused, set_local, set_session, sqlstate, value
+
+UUID, OTHER_UUID = "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11", "b0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"
+# The type of a tenant column, a tenant and another one, and whether one function says whose a row is.
+KINDS = {
+    "text": ("text", "acme", "globex", True),
+    "varchar": ("varchar(40)", "acme", "globex", True),
+    "uuid": ("uuid", UUID, OTHER_UUID, True),
+    "bigint": ("bigint", "7", "8", True),
+    "integer": ("integer", "7", "8", True),
+    # A collation other than the database's is asked.
+    "collated": ('text COLLATE "POSIX"', "acme", "globex", False),
+}
+UPSERT = "INSERT INTO {t} (id, note) VALUES (1, 'again') ON CONFLICT (tenant_id, id) DO UPDATE SET note = excluded.note"
+# What a statement checks: without what says nothing new. Those of an upsert are of the new row, of the one that is there, and of what becomes of it.
+STATEMENTS = {
+    "INSERT INTO {t} (id) VALUES (%s)": 1,
+    "INSERT INTO {t} (id) VALUES (%s) RETURNING note": 1,
+    "UPDATE {t} SET note = 'new' WHERE id = %s": 1,
+    UPSERT + " WHERE {t}.id = %s": 3,
+    "WITH i AS (INSERT INTO {t} (id) VALUES (%s) RETURNING id) UPDATE {t} SET note = 'x' FROM i WHERE {t}.id = i.id": 2,
+    "MERGE INTO {t} USING (SELECT %s::int AS id) s ON {t}.id = s.id WHEN NOT MATCHED THEN INSERT (id) VALUES (s.id) WHEN MATCHED THEN UPDATE SET note = 'merged'": None,
+    "DELETE FROM {t} WHERE id = %s": 0,
+}
+
+
+@pytest.fixture(scope="module")
+def db(db):
+    db.run(f"SELECT tenancy.create_tenant(id) FROM unnest('{{{UUID},{OTHER_UUID},7,8}}'::text[]) AS id")
+    for name, (kind, tenant, other, _) in KINDS.items():
+        db.run(
+            f"CREATE TABLE of_{name} (tenant_id {kind}, id int, note text, PRIMARY KEY (tenant_id, id))",
+            f"INSERT INTO of_{name} SELECT t, n, 'old' FROM unnest(ARRAY['{tenant}', '{other}']::{kind.split(' COLL')[0]}[]) t, generate_series(1, 3) n",
+            f"SELECT tenancy.protect('of_{name}')",
+            role=OWNER,
+        )
+    return db
+
+
+def plans(connection, statement, arguments=None):
+    """What PostgreSQL says that the plans of a statement are."""
+    said = []
+    connection.add_notice_handler(lambda notice: said.append(notice.message_detail or ""))
+    connection.execute("SET debug_print_plan = on; SET debug_pretty_print = off; SET client_min_messages = log")
+    connection.execute(statement, arguments)
+    connection.execute("RESET client_min_messages; RESET debug_print_plan")
+    return [" ".join(plan.split()) for plan in said if plan.startswith("{PLANNEDSTMT")]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_asked_once(db, name):
+    _, tenant, _, is_short = KINDS[name]
+    with db.connect("postgres") as dba:
+        functions = column(dba, "SELECT oid::text FROM pg_proc WHERE proname = 'is_own'")
+    for number, (statement, expected) in enumerate(STATEMENTS.items()):
+        with db.connect(APP) as app:
+            set_session(app, tenant)
+            (plan,) = [plan for plan in plans(app, statement.format(t=f"of_{name}"), [100 + number]) if f"of_{name}" in plan or expected == 0]
+            checks = plan.count("{WITHCHECKOPTION")
+            if expected is not None:
+                assert checks == expected, (statement, plan)
+            assert any(f":funcid {function} " in plan for function in functions) == (is_short and checks > 0), (statement, plan)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_still_refused(db, name):
+    """Whatever is written for another tenant, or none, by whichever way."""
+    _, tenant, other, _ = KINDS[name]
+    table = f"of_{name}"
+    with db.connect(APP) as app, db.connect("postgres") as dba:
+        before = value(dba, f"SELECT count(*) FROM {table} WHERE tenant_id::text = %s", [other])
+        set_session(app, tenant)
+        for foreign in (other, None):
+            for statement in (
+                f"INSERT INTO {table} (tenant_id, id) VALUES (%s, 900)",
+                f"INSERT INTO {table} (tenant_id, id) VALUES (%s, 1) ON CONFLICT DO NOTHING",
+                f"INSERT INTO {table} (tenant_id, id) VALUES (%s, 1) ON CONFLICT (tenant_id, id) DO UPDATE SET note = 'stolen'",
+                f"INSERT INTO {table} (id) VALUES (1) ON CONFLICT (tenant_id, id) DO UPDATE SET tenant_id = %s",
+                f"UPDATE {table} SET tenant_id = %s WHERE id = 1",
+                f"WITH i AS (INSERT INTO {table} (tenant_id, id) VALUES (%s, 901) RETURNING id) SELECT * FROM i",
+                f"MERGE INTO {table} USING (SELECT 902 AS id) s ON {table}.id = s.id WHEN NOT MATCHED THEN INSERT (tenant_id, id) VALUES (%s, s.id)",
+                f"MERGE INTO {table} USING (SELECT 1 AS id) s ON {table}.id = s.id WHEN MATCHED THEN UPDATE SET tenant_id = %s",
+            ):
+                with refused("TENANT_ACCESS_DENIED"):
+                    app.execute(statement, [foreign])
+        # A trigger of the owner's own comes before the check.
+        dba.execute(f"CREATE FUNCTION move() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN NEW.tenant_id := '{other}'; RETURN NEW; END$$")
+        dba.execute(f"CREATE TRIGGER moves BEFORE INSERT OR UPDATE ON {table} FOR EACH ROW EXECUTE FUNCTION move()")
+        for statement in (f"INSERT INTO {table} (id) VALUES (904)", f"UPDATE {table} SET note = 'moved' WHERE id = 2", UPSERT.format(t=table)):
+            with refused("TENANT_ACCESS_DENIED"):
+                app.execute(statement)
+        dba.execute("DROP FUNCTION move CASCADE")
+        assert value(dba, f"SELECT count(*) FROM {table} WHERE tenant_id::text = %s", [other]) == before
+        assert value(dba, f"SELECT count(*) FROM {table} WHERE note IN ('stolen', 'moved')") == 0
+        app.execute("RESET tenancy.tenant_id")
+        with refused("TENANT_CONTEXT_MISSING"):
+            app.execute(f"INSERT INTO {table} (tenant_id, id) VALUES (%s, 905)", [tenant])
+
+
+def test_a_plan_that_is_kept(db, app):
+    """The function asks at each run, so a plan that was made for one tenant writes for another."""
+    app.execute("SET plan_cache_mode = force_generic_plan")
+    app.execute("PREPARE put (text, int) AS INSERT INTO of_text (tenant_id, id) VALUES ($1, $2)")
+    for number, tenant in enumerate(("acme", "globex", "acme", "initech")):
+        with app.transaction():
+            set_local(app, tenant)
+            app.execute(f"EXECUTE put ('{tenant}', {500 + number})")
+        with refused("TENANT_ACCESS_DENIED"), app.transaction():
+            set_local(app, tenant)
+            app.execute(f"EXECUTE put ('umbrella', {600 + number})")
+
+
+def test_long_values(db, app):
+    """A value is compared whole, however it is stored."""
+    set_session(app, "acme")
+    for tenant in ("acme" + "x" * 10_000, "acm", "acme ", "ACME", ""):
+        with refused("TENANT_ACCESS_DENIED"):
+            app.execute("INSERT INTO of_text (tenant_id, id) VALUES (%s, 700)", [tenant])
+    app.execute("CREATE TEMPORARY TABLE kept (tenant text)")
+    app.execute("INSERT INTO kept VALUES (repeat('acme', 5000)), ('acme')")
+    with refused("TENANT_ACCESS_DENIED"):
+        app.execute("INSERT INTO of_text (tenant_id, id) SELECT tenant, 701 FROM kept")
+    app.execute("INSERT INTO of_text (tenant_id, id) SELECT tenant, 701 FROM kept WHERE length(tenant) = 4")
+
+
+def test_what_others_ask_stays(db, app):
+    """Policies of the owner's own, permissive and restrictive, are asked beside."""
+    db.run(
+        "CREATE TABLE watched (tenant_id text, id int, note text)",
+        "CREATE POLICY short ON watched USING (length(note) < 10)",
+        "CREATE POLICY never ON watched AS RESTRICTIVE FOR INSERT WITH CHECK (note <> 'never')",
+        "CREATE POLICY often ON watched AS RESTRICTIVE FOR UPDATE USING (true) WITH CHECK (note <> 'often')",
+        "CREATE POLICY twice ON watched AS RESTRICTIVE FOR UPDATE USING (true) WITH CHECK (note <> 'often')",
+        "SELECT tenancy.protect('watched')",
+        "CREATE VIEW few WITH (security_invoker = true) AS SELECT * FROM watched WHERE id > 0 WITH CHECK OPTION",
+        f"GRANT SELECT, INSERT, UPDATE ON few TO {APP}",
+        role=OWNER,
+    )
+    set_session(app, "acme")
+    app.execute("INSERT INTO watched (id, note) VALUES (1, 'good')")
+    for statement in (
+        "INSERT INTO watched (id, note) VALUES (2, 'never')",
+        "INSERT INTO watched (id, note) VALUES (2, 'much longer than that')",
+        "UPDATE watched SET note = 'often'",
+        "UPDATE watched SET note = 'much longer than that'",
+    ):
+        with sqlstate("42501"):
+            app.execute(statement)
+    for statement in ("INSERT INTO few (id, note) VALUES (0, 'low')", "UPDATE few SET id = -1"):
+        with sqlstate("44000"):
+            app.execute(statement)
+    with refused("TENANT_ACCESS_DENIED"):
+        app.execute("INSERT INTO few (tenant_id, id, note) VALUES ('globex', 3, 'good')")
+    assert app.execute("SELECT tenant_id, id, note FROM watched").fetchall() == [("acme", 1, "good")]
+
+
+def test_only_ours(db, app):
+    """A function that has the name of ours says nothing of what it was asked beside; nor has a table that is not protected anything less to check."""
+    db.run(
+        "CREATE SCHEMA tenant_tools",
+        "CREATE FUNCTION tenant_tools.deny_write() RETURNS boolean LANGUAGE sql AS 'SELECT true'",
+        f"GRANT USAGE ON SCHEMA tenant_tools TO {APP}",
+        "CREATE TABLE own (id int, whose text DEFAULT current_user)",
+        "ALTER TABLE own ENABLE ROW LEVEL SECURITY",
+        "CREATE POLICY every ON own USING (true)",
+        "CREATE POLICY lax ON own AS RESTRICTIVE USING (true) WITH CHECK (whose = current_user OR tenant_tools.deny_write())",
+        "CREATE POLICY strict ON own AS RESTRICTIVE USING (true) WITH CHECK (whose = current_user)",
+        role=OWNER,
+    )
+    app.execute("INSERT INTO own (id) VALUES (1)")
+    with sqlstate("42501"):
+        app.execute("INSERT INTO own VALUES (2, 'somebody')")
+
+
+def test_without_the_function(server):
+    """An earlier version of the extension has it not, before ALTER EXTENSION UPDATE: the policies say the same."""
+    database = Database(server, "it_checks_earlier")
+    try:
+        database.create_shop()
+        with database.connect(APP) as app:
+            set_session(app, "acme")
+            app.execute("INSERT INTO orders (item) VALUES ('before')")
+            for kind in ("text", "uuid", "bigint", "integer"):
+                database.run(f"ALTER EXTENSION tenancy DROP FUNCTION _tenancy.is_own({kind})", f"DROP FUNCTION _tenancy.is_own({kind})")
+            app.execute("INSERT INTO orders (item) VALUES ('after')")
+            (plan,) = [plan for plan in plans(app, "INSERT INTO orders (item) VALUES ('later')") if "orders" in plan]
+            assert plan.count("{WITHCHECKOPTION") == 1 and "{BOOLEXPR" in plan
+            with refused("TENANT_ACCESS_DENIED"):
+                app.execute("INSERT INTO orders (tenant_id, item) VALUES ('globex', 'theirs')")
+    finally:
+        database.drop()
