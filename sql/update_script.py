@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Prints the script by which ALTER EXTENSION tenancy UPDATE comes from an earlier version to this one.
 
-    python3 sql/update_script.py tenancy--0.2.0.sql [sql/tenancy--0.1.0--0.2.0.sql] > tenancy--0.1.0--0.2.0.sql
+    python3 sql/update_script.py INSTALLED [BY_HAND]    prints one: INSTALLED is the file that CREATE EXTENSION runs, tenancy--0.2.0.sql
+    python3 sql/update_script.py --all DIRECTORY        writes those from all earlier versions to where `make install` has put that file
 
-The first file is what `make install` has installed; the second is written by hand: what changes in `sql/schema`, which runs once, and what of
-`sql/api` is gone or cannot be replaced (another type of result, columns of a view that are not the last). All the rest, which is re-runnable, is taken from
-the first file and replaces what is there: policies and triggers of users' tables, which need its functions, are not touched.
+What is by hand, in `sql/updates/A--B.sql`: what changes in `sql/schema`, which runs once, and what of `sql/api` is gone or cannot be replaced (another
+type of result, columns of a view that are not the last). All the rest, which is re-runnable, is taken from the installed file and replaces what is there: policies and
+triggers of users' tables, which need its functions, are not touched. A script from A to C has what is by hand of A to B and of B to C, and the rest once.
 """
 
 import re
@@ -13,6 +14,7 @@ import sys
 from pathlib import Path
 
 SCHEMA = Path(__file__).resolve().parent / "schema"
+UPDATES = Path(__file__).resolve().parent / "updates"
 HEAD = r"""\echo Use "ALTER EXTENSION tenancy UPDATE" to load this file. \quit
 SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
 """
@@ -97,7 +99,32 @@ def script(installed, by_hand=""):
     return "\n\n".join([HEAD + by_hand.strip(), *again, privileges]) + "\n"
 
 
+def ways(current):
+    """Earlier versions, each with what is by hand on the way to the current one."""
+    steps = {tuple(file.stem.split("--")): file.read_text() for file in UPDATES.glob("*--*.sql")}
+    found, reached = {}, {current: ""}
+    while reached:
+        to, after = reached.popitem()
+        for (earlier, later), by_hand in steps.items():
+            if later == to:
+                found[earlier] = reached[earlier] = by_hand + "\n" + after
+    return found
+
+
+def write_all(directory):
+    (current,) = re.findall(r"^default_version = '(.*)'$", (directory / "tenancy.control").read_text(), re.MULTILINE)
+    installed = (directory / f"tenancy--{current}.sql").read_text()
+    for earlier, by_hand in ways(current).items():
+        file = directory / f"tenancy--{earlier}--{current}.sql"
+        file.write_text(script(installed, by_hand))
+        file.chmod(0o644)
+        print(file.name)
+
+
 if __name__ == "__main__":
-    if len(sys.argv) not in (2, 3):
+    if len(sys.argv) == 3 and sys.argv[1] == "--all":
+        write_all(Path(sys.argv[2]))
+    elif len(sys.argv) in (2, 3):
+        sys.stdout.write(script(*(Path(name).read_text() for name in sys.argv[1:])))
+    else:
         raise SystemExit(__doc__)
-    sys.stdout.write(script(*(Path(name).read_text() for name in sys.argv[1:])))

@@ -1,5 +1,5 @@
 -- Runs once. The registry of tenants.
--- UPGRADE-SCRIPT-NEEDED: what changes here must also be in sql/tenancy--A--B.sql.
+-- UPGRADE-SCRIPT-NEEDED: what changes here must also be in sql/updates/A--B.sql.
 
 -- The library reads columns 1 (id), 2 (status), 5 (plan) and 12 (sso_required), and the index tenants_pkey, directly (src/registry.rs).
 -- The two generated columns are what a foreign key of a uuid, bigint or integer column refers to; they hold

@@ -1,5 +1,5 @@
 -- Runs once. Whose tokens are trusted, and what was used up of them.
--- UPGRADE-SCRIPT-NEEDED: what changes here must also be in sql/tenancy--A--B.sql.
+-- UPGRADE-SCRIPT-NEEDED: what changes here must also be in sql/updates/A--B.sql.
 
 -- The library reads columns 1 to 7 and the index issuers_pkey directly (src/token/issuers.rs).
 CREATE TABLE _tenancy.issuers (

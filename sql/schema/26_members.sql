@@ -1,5 +1,5 @@
 -- Runs once. Who uses the service, and who is a member of which tenant.
--- UPGRADE-SCRIPT-NEEDED: what changes here must also be in sql/tenancy--A--B.sql.
+-- UPGRADE-SCRIPT-NEEDED: what changes here must also be in sql/updates/A--B.sql.
 
 -- Of no tenant: a person may be a member of several. The id is what tokens and tenancy.user_id say.
 CREATE TABLE _tenancy.users (

@@ -1,5 +1,5 @@
 -- Runs once. Passwords, and how often signing in with one has failed.
--- UPGRADE-SCRIPT-NEEDED: what changes here must also be in sql/tenancy--A--B.sql.
+-- UPGRADE-SCRIPT-NEEDED: what changes here must also be in sql/updates/A--B.sql.
 
 -- The library reads column 2 and the primary key directly (src/member/mod.rs).
 CREATE TABLE _tenancy.passwords (

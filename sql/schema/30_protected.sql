@@ -1,5 +1,5 @@
 -- Runs once. What tenancy.protect has put under its protection, and how to undo it.
--- UPGRADE-SCRIPT-NEEDED: what changes here must also be in sql/tenancy--A--B.sql.
+-- UPGRADE-SCRIPT-NEEDED: what changes here must also be in sql/updates/A--B.sql.
 
 CREATE TABLE _tenancy.protected (
     relation regclass PRIMARY KEY,

@@ -1,5 +1,5 @@
 -- Runs once. The schemas in which tables are protected as they are created.
--- UPGRADE-SCRIPT-NEEDED: what changes here must also be in sql/tenancy--A--B.sql.
+-- UPGRADE-SCRIPT-NEEDED: what changes here must also be in sql/updates/A--B.sql.
 
 -- By name: pg_upgrade takes no column of type regnamespace, as the numbers of schemas are others afterwards. The number tells which schema was renamed;
 -- _tenancy.follow_schemas() keeps both.

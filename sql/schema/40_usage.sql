@@ -1,5 +1,5 @@
 -- Runs once. What tenants have used: the ledger, and what is added up from it.
--- UPGRADE-SCRIPT-NEEDED: what changes here must also be in sql/tenancy--A--B.sql.
+-- UPGRADE-SCRIPT-NEEDED: what changes here must also be in sql/updates/A--B.sql.
 
 -- The ledger. Entries are appended and never changed; _tenancy.settle_usage moves them from the open part to the settled one.
 -- The library appends to usage_open directly (src/usage/ledger.rs), with every column in this order.

@@ -1,5 +1,5 @@
 -- Runs once. Caches.
--- UPGRADE-SCRIPT-NEEDED: what changes here must also be in sql/tenancy--A--B.sql.
+-- UPGRADE-SCRIPT-NEEDED: what changes here must also be in sql/updates/A--B.sql.
 
 -- The tables that are watched. The library reads columns 2 and 3 and the index cache_watches_pkey directly (src/cache.rs).
 CREATE TABLE _tenancy.cache_watches (

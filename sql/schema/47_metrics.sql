@@ -1,5 +1,5 @@
 -- Runs once. What applications count and measure.
--- UPGRADE-SCRIPT-NEEDED: what changes here must also be in sql/tenancy--A--B.sql.
+-- UPGRADE-SCRIPT-NEEDED: what changes here must also be in sql/updates/A--B.sql.
 
 CREATE TABLE _tenancy.metric_series (
     tenant_id text COLLATE "C" NOT NULL,

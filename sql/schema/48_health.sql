@@ -1,5 +1,5 @@
 -- Runs once. What services and integrations have reported of themselves.
--- UPGRADE-SCRIPT-NEEDED: what changes here must also be in sql/tenancy--A--B.sql.
+-- UPGRADE-SCRIPT-NEEDED: what changes here must also be in sql/updates/A--B.sql.
 
 -- Not dumped: in a restored database, whoever reports is heard of anew, and what does not run there is not missed.
 CREATE TABLE _tenancy.health_reports (

@@ -1,5 +1,5 @@
 -- Runs once. Tables on their way from one tenant to many.
--- UPGRADE-SCRIPT-NEEDED: what changes here must also be in sql/tenancy--A--B.sql.
+-- UPGRADE-SCRIPT-NEEDED: what changes here must also be in sql/updates/A--B.sql.
 
 -- The library reads column 7 (phase) and the index migrations_pkey directly (src/migrate.rs).
 CREATE TABLE _tenancy.migrations (

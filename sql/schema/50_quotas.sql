@@ -1,5 +1,5 @@
 -- Runs once. How much tenants may use.
--- UPGRADE-SCRIPT-NEEDED: what changes here must also be in sql/tenancy--A--B.sql.
+-- UPGRADE-SCRIPT-NEEDED: what changes here must also be in sql/updates/A--B.sql.
 
 -- The library reads the columns of both tables at these places, and their primary keys, directly (src/quota/limits.rs).
 

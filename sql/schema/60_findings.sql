@@ -1,5 +1,5 @@
 -- Runs once. What somebody has looked at and taken the responsibility for, so that lint need not name it again.
--- UPGRADE-SCRIPT-NEEDED: what changes here must also be in sql/tenancy--A--B.sql.
+-- UPGRADE-SCRIPT-NEEDED: what changes here must also be in sql/updates/A--B.sql.
 
 CREATE TABLE _tenancy.accepted_findings (
     -- Made of names, not of numbers, so that it means the same in a restored database.

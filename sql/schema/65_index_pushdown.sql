@@ -1,5 +1,5 @@
 -- Runs once. The operators that a superuser trusts besides those that the extension knows.
--- UPGRADE-SCRIPT-NEEDED: what changes here must also be in sql/tenancy--A--B.sql.
+-- UPGRADE-SCRIPT-NEEDED: what changes here must also be in sql/updates/A--B.sql.
 
 -- By their functions, and those by what nobody else can make: a symbol of a library in C (empty: the server). Numbers of operators and functions are
 -- others after a restore or pg_upgrade, which takes no column of type regoperator; a name could be made again by somebody else.

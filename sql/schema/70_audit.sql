@@ -1,5 +1,5 @@
 -- Runs once. The audit trail.
--- UPGRADE-SCRIPT-NEEDED: what changes here must also be in sql/tenancy--A--B.sql.
+-- UPGRADE-SCRIPT-NEEDED: what changes here must also be in sql/updates/A--B.sql.
 
 -- The library inserts directly, with every column in this order (src/audit/mod.rs). What is hashed is the text of the JSON, so that is
 -- kept as it was written.

@@ -1,5 +1,5 @@
 -- Runs once. Who may cross to which tenants.
--- UPGRADE-SCRIPT-NEEDED: what changes here must also be in sql/tenancy--A--B.sql.
+-- UPGRADE-SCRIPT-NEEDED: what changes here must also be in sql/updates/A--B.sql.
 
 -- The library reads columns 1 to 4 and the index cross_tenant_grants_pkey directly (src/scope.rs).
 CREATE TABLE _tenancy.cross_tenant_grants (

@@ -1,5 +1,5 @@
 -- Runs once. The tenants that have got partitions of their own.
--- UPGRADE-SCRIPT-NEEDED: what changes here must also be in sql/tenancy--A--B.sql.
+-- UPGRADE-SCRIPT-NEEDED: what changes here must also be in sql/updates/A--B.sql.
 
 -- The library reads columns 1 and 2 and the index isolated_pkey directly (src/isolate.rs). Not dumped: the rows are where they are, and a
 -- transaction of another database's means nothing.

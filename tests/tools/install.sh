@@ -36,4 +36,8 @@ case $1 in
   # In our own copies, files of an earlier version must not stay beside the new ones.
   1[0-9]) find "$("$pg_config" --sharedir)/extension" -name 'tenancy[.-]*' ! -newer "$begun" -delete ;;
 esac
+# The ways from earlier versions are made of what has been installed.
+extension_dir=$("$pg_config" --sharedir)/extension
+if [ -w "$extension_dir" ]; then run=(); else run=(as_root); fi
+"${run[@]}" python3 sql/update_script.py --all "$extension_dir" >"$CACHE/log/update-scripts.log"
 say "installed in $("$pg_config" --pkglibdir)"

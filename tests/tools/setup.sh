@@ -17,6 +17,7 @@ MATPLOTLIB=matplotlib==3.11.2
 build_tools() {
   command -v cargo >/dev/null || die "Rust is needed: install it, then call this again"
   apt_need gcc make pkg-config clang libclang-dev libssl-dev # the last for cargo-pgrx
+  command -v python3 >/dev/null || apt_need python3 # by which scripts of updates are made
   if [ "$IS_ROOT" = yes ]; then
     apt_need sudo # through which cargo-pgrx starts its test server
     id postgres >/dev/null 2>&1 || apt_need postgresql-common # whose servers run as that user

@@ -1,6 +1,8 @@
 """ALTER EXTENSION tenancy UPDATE: what `sql/update_script.py` makes brings an earlier version to what CREATE EXTENSION makes, with tables of users in between."""
 
+import lzma
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -60,24 +62,48 @@ DROP FUNCTION tenancy.was_there();
 """
 
 
+# Versions that were released, as `make install` of them has installed them.
+RELEASED = sorted(file.name.removeprefix("tenancy--").removesuffix(".sql.xz") for file in Path(__file__).parent.glob("tenancy--*.sql.xz"))
+
+
 @pytest.fixture(scope="module")
-def scripts():
-    """An earlier version of the extension, and the way from there to this one, where the server finds them; the version of this one."""
+def place():
+    """Where the server finds extensions."""
     config = os.path.join(os.environ["TENANCY_PG_BIN"], "pg_config")
-    place = Path(subprocess.run([config, "--sharedir"], capture_output=True, text=True, check=True).stdout.strip()) / "extension"
-    (now,) = {file.stem.removeprefix("tenancy--") for file in place.glob("tenancy--*.sql") if file.stem.count("--") == 1} - {"0.0.9"}
-    installed = (place / f"tenancy--{now}.sql").read_text()
-    earlier = installed
-    for is_now, was in EARLIER:
-        assert installed.count(is_now) == 1, is_now
-        earlier = earlier.replace(is_now, was)
-    made = {place / "tenancy--0.0.9.sql": earlier, place / f"tenancy--0.0.9--{now}.sql": update_script(place / f"tenancy--{now}.sql", BY_HAND)}
+    return Path(subprocess.run([config, "--sharedir"], capture_output=True, text=True, check=True).stdout.strip()) / "extension"
+
+
+@pytest.fixture(scope="module")
+def now(place):
+    """This version."""
+    (version,) = re.findall(r"^default_version = '(.*)'$", (place / "tenancy.control").read_text(), re.MULTILINE)
+    return version
+
+
+@pytest.fixture(scope="module", params=["0.0.9", *RELEASED])
+def earlier(request, place, now):
+    """An earlier version, where the server finds it: one that was released, to which `make install` has made the way, or one made up, with another way."""
+    made = {}
+    if request.param in RELEASED:
+        assert (place / f"tenancy--{request.param}--{now}.sql").exists()
+        made[place / f"tenancy--{request.param}.sql"] = lzma.open(Path(__file__).parent / f"tenancy--{request.param}.sql.xz", "rt").read()
+    else:
+        text = (place / f"tenancy--{now}.sql").read_text()
+        for is_now, was in EARLIER:
+            assert text.count(is_now) == 1, is_now
+            text = text.replace(is_now, was)
+        made = {place / "tenancy--0.0.9.sql": text, place / f"tenancy--0.0.9--{now}.sql": update_script(place / f"tenancy--{now}.sql", BY_HAND)}
     for file, text in made.items():
         file.write_text(text)
         file.chmod(0o644)
-    yield now
+    yield request.param
     for file in made:
         file.unlink()
+
+
+def test_each_released_version_is_tried():
+    assert "0.1.0" in RELEASED
+    assert set(RELEASED) == {file.stem.split("--")[0] for file in (REPOSITORY / "sql" / "updates").glob("*--*.sql")}
 
 
 def update_script(installed, by_hand):
@@ -96,23 +122,23 @@ def fresh(server):
 
 
 @pytest.fixture(scope="module")
-def updated(server, scripts, fresh):
+def updated(server, earlier, now, fresh):
     """A database that has been filled under the earlier version, what was seen of it, and that version's objects."""
     database = Database(server, "it_updated", extension=False)
-    database.run("CREATE EXTENSION tenancy VERSION '0.0.9'")
+    database.run(f"CREATE EXTENSION tenancy VERSION '{earlier}'")
     fill(database)
     database.run("GRANT EXECUTE ON FUNCTION tenancy.report(integer, integer) TO it_guest")
     before = {what: database.run(query) for what, query in SEEN.items() if what not in ("cache watches", "members of the extension", "findings", "event triggers", "privileges of PUBLIC", "quotas")}
     was = database.run(MEMBERS)
-    database.run(f"ALTER EXTENSION tenancy UPDATE TO '{scripts}'")
+    database.run(f"ALTER EXTENSION tenancy UPDATE TO '{now}'")
     yield database, before, was
     database.drop()
 
 
-def test_it_is_what_a_fresh_one_is(updated, fresh):
+def test_it_is_what_a_fresh_one_is(updated, fresh, earlier):
     database, _, was = updated
     # Otherwise nothing would have been compared.
-    assert len(set(was) - set(fresh.run(MEMBERS))) >= len(EARLIER) - 1
+    assert len(set(was) - set(fresh.run(MEMBERS))) >= (3 if earlier in RELEASED else len(EARLIER) - 1)
     now, expected = database.run(MEMBERS), fresh.run(MEMBERS)
     # What was granted to a role stays; what was granted to PUBLIC (by `fill`) does not.
     assert {row[0] for row in set(now) ^ set(expected)} == {"function tenancy.report(integer,integer)"}
@@ -142,25 +168,24 @@ def test_isolation_holds(updated):
     assert database.run("SELECT * FROM tenancy.verify_audit('acme')") == []
 
 
-def test_a_session_that_was_connected_goes_on(server, scripts):
+def test_a_session_that_was_connected_goes_on(server, earlier, now):
     """It has read the old version, and has a statement prepared."""
     database = Database(server, "it_updated_meanwhile", extension=False)
-    database.run("CREATE EXTENSION tenancy VERSION '0.0.9'")
+    database.run(f"CREATE EXTENSION tenancy VERSION '{earlier}'")
     database.create_shop()
     with database.connect(APP) as app:
         set_session(app, "acme")
         app.execute("PREPARE seen AS SELECT item FROM orders ORDER BY item")
         before = app.execute("EXECUTE seen").fetchall()
-        database.run(f"ALTER EXTENSION tenancy UPDATE TO '{scripts}'")
+        database.run(f"ALTER EXTENSION tenancy UPDATE TO '{now}'")
         assert app.execute("EXECUTE seen").fetchall() == before == [("a1",), ("a2",), ("a3",)]
     database.drop()
 
 
-def test_what_cannot_be_run_again_is_refused(tmp_path, scripts):
-    (place,) = Path(os.environ["TENANCY_PG_BIN"]).parents[0].rglob(f"tenancy--{scripts}.sql")
+def test_what_cannot_be_run_again_is_refused(tmp_path, place, now):
     for added in ("CREATE SEQUENCE tenancy.s;", "INSERT INTO _tenancy.tenants VALUES (1);"):
         file = tmp_path / "tenancy--9.sql"
-        file.write_text(place.read_text() + added)
+        file.write_text((place / f"tenancy--{now}.sql").read_text() + added)
         done = subprocess.run([sys.executable, REPOSITORY / "sql" / "update_script.py", file], capture_output=True, text=True)
         assert done.returncode != 0 and "run again" in done.stderr, done.stderr
 
