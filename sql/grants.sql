@@ -1,9 +1,8 @@
--- Runs last: who may call what. Nothing is PUBLIC by accident: everything is revoked, then granted by name.
+-- Runs last: who may call what. Nothing is PUBLIC by accident: everything is revoked, then granted by name; but for what policies call.
 REVOKE ALL ON ALL TABLES IN SCHEMA tenancy, _tenancy FROM PUBLIC;
 DO $$
 DECLARE
-    -- What policies and defaults call: PostgreSQL checks who may for each of them whenever a statement starts, and is quicker where there is no list to look up. Born that way, they are for PUBLIC.
-    often constant regprocedure[] := '{tenancy.current_tenant(), tenancy.current_tenant_uuid(), tenancy.current_tenant_bigint(), tenancy.deny_write(), _tenancy.is_own(text), _tenancy.is_own(uuid), _tenancy.is_own(bigint), _tenancy.is_own(integer), tenancy.current_user_id(), tenancy.has_role(text[])}';
+    often constant regprocedure[] := _tenancy.called_by_policies();
     routine regprocedure;
     list aclitem[];
 BEGIN
@@ -11,7 +10,7 @@ BEGIN
         IF routine <> ALL (often) THEN
             EXECUTE format('REVOKE ALL ON ROUTINE %s FROM PUBLIC', routine);
         ELSIF list IS NOT NULL THEN
-            -- By ALTER DEFAULT PRIVILEGES, for one.
+            -- By default privileges of the owner's, for one.
             EXECUTE format('GRANT EXECUTE ON ROUTINE %s TO PUBLIC', routine);
         END IF;
     END LOOP;

@@ -6,7 +6,7 @@
 
 What is by hand, in `sql/updates/A--B.sql`: what changes in `sql/schema`, which runs once, and what of `sql/api` is gone or cannot be replaced (another
 type of result, columns of a view that are not the last). All the rest, which is re-runnable, is taken from the installed file and replaces what is there: policies and
-triggers of users' tables, which need its functions, are not touched. A script from A to C has what is by hand of A to B and of B to C, and the rest once.
+triggers of users' tables, which need its functions, are not touched. A script from A to C has what is by hand of A to B and of B to C, which finds the functions of A and so says IF EXISTS, and the rest once.
 """
 
 import re
@@ -19,13 +19,22 @@ HEAD = r"""\echo Use "ALTER EXTENSION tenancy UPDATE" to load this file. \quit
 SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
 """
 # Whatever an extension's script grants or revokes makes all privileges of the object its initial ones, which pg_dump leaves out: those that users have granted as well. So only what
-# differs is granted or revoked: the statements are tried, and rolled back.
+# differs is granted or revoked: the statements are tried, and rolled back. What an earlier version had granted and somebody has revoked since stays revoked.
 PRIVILEGES = """DO $do$
 DECLARE
     had text[];
     wanted text[];
+    initial text[];
     difference record;
 BEGIN
+    initial := ARRAY(
+        SELECT format(E'%s ON %s\\t%s', x.privilege_type, o.name, CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(x.grantee)) END)
+        FROM (SELECT 'ROUTINE ' || p.oid::regprocedure AS name, p.pronamespace AS schema, coalesce(i.initprivs, acldefault('f', p.proowner)) AS acl
+              FROM pg_proc p LEFT JOIN pg_init_privs i ON (i.objoid, i.classoid, i.objsubid) = (p.oid, 'pg_proc'::regclass, 0)
+              UNION ALL
+              SELECT 'TABLE ' || c.oid::regclass, c.relnamespace, coalesce(i.initprivs, acldefault('r', c.relowner))
+              FROM pg_class c LEFT JOIN pg_init_privs i ON (i.objoid, i.classoid, i.objsubid) = (c.oid, 'pg_class'::regclass, 0) WHERE c.relkind IN ('r', 'p', 'v')) o
+        CROSS JOIN LATERAL aclexplode(o.acl) x WHERE o.schema IN ('tenancy'::regnamespace, '_tenancy'::regnamespace));
     FOR attempt IN 1..2 LOOP
         BEGIN
             IF attempt = 2 THEN
@@ -43,7 +52,7 @@ BEGIN
         END;
     END LOOP;
     FOR difference IN
-        SELECT 'GRANT ' AS what, w.privilege, ' TO ' AS whom FROM unnest(wanted) AS w (privilege) WHERE w.privilege <> ALL (had)
+        SELECT 'GRANT ' AS what, w.privilege, ' TO ' AS whom FROM unnest(wanted) AS w (privilege) WHERE w.privilege <> ALL (had) AND w.privilege <> ALL (initial)
         UNION ALL
         SELECT 'REVOKE ', h.privilege, ' FROM ' FROM unnest(had) AS h (privilege) WHERE h.privilege <> ALL (wanted)
     LOOP
@@ -80,6 +89,8 @@ def rerun(statement):
     if of_type := re.match(r"CREATE TYPE (\S+)", statement):
         return f"DO $do$ BEGIN IF to_regtype('{of_type[1]}') IS NULL THEN\n{statement}\nEND IF; END $do$;"
     if re.match(r"DO\b", statement):
+        if re.search(r"\b(GRANT|REVOKE) \w+ ON ", statement):
+            raise SystemExit(f"privileges are tried and rolled back, and with them what else a block does: {statement[:200]}")
         return re.sub(r"CREATE TRIGGER\b", "CREATE OR REPLACE TRIGGER", statement)
     if re.match(r"(COMMENT|CREATE SCHEMA IF NOT EXISTS|ALTER TABLE \S+ (ENABLE|FORCE)|ALTER EVENT TRIGGER|ALTER FUNCTION)\b", statement):
         return statement
@@ -93,7 +104,7 @@ def script(installed, by_hand=""):
             raise SystemExit(f"{file.name} is not part of what was installed: build and install first")
         installed = installed.replace(text, "")
     found = list(statements(installed))
-    is_privilege = re.compile(r"(GRANT|REVOKE)\b|DO\b.*\b(GRANT|REVOKE) \w+ ON ", re.DOTALL).match
+    is_privilege = re.compile(r"(GRANT|REVOKE)\b|DO\b(?!.*\b(CREATE|ALTER|DROP|INSERT|UPDATE|DELETE)\b).*\b(GRANT|REVOKE) \w+ ON ", re.DOTALL).match
     privileges = PRIVILEGES.replace("{statements}", "\n".join(filter(is_privilege, found)))
     again = [rerun(statement) for statement in found if not is_privilege(statement)]
     return "\n\n".join([HEAD + by_hand.strip(), *again, privileges]) + "\n"
@@ -116,8 +127,11 @@ def write_all(directory):
     installed = (directory / f"tenancy--{current}.sql").read_text()
     for earlier, by_hand in ways(current).items():
         file = directory / f"tenancy--{earlier}--{current}.sql"
-        file.write_text(script(installed, by_hand))
-        file.chmod(0o644)
+        # Half a script would be one as well.
+        written = file.with_suffix(".new")
+        written.write_text(script(installed, by_hand))
+        written.chmod(0o644)
+        written.replace(file)
         print(file.name)
 
 

@@ -41,6 +41,20 @@ AS $$
 $$;
 COMMENT ON FUNCTION _tenancy.tables_by_keys() IS 'the tables that hold rows of tenants, a partitioned one whole, in the order of their foreign keys';
 
+-- Raises unless tables have one owner: what a statement about all of them calls, has his rights.
+CREATE FUNCTION _tenancy.check_owner(relations regclass[]) RETURNS void
+    LANGUAGE plpgsql STABLE PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF (SELECT count(DISTINCT c.relowner) FROM pg_class c WHERE c.oid = ANY (relations::oid[])) > 1 THEN
+        PERFORM _tenancy.raise('RELATION_NOT_SUPPORTED', format('tables %s refer to each other, and have several owners', (SELECT string_agg(DISTINCT r::text, ', ') FROM unnest(relations) AS r)),
+            jsonb_build_object('relation', relations[1]::text), 'Give them, and their partitions, one owner: ALTER TABLE ... OWNER TO ...;');
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION _tenancy.check_owner(regclass[]) IS 'raises unless tables have one owner';
+
 -- Waits for transactions that have written to tables and still run: for whom the tenant may have been there yet.
 CREATE FUNCTION _tenancy.wait_for_writers(relations regclass[]) RETURNS void
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
@@ -94,6 +108,7 @@ BEGIN
             SELECT format('WITH %s %s', string_agg(format('d%s AS (DELETE FROM ONLY %s d WHERE %s RETURNING 1)', n, item.parts[n], item.conditions[n]), ', '),
                           string_agg(format('SELECT FROM d%s', n), ' UNION ALL ')) AS statement
                 INTO part FROM generate_subscripts(item.parts, 1) AS n;
+            PERFORM _tenancy.check_owner(item.parts);
             item.deleted := _tenancy.move_tenant_rows(item.parts[1], the_id, part.statement, NULL);
             deleted := deleted + item.deleted;
         END IF;

@@ -59,9 +59,10 @@ COMMENT ON FUNCTION tenancy.export_tenant(text) IS
 usage are not in it. psql saves them: psql -XAtq -c "SELECT tenancy.export_tenant(''acme'')" > acme.jsonl; import_tenant reads them. Errors: TENANT_NOT_FOUND 42704,
 TENANT_ID_INVALID 22023, TENANT_ACCESS_DENIED 42501 in the context of a tenant. Stable. Granted to nobody.';
 
--- The statement that inserts rows of a table of an export: $1 is an object that has them by the number of their table. The tenant is that of the import, whatever a row says.
--- Rows that refer to others that come later go at once: max_rows is null where those are of other tables, which have the same circle.
-CREATE FUNCTION _tenancy.import_statement(header json, the_id text, OUT relation regclass, OUT statement text, OUT circle oid, OUT max_rows integer)
+-- What inserts rows of a table of an export, up to where they come from, which is to be called r, with a column row: a JSON array each. The tenant is that of the import, whatever a row says.
+-- Rows may refer to others that come later: refers_to_itself; is_circular, where those are of other tables, which have the same circle. Of those, foreign keys lead to tables of smaller places.
+CREATE FUNCTION _tenancy.import_statement(
+    header json, the_id text, OUT relation regclass, OUT insertion text, OUT place bigint, OUT circle oid, OUT refers_to_itself boolean, OUT is_circular boolean)
     LANGUAGE plpgsql STABLE PARALLEL SAFE
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -71,7 +72,7 @@ DECLARE
     missing text;
 BEGIN
     relation := to_regclass(full_name);
-    SELECT t.circle, CASE WHEN t.circle IS NULL THEN 1000 WHEN t.tables = 1 THEN 1000000 END INTO circle, max_rows
+    SELECT t.place, t.circle, t.circle IS NOT NULL AND t.tables = 1, t.circle IS NOT NULL AND t.tables > 1 INTO place, circle, refers_to_itself, is_circular
     FROM (SELECT k.*, count(*) OVER (PARTITION BY k.circle) AS tables FROM _tenancy.tables_by_keys() k) t
     WHERE t.relation = import_statement.relation AND t.tenant_column = the_column;
     IF NOT FOUND THEN
@@ -87,25 +88,33 @@ BEGIN
     IF missing IS NOT NULL THEN
         PERFORM _tenancy.raise('IMPORT_INVALID', format('table %s has no column %s', full_name, missing), jsonb_build_object('relation', full_name));
     END IF;
-    SELECT format('INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %s FROM json_array_elements($1::json -> %L) AS r(row)', relation, string_agg(quote_ident(k.name), ', ' ORDER BY c.number),
-                  string_agg(CASE WHEN k.name = the_column THEN quote_literal(the_id) ELSE format('(r.row ->> %s)', c.number) END || '::' || k.type, ', ' ORDER BY c.number),
-                  header ->> 'table')
-        INTO statement
+    SELECT format('INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %s FROM', relation, string_agg(quote_ident(k.name), ', ' ORDER BY c.number),
+                  string_agg(CASE WHEN k.name = the_column THEN quote_literal(the_id) ELSE format('(r.row ->> %s)', c.number) END || '::' || k.type, ', ' ORDER BY c.number))
+        INTO insertion
     FROM json_array_elements_text(header -> 'columns') WITH ORDINALITY AS c(name, number) JOIN _tenancy.columns_of(relation) k ON k.name = c.name;
 END
 $$;
-COMMENT ON FUNCTION _tenancy.import_statement(json, text) IS 'the statement that inserts rows of a table of an export';
+COMMENT ON FUNCTION _tenancy.import_statement(json, text) IS 'what inserts rows of a table of an export';
 
--- One statement of several that insert: foreign keys are checked at its end.
-CREATE FUNCTION _tenancy.at_once(statements text[]) RETURNS text
-    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+-- Fills tables that refer to each other by one statement: foreign keys are checked at its end. Triggers of all of them run as the owner of the first, so it must be the one of all. batches are JSON arrays of rows.
+CREATE FUNCTION _tenancy.fill_circle(relations regclass[], the_id text, insertions text[], batches text[]) RETURNS bigint
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT CASE WHEN cardinality(statements) = 1 THEN statements[1] ELSE (
-        SELECT format('WITH %s %s', string_agg(format('i%s AS (%s RETURNING 1)', n, statements[n]), ', '), string_agg(format('SELECT FROM i%s', n), ' UNION ALL '))
-        FROM generate_subscripts(statements, 1) AS n) END
+DECLARE
+    statement text;
+    rows text;
+BEGIN
+    PERFORM _tenancy.check_owner(relations);
+    SELECT format('WITH e AS MATERIALIZED (SELECT j.key, j.value FROM json_each($1::json) AS j), %s %s',
+                  string_agg(format('i%s AS (%s json_array_elements((SELECT e.value FROM e WHERE e.key = ''%1$s'')) AS r (row) RETURNING 1)', n, insertions[n]), ', '),
+                  string_agg(format('SELECT FROM i%s', n), ' UNION ALL ')),
+           '{' || string_agg(format('"%s":%s', n, batches[n]), ',') || '}'
+        INTO statement, rows FROM generate_subscripts(relations, 1) AS n;
+    RETURN _tenancy.move_tenant_rows(relations[1], the_id, statement, rows);
+END
 $$;
-COMMENT ON FUNCTION _tenancy.at_once(text[]) IS 'one statement of several that insert rows';
+COMMENT ON FUNCTION _tenancy.fill_circle(regclass[], text, text[], text[]) IS 'inserts rows of a tenant into tables that refer to each other';
 
 -- What is numbered by a sequence goes on after the rows that were imported.
 CREATE FUNCTION _tenancy.follow_sequences(relation regclass, the_id text) RETURNS void
@@ -181,10 +190,16 @@ DECLARE
     tables regclass[] := '{}';
     number text;
     batch text[] := '{}';
+    size bigint := 0;
     the_table record;
     next_table record;
-    statements text[] := '{}';
-    sets text[] := '{}';
+    -- What is held of tables of circles until all of their place may have come.
+    held_place bigint;
+    held_size bigint := 0;
+    circles oid[] := '{}';
+    relations regclass[] := '{}';
+    insertions text[] := '{}';
+    batches text[] := '{}';
     rows bigint := 0;
     said bigint;
 BEGIN
@@ -195,7 +210,7 @@ BEGIN
         PERFORM _tenancy.raise('PARAMETER_INVALID', 'lines must be a table with a column of type text', '{"argument": "lines"}',
             'CREATE TEMPORARY TABLE lines (line text); \copy lines FROM ''acme.jsonl'' WITH (FORMAT csv, QUOTE E''\x01'', DELIMITER E''\x02'')');
     END IF;
-    SELECT NULL::regclass AS relation, NULL AS statement, NULL::oid AS circle, NULL::integer AS max_rows INTO the_table;
+    SELECT NULL::regclass AS relation, NULL AS insertion, NULL::bigint AS place, NULL::oid AS circle, false AS refers_to_itself, false AS is_circular INTO the_table;
     next_table := the_table;
     -- With the rights of the tables' owners, and not of whoever is there at the end.
     PERFORM _tenancy.check_constraints_now();
@@ -214,21 +229,43 @@ BEGIN
                 PERFORM _tenancy.raise('IMPORT_INVALID', 'a row is of another table than it follows');
             END IF;
             batch := batch || line.text;
-            CONTINUE WHEN the_table.max_rows IS NULL OR cardinality(batch) < the_table.max_rows;
+            size := size + octet_length(line.text);
+            IF the_table.is_circular AND held_size + size > 500000000 THEN
+                PERFORM _tenancy.raise('IMPORT_INVALID', format('rows of table %s and of those that it refers to in a circle take more than 500 MB', the_table.relation),
+                    jsonb_build_object('relation', the_table.relation::text));
+            END IF;
+            CONTINUE WHEN the_table.is_circular
+                          OR CASE WHEN the_table.refers_to_itself THEN cardinality(batch) < 1000000 AND size < 500000000 ELSE cardinality(batch) < 1000 AND size < 50000000 END;
         END IF;
-        IF cardinality(batch) > 0 THEN
-            statements := statements || the_table.statement;
-            sets := sets || format('%s:[%s]', to_json(number), array_to_string(batch, ','));
-            batch := '{}';
+        IF cardinality(batch) > 0 AND the_table.is_circular THEN
+            held_place := least(held_place, the_table.place);
+            held_size := held_size + size;
+            circles := circles || the_table.circle;
+            relations := relations || the_table.relation;
+            insertions := insertions || the_table.insertion;
+            batches := batches || ('[' || array_to_string(batch, ',') || ']');
+        ELSIF cardinality(batch) > 0 THEN
+            rows := rows + _tenancy.move_tenant_rows(the_table.relation, the_id, the_table.insertion || ' json_array_elements($1::json) AS r (row)', '[' || array_to_string(batch, ',') || ']');
         END IF;
+        batch := '{}';
+        size := 0;
         is_table := json_typeof(header) = 'object' AND the_id IS NOT NULL AND header ->> 'table' IS NOT NULL;
         IF is_table THEN
+            IF header ->> 'table' = number THEN
+                PERFORM _tenancy.raise('IMPORT_INVALID', 'two tables have one number');
+            END IF;
             SELECT s.* INTO next_table FROM _tenancy.import_statement(header, the_id) s;
         END IF;
-        IF cardinality(statements) > 0 AND NOT (is_table AND the_table.max_rows IS NULL AND next_table.circle IS NOT DISTINCT FROM the_table.circle) THEN
-            rows := rows + _tenancy.move_tenant_rows(the_table.relation, the_id, _tenancy.at_once(statements), '{' || array_to_string(sets, ',') || '}');
-            statements := '{}';
-            sets := '{}';
+        IF held_place IS NOT NULL AND NOT is_row AND (NOT is_table OR next_table.place > held_place) THEN
+            rows := rows + (SELECT sum(_tenancy.fill_circle(c.relations, the_id, c.insertions, c.batches))
+                            FROM (SELECT array_agg(h.relation ORDER BY h.number) AS relations, array_agg(h.insertion ORDER BY h.number) AS insertions, array_agg(h.batch ORDER BY h.number) AS batches
+                                  FROM unnest(circles, relations, insertions, batches) WITH ORDINALITY AS h (circle, relation, insertion, batch, number) GROUP BY h.circle) c);
+            held_place := NULL;
+            held_size := 0;
+            circles := '{}';
+            relations := '{}';
+            insertions := '{}';
+            batches := '{}';
         END IF;
         CONTINUE WHEN is_row;
         IF json_typeof(header) <> 'object' OR (header ->> 'tenancy_export' IS NULL) = (the_id IS NULL) THEN
@@ -264,5 +301,5 @@ $$;
 COMMENT ON FUNCTION tenancy.import_tenant(regclass, text) IS
 'Reads a tenant that export_tenant has written, here or elsewhere, from a table with a column of type text, a line a row, as COPY has loaded it; returns how many rows it was. All or nothing. The
 tenant, registered anew, is active; tenant_id gives it another id. Tables and their protection must be there; rows whose keys are taken are an error, sequences of columns go on after them. What the tables''
-triggers and foreign keys do is done, with the rights of the tables'' owners, and in the context of the tenant; rows of tables that refer to each other in a circle go in one statement, so one owner must be allowed to fill them. Errors: IMPORT_INVALID 22023 (not a whole export, or tables, columns or users differ), TENANT_ALREADY_EXISTS,
-SUBDOMAIN_UNAVAILABLE 42710, QUOTA_EXCEEDED 53400, PARAMETER_INVALID 22023, unique violations 23505; TENANT_ACCESS_DENIED 42501 in the context of a tenant. Volatile. Granted to nobody.';
+triggers and foreign keys do is done, with the rights of the tables'' owners, and in the context of the tenant; rows of tables that refer to each other in a circle go in one statement, 500 MB at most, and their owner is to be the same; those of a table that refers to itself, in pieces of a million rows or 500 MB. Errors: IMPORT_INVALID 22023 (not a whole export, or tables, columns or users differ), RELATION_NOT_SUPPORTED 42809 (a circle of several owners), TENANT_ALREADY_EXISTS,
+SUBDOMAIN_UNAVAILABLE 42710, QUOTA_EXCEEDED 53400, PARAMETER_INVALID 22023, violations of constraints 23505, 23503; TENANT_ACCESS_DENIED 42501 in the context of a tenant. Volatile. Granted to nobody.';

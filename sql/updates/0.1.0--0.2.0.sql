@@ -1,7 +1,7 @@
 -- What ALTER EXTENSION tenancy UPDATE cannot take from the files of sql/api: see sql/update_script.py.
 
 -- It returns more columns.
-DROP FUNCTION _tenancy.import_statement(json, text);
+DROP FUNCTION IF EXISTS _tenancy.import_statement(json, text);
 
 -- What policies call has no list of privileges any more (sql/grants.sql), unless somebody has changed it.
 DO $$
@@ -15,6 +15,9 @@ BEGIN
     LOOP
         UPDATE pg_proc SET proacl = NULL WHERE oid = routine.oid;
         DELETE FROM pg_init_privs WHERE (objoid, classoid) = (routine.oid, 'pg_proc'::regclass);
+        -- Of the roles in it: since 17.
+        DELETE FROM pg_shdepend
+        WHERE (classid, objid, deptype) = ('pg_proc'::regclass, routine.oid, 'i') AND dbid = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database());
     END LOOP;
 END
 $$;

@@ -34,6 +34,7 @@ impl Forms {
 }
 
 /// What the accessors return until they are told to forget it.
+#[derive(Clone, Copy)]
 struct Current {
     /// Null where it has to be resolved first.
     text: *const u32,
@@ -185,8 +186,10 @@ macro_rules! check {
                 super::running::note_use();
                 let value = *(*fcinfo).args.as_ptr();
                 let same: unsafe fn(pg_sys::Datum, &Current) -> bool = $same;
-                let is_own = |current: *const Current| !value.isnull && same(value.value, &*current);
-                if is_own(addr_of_mut!(CURRENT)) {
+                let is_own = |current: &Current| !value.isnull && same(value.value, current);
+                // A copy: to read a value may take a lock, and with it the news that the tenant is to be asked for anew.
+                let current = *addr_of_mut!(CURRENT);
+                if is_own(&current) {
                     return true.into();
                 }
                 (resolved($form).is_some_and(|current| is_own(&current)) || deny()).into()

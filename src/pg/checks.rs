@@ -1,9 +1,9 @@
 //! What is asked of a row that a query writes, once and in one call.
 //!
 //! PostgreSQL asks the policies of INSERT, of UPDATE and of SELECT, of each what is permissive and what is restrictive, as a check of its own: an upsert of
-//! a protected table has twelve, of which nine ask what another one has asked. Each is planned, prepared for the run, and evaluated for each row
-//! for itself. So before a query is planned, those are left out that hold wherever another one of the same kind does; and what is left,
-//! `<column> = current_tenant() OR deny_write()`, becomes one function that says the same.
+//! a protected table has ten, of which seven ask nothing or what another one asks. Each is planned, prepared for the run, and evaluated for each row
+//! for itself. So before a query is planned, those of the tenant are left out that hold wherever another one of the same kind does, with those that are
+//! true; and what is left, `<column> = current_tenant() OR deny_write()`, becomes one function that says the same.
 
 use std::ffi::{CStr, c_void};
 
@@ -16,6 +16,7 @@ mod raw {
     unsafe extern "C-unwind" {
         pub fn equal(one: *const c_void, other: *const c_void) -> bool;
         pub fn lappend(list: *mut pg_sys::List, item: *mut c_void) -> *mut pg_sys::List;
+        pub fn list_member_ptr(list: *const pg_sys::List, item: *const c_void) -> bool;
         pub fn makeFuncExpr(
             function: pg_sys::Oid,
             returns: pg_sys::Oid,
@@ -70,11 +71,17 @@ unsafe fn needed(checks: *mut pg_sys::List) -> *mut pg_sys::List {
     // SAFETY: a list of checks.
     unsafe {
         let mut kept = std::ptr::null_mut();
-        for (place, cell) in entries(checks).iter().enumerate() {
-            let check = cell.ptr_value.cast::<pg_sys::WithCheckOption>();
+        for cell in entries(checks) {
+            let mut check = cell.ptr_value.cast::<pg_sys::WithCheckOption>();
             // That of a view is not a policy's.
-            let is_policy = (*check).kind != pg_sys::WCOKind::WCO_VIEW_CHECK;
-            if !is_policy || !is_true((*check).qual) && !is_implied(check, place, checks) {
+            if (*check).kind != pg_sys::WCOKind::WCO_VIEW_CHECK {
+                if is_true((*check).qual) {
+                    continue;
+                }
+                // In its place, so that what others ask is asked of the tenant's own rows only, as before.
+                check = stands_for(check, checks);
+            }
+            if !raw::list_member_ptr(kept, check.cast()) {
                 kept = raw::lappend(kept, check.cast());
             }
         }
@@ -90,17 +97,72 @@ unsafe fn needed(checks: *mut pg_sys::List) -> *mut pg_sys::List {
     }
 }
 
-/// Whether a check holds wherever another one does: one before it that is the same, or one that raises an error where it does not hold.
-unsafe fn is_implied(check: *const pg_sys::WithCheckOption, at: usize, all: *mut pg_sys::List) -> bool {
+/// The check that holds only where this one does: one that raises an error elsewhere, or else the first that is the same. Only of what asks for the
+/// tenant: other conditions may do something whenever they are asked.
+unsafe fn stands_for(
+    check: *mut pg_sys::WithCheckOption,
+    all: *mut pg_sys::List,
+) -> *mut pg_sys::WithCheckOption {
     // SAFETY: checks in the list.
     unsafe {
-        entries(all).iter().enumerate().any(|(place, cell)| {
-            let other = cell.ptr_value.cast::<pg_sys::WithCheckOption>();
-            let (its, others) = ((*check).qual.cast::<c_void>(), (*other).qual);
-            (*other).kind == (*check).kind
-                && (place < at && raw::equal(others.cast(), its)
-                    || place != at && raw::equal(unless_it_raises(others).cast(), its))
-        })
+        if !is_of_tenant((*check).qual) {
+            return check;
+        }
+        let same_kind = || {
+            let each = entries(all).iter().map(|cell| cell.ptr_value.cast::<pg_sys::WithCheckOption>());
+            each.filter(|other| (**other).kind == (*check).kind)
+        };
+        let its = (*check).qual.cast::<c_void>();
+        same_kind()
+            .find(|other| raw::equal(unless_it_raises((**other).qual).cast(), its))
+            .or_else(|| same_kind().find(|other| raw::equal((**other).qual.cast(), its)))
+            .unwrap_or(check)
+    }
+}
+
+/// Whether an expression is a comparison with the current tenant, or has that beside an IS NULL.
+unsafe fn is_of_tenant(node: *mut pg_sys::Node) -> bool {
+    // SAFETY: null or a node, whose tag tells its type.
+    unsafe {
+        if node.is_null() {
+            return false;
+        }
+        match (*node).type_ {
+            pg_sys::NodeTag::T_OpExpr => comparison(node.cast()).is_some(),
+            pg_sys::NodeTag::T_BoolExpr => {
+                let either = node.cast::<pg_sys::BoolExpr>();
+                let [first, last] = entries((*either).args) else { return false };
+                (*either).boolop == pg_sys::BoolExprType::OR_EXPR
+                    && (*first.ptr_value.cast::<pg_sys::Node>()).type_ == pg_sys::NodeTag::T_NullTest
+                    && (*last.ptr_value.cast::<pg_sys::Node>()).type_ == pg_sys::NodeTag::T_OpExpr
+                    && comparison(last.ptr_value.cast()).is_some()
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Which comparison of a column with the current tenant an operation is, if it is one; and of what.
+unsafe fn comparison(operation: *const pg_sys::OpExpr) -> Option<(Comparison, *mut c_void)> {
+    // SAFETY: a node of that type, whose arguments are nodes.
+    unsafe {
+        let [value, tenant] = entries((*operation).args) else { return None };
+        let tenant = tenant.ptr_value.cast::<pg_sys::FuncExpr>();
+        if (*tenant).xpr.type_ != pg_sys::NodeTag::T_FuncExpr {
+            return None;
+        }
+        let comparisons = KNOWN.comparisons;
+        let found = comparisons.into_iter().find(|its| {
+            its.tenant != pg_sys::InvalidOid
+                && its.operator == (*operation).opno.to_u32()
+                && its.tenant == (*tenant).funcid
+        })?;
+        // A column, whatever its type is taken for.
+        let mut column = value.ptr_value.cast::<pg_sys::Node>();
+        while (*column).type_ == pg_sys::NodeTag::T_RelabelType {
+            column = (*column.cast::<pg_sys::RelabelType>()).arg.cast();
+        }
+        ((*column).type_ == pg_sys::NodeTag::T_Var).then_some((found, value.ptr_value))
     }
 }
 
@@ -148,29 +210,22 @@ unsafe fn shortened(check: *mut pg_sys::Node) -> *mut pg_sys::Node {
         if operation.is_null() || (*operation).xpr.type_ != pg_sys::NodeTag::T_OpExpr {
             return none;
         }
-        let [value, tenant] = entries((*operation).args) else { return none };
-        let tenant = tenant.ptr_value.cast::<pg_sys::FuncExpr>();
+        let Some((found, value)) = comparison(operation) else { return none };
         // Where equal is not the same bytes, a collation has to be asked.
-        let is_plain = [
-            pg_sys::InvalidOid.to_u32(),
-            pg_sys::DEFAULT_COLLATION_OID.to_u32(),
-            pg_sys::C_COLLATION_OID.to_u32(),
-        ]
-        .contains(&(*operation).inputcollid.to_u32());
-        if (*tenant).xpr.type_ != pg_sys::NodeTag::T_FuncExpr || !is_plain {
+        let collation = (*operation).inputcollid.to_u32();
+        let is_plain = if found.operator == pg_sys::TextEqualOperator {
+            collation == pg_sys::DEFAULT_COLLATION_OID.to_u32()
+                || collation == pg_sys::C_COLLATION_OID.to_u32()
+        } else {
+            true
+        };
+        if found.is_own == pg_sys::InvalidOid || !is_plain {
             return none;
         }
-        let comparisons = KNOWN.comparisons;
-        let found = comparisons.iter().find(|its| {
-            its.is_own != pg_sys::InvalidOid
-                && its.operator == (*operation).opno.to_u32()
-                && its.tenant == (*tenant).funcid
-        });
-        let Some(found) = found else { return none };
         raw::makeFuncExpr(
             found.is_own,
             pg_sys::BOOLOID,
-            raw::lappend(std::ptr::null_mut(), value.ptr_value),
+            raw::lappend(std::ptr::null_mut(), value),
             pg_sys::InvalidOid,
             (*operation).inputcollid,
             pg_sys::CoercionForm::COERCE_EXPLICIT_CALL,

@@ -499,13 +499,9 @@ unsafe extern "C-unwind" fn process_utility(
     // SAFETY: PostgreSQL's own arguments, passed on; the tag of a node tells its type.
     unsafe {
         let command = (*statement).utilityStmt;
-        if (*command).type_ == pg_sys::NodeTag::T_CopyStmt {
-            if is_guarding() || running::is_check() {
-                guard_copy(command.cast());
-            }
-            if OBSERVER.is_some_and(|observer| (observer.is_on)()) {
-                observe_copy(command.cast());
-            }
+        let is_copy = (*command).type_ == pg_sys::NodeTag::T_CopyStmt;
+        if is_copy && (is_guarding() || running::is_check()) {
+            guard_copy(command.cast());
         }
         scope::keep_from_writing();
         if scope::is_given() {
@@ -527,6 +523,10 @@ unsafe extern "C-unwind" fn process_utility(
         call(statement, text, is_read_only, context, parameters, environment, to, completion);
         if drops_us.is_some() {
             dropping::ended();
+        }
+        // Whoever is refused it has not had access.
+        if is_copy && OBSERVER.is_some_and(|observer| (observer.is_on)()) {
+            observe_copy(command.cast());
         }
         if let Some(measured) = measured {
             measured.end_command(activity::rows_of(completion));

@@ -179,7 +179,8 @@ unsafe extern "C-unwind" fn relation_stats(
             return false;
         }
         let is_supplied = supply(root, entry, column, variable, is_lent);
-        if !is_lent && !is_supplied {
+        // Where an index's costs are estimated, a question is of no table, and has less of an answer.
+        if !is_lent && !is_supplied && !rel_of(root, variable).is_null() {
             *place = question;
         }
         is_supplied

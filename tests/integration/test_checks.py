@@ -40,14 +40,18 @@ def db(db):
     return db
 
 
-def plans(connection, statement, arguments=None):
-    """What PostgreSQL says that the plans of a statement are."""
+def shown(connection, what, statement, arguments=None):
+    """What PostgreSQL says that a statement is when it has been rewritten, or planned."""
     said = []
     connection.add_notice_handler(lambda notice: said.append(notice.message_detail or ""))
-    connection.execute("SET debug_print_plan = on; SET debug_pretty_print = off; SET client_min_messages = log")
+    connection.execute(f"SET debug_print_{what} = on; SET debug_pretty_print = off; SET client_min_messages = log")
     connection.execute(statement, arguments)
-    connection.execute("RESET client_min_messages; RESET debug_print_plan")
-    return [" ".join(plan.split()) for plan in said if plan.startswith("{PLANNEDSTMT")]
+    connection.execute(f"RESET client_min_messages; RESET debug_print_{what}")
+    return [" ".join(tree.split()) for tree in said]
+
+
+def plans(connection, statement, arguments=None):
+    return [tree for tree in shown(connection, "plan", statement, arguments) if tree.startswith("{PLANNEDSTMT")]
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -63,6 +67,13 @@ def test_asked_once(db, name):
             if expected is not None:
                 assert checks == expected, (statement, plan)
             assert any(f":funcid {function} " in plan for function in functions) == (is_short and checks > 0), (statement, plan)
+
+
+def test_how_often_it_would_be_asked(db, app):
+    """What the documentation says of an upsert."""
+    set_session(app, "acme")
+    trees = shown(app, "rewritten", UPSERT.format(t="of_text"))
+    assert max(tree.count("{WITHCHECKOPTION") for tree in trees) == 10
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -124,6 +135,14 @@ def test_long_values(db, app):
     with refused("TENANT_ACCESS_DENIED"):
         app.execute("INSERT INTO of_text (tenant_id, id) SELECT tenant, 701 FROM kept")
     app.execute("INSERT INTO of_text (tenant_id, id) SELECT tenant, 701 FROM kept WHERE length(tenant) = 4")
+    # Kept elsewhere: to read it takes a lock, and with that the news that tenants have changed.
+    app.execute("ALTER TABLE kept ALTER tenant SET STORAGE EXTERNAL")
+    app.execute("INSERT INTO kept VALUES (repeat('acme', 5000))")
+    news = "SELECT tenancy.create_tenant('news-' || n) FROM generate_series(1, 20) AS n"
+    with app.transaction(), refused("TENANT_ACCESS_DENIED"):
+        value(app, "SELECT tenancy.current_tenant()")
+        db.run(news)
+        app.execute("INSERT INTO of_text (tenant_id, id) SELECT tenant, 702 FROM kept ORDER BY length(tenant) DESC, ctid DESC")
 
 
 def test_what_others_ask_stays(db, app):
@@ -157,6 +176,26 @@ def test_what_others_ask_stays(db, app):
     assert app.execute("SELECT tenant_id, id, note FROM watched").fetchall() == [("acme", 1, "good")]
 
 
+def test_in_their_order(db, app):
+    """What a policy of the owner's asks, behind one for the tenant, it asks of the tenant's own rows only; and as often as before."""
+    db.run(
+        "CREATE TABLE ordered (tenant_id text, id int, UNIQUE (tenant_id, id))",
+        "CREATE SEQUENCE asked",
+        "CREATE FUNCTION limited(of text) RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER AS $$BEGIN PERFORM nextval('asked'); RETURN true; END$$",
+        "CREATE POLICY mine ON ordered USING (tenant_id = tenancy.current_tenant())",
+        "CREATE POLICY a_limit ON ordered AS RESTRICTIVE FOR INSERT WITH CHECK (limited(tenant_id))",
+        "CREATE POLICY b_limit ON ordered AS RESTRICTIVE FOR INSERT WITH CHECK (limited(tenant_id))",
+        "SELECT tenancy.protect('ordered')",
+        role=OWNER,
+    )
+    set_session(app, "acme")
+    with refused("TENANT_ACCESS_DENIED"):
+        app.execute("INSERT INTO ordered (tenant_id, id) VALUES ('globex', 1)")
+    assert db.run("SELECT is_called FROM asked") == [(False,)]
+    app.execute("INSERT INTO ordered (id) VALUES (1)")
+    assert db.run("SELECT last_value FROM asked") == [(2,)]
+
+
 def test_only_ours(db, app):
     """A function that has the name of ours says nothing of what it was asked beside; nor has a table that is not protected anything less to check."""
     db.run(
@@ -173,6 +212,18 @@ def test_only_ours(db, app):
     app.execute("INSERT INTO own (id) VALUES (1)")
     with sqlstate("42501"):
         app.execute("INSERT INTO own VALUES (2, 'somebody')")
+
+
+def test_a_grant_opens_nothing(db, dba):
+    """What policies call is for PUBLIC without a list of privileges; a grant makes one, which is no finding."""
+    assert dba.execute("SELECT proacl FROM pg_proc WHERE oid = ANY (_tenancy.called_by_policies()) AND proacl IS NOT NULL").fetchall() == []
+    dba.execute(f"GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA tenancy TO {OWNER}")
+    assert value(dba, "SELECT proacl::text ~ '=X/' FROM pg_proc WHERE oid = 'tenancy.current_tenant()'::regprocedure")
+    assert column(dba, "SELECT object FROM tenancy.lint() WHERE rule = 'administration_public'") == []
+    dba.execute(f"REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA tenancy FROM {OWNER}")
+    dba.execute("GRANT EXECUTE ON FUNCTION tenancy.suspend_tenant(text, text) TO PUBLIC")
+    assert column(dba, "SELECT object FROM tenancy.lint() WHERE rule = 'administration_public'") == ["tenancy.suspend_tenant(text,text)"]
+    dba.execute("REVOKE EXECUTE ON FUNCTION tenancy.suspend_tenant(text, text) FROM PUBLIC")
 
 
 def test_without_the_function(server):

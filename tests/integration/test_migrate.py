@@ -236,6 +236,11 @@ def test_observed_copy(db, visits):
                     copy.write_row((7, "loaded"))
                 else:
                     assert sum(1 for _ in copy) >= ROWS
+    # Whoever may not read the table has not had access.
+    db.run("CREATE ROLE it_nobody LOGIN")
+    with db.connect("it_nobody", application_name="refused") as connection, sqlstate("42501"), connection.cursor().copy("COPY visit TO STDOUT") as copy:
+        list(copy)
+    db.run("DROP ROLE it_nobody")
     with db.connect("postgres") as dba:
         observed = dba.execute("SELECT application, relation, accesses FROM tenancy.migration_observations ORDER BY 1").fetchall()
         # Whoever is subject to row-level security and asks for all rows would be refused as well.

@@ -127,7 +127,10 @@ def updated(server, earlier, now, fresh):
     database = Database(server, "it_updated", extension=False)
     database.run(f"CREATE EXTENSION tenancy VERSION '{earlier}'")
     fill(database)
-    database.run("GRANT EXECUTE ON FUNCTION tenancy.report(integer, integer) TO it_guest")
+    database.run(
+        "GRANT EXECUTE ON FUNCTION tenancy.report(integer, integer), tenancy.current_tenant() TO it_guest",
+        "REVOKE EXECUTE ON FUNCTION tenancy.has_role(text[]), tenancy.explain_access(regclass, name, boolean) FROM PUBLIC",
+    )
     before = {what: database.run(query) for what, query in SEEN.items() if what not in ("cache watches", "members of the extension", "findings", "event triggers", "privileges of PUBLIC", "quotas")}
     was = database.run(MEMBERS)
     database.run(f"ALTER EXTENSION tenancy UPDATE TO '{now}'")
@@ -141,7 +144,8 @@ def test_it_is_what_a_fresh_one_is(updated, fresh, earlier):
     assert len(set(was) - set(fresh.run(MEMBERS))) >= (3 if earlier in RELEASED else len(EARLIER) - 1)
     now, expected = database.run(MEMBERS), fresh.run(MEMBERS)
     # What was granted to a role stays; what was granted to PUBLIC (by `fill`) does not.
-    assert {row[0] for row in set(now) ^ set(expected)} == {"function tenancy.report(integer,integer)"}
+    changed = ("report(integer,integer)", "current_tenant()", "has_role(text[])", "explain_access(regclass,name,boolean)")
+    assert {row[0] for row in set(now) ^ set(expected)} == {f"function tenancy.{name}" for name in changed}
     assert set(fresh.run(CONFIGURATION)) <= set(database.run(CONFIGURATION))
     assert database.run("SELECT extversion FROM pg_extension WHERE extname = 'tenancy'") == fresh.run("SELECT extversion FROM pg_extension WHERE extname = 'tenancy'")
 
@@ -152,6 +156,25 @@ def test_what_was_granted_is_dumped(updated):
     at = ["-h", database.server.host, "-p", database.server.port, "-U", "postgres"]
     dump = pg_program("pg_dump", *at, database.name, "--schema-only").stdout
     assert "GRANT ALL ON FUNCTION tenancy.report(max_tenants integer, days integer) TO it_guest;" in dump
+    assert "GRANT ALL ON FUNCTION tenancy.current_tenant() TO it_guest;" in dump
+    assert "REVOKE ALL ON FUNCTION tenancy.has_role(VARIADIC roles text[]) FROM PUBLIC;" in dump
+
+
+def test_what_was_revoked_stays_so(updated):
+    database, *_ = updated
+    may = "SELECT has_function_privilege('public', %s, 'EXECUTE'), has_function_privilege('it_guest', %s, 'EXECUTE')"
+    with database.connect("postgres") as dba:
+        for function, expected in (("current_tenant()", (True, True)), ("has_role(text[])", (False, False)), ("explain_access(regclass, name, boolean)", (False, False)), ("is_member(text, text)", (True, True))):
+            assert dba.execute(may, [f"tenancy.{function}"] * 2).fetchone() == expected, function
+
+
+def test_an_owner_that_goes(server, earlier, now):
+    """Nothing of an installer's stays behind by which the role could not be dropped."""
+    database = Database(server, "it_updated_by_another", extension=False)
+    server.run("DROP ROLE IF EXISTS it_installer", "CREATE ROLE it_installer SUPERUSER LOGIN")
+    database.run(f"CREATE EXTENSION tenancy VERSION '{earlier}'", f"ALTER EXTENSION tenancy UPDATE TO '{now}'", role="it_installer")
+    database.run("REASSIGN OWNED BY it_installer TO postgres", "DROP OWNED BY it_installer", "DROP ROLE it_installer")
+    database.drop()
 
 
 def test_what_was_there_is_there(updated):

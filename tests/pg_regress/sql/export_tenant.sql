@@ -94,6 +94,7 @@ SELECT t.* FROM (VALUES
     ('not protected by it', $$replace(line, '"tenant_column" : "tenant_id"', '"tenant_column" : "id"')$$), ('a value of another type', $$replace(line, 'infinity', 'soon')$$),
     ('after the end', $$unnest(ARRAY[line, CASE WHEN line ~ '"end"' THEN line END])$$), ('two beginnings', $$unnest(ARRAY[line, CASE WHEN line ~ 'tenancy_export' THEN line END])$$),
     ('of another table', $$regexp_replace(line, '^\["\d+","acme","1"', '["99","acme","1"')$$), ('a user of another', $$replace(line, 'mia@acme.test', 'eve@acme.test')$$),
+    ('two tables of one number', $$unnest(CASE WHEN line ~ '"table" : "1"' THEN ARRAY[line, replace(line, '"table" : "1"', '"table" : "2"')] ELSE ARRAY[line] END)$$),
     ('a table of the system', $$replace(line, '"schema" : "public", "name" : "bare"', '"schema" : "_tenancy", "name" : "members"')$$)) AS v(what, change), pg_temp.try(v.what, v.change) AS t;
 SELECT count(*) FROM tenancy.tenants WHERE id = 'copy';
 -- Rows of a tenant of another's name are of the tenant that is imported.
@@ -138,17 +139,36 @@ SELECT count(*) AS lines, count(*) FILTER (WHERE l IS NULL OR line IS NULL) AS d
 SELECT tenancy.clone_tenant('copy', 'clone');
 SELECT count(*) AS lines, count(*) FILTER (WHERE l IS NULL OR line IS NULL) AS differ FROM (SELECT replace(l, '"clone"', '"acme"') AS l FROM tenancy.export_tenant('clone') AS l WHERE l ~ '^\[') AS l
     FULL JOIN (SELECT line FROM lines WHERE line ~ '^\[') AS o ON o.line = l;
--- One that is missing is missed.
+SELECT tenancy.delete_tenant('clone') > 0 AS was_deleted;
+-- Tables of one circle need not come one after the other: an earlier version wrote them by their names.
 UPDATE lines SET line = replace(line, '"subdomain" : "copy"', '"subdomain" : "short"');
-CREATE TEMPORARY TABLE tried AS SELECT line FROM lines WHERE line !~ '^\["\d+","acme","7","7","8"\]';
+CREATE TEMPORARY TABLE tried AS SELECT regexp_replace(line, '^(\["|{"table" : ")(\d+)"', '\1' || (ARRAY[1, 4, 2, 3, 5, 6])[substring(line FROM '^(?:\["|{"table" : ")(\d+)"')::int] || '"') AS line FROM lines
+    WHERE line ~ '^(\["|{"table" : ")(\d+)"' UNION ALL SELECT line FROM lines WHERE line !~ '^(\["|{"table" : ")(\d+)"';
+SELECT substr(line, 1, 55) AS line FROM tried WHERE line ~ '"table"' ORDER BY line;
+SELECT tenancy.import_tenant('tried', 'short');
+SELECT count(*) AS lines, count(*) FILTER (WHERE l IS NULL OR line IS NULL) AS differ FROM (SELECT replace(l, '"short"', '"acme"') AS l FROM tenancy.export_tenant('short') AS l WHERE l ~ '^\[') AS l
+    FULL JOIN (SELECT line FROM lines WHERE line ~ '^\[') AS o ON o.line = l;
+SELECT tenancy.delete_tenant('short') > 0 AS was_deleted;
+-- One that is missing is missed; so is one that a trigger keeps out; a table may be empty.
+TRUNCATE tried;
+INSERT INTO tried SELECT line FROM lines WHERE line !~ '^\["\d+","acme","7","7","8"\]';
 SELECT tenancy.import_tenant('tried', 'short');                -- SHOULD FAIL
--- Whose rights they are.
+CREATE FUNCTION drop_it() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RETURN NULL; END$$;
+CREATE TRIGGER drops BEFORE INSERT ON person FOR EACH ROW WHEN (NEW.id = 7) EXECUTE FUNCTION drop_it();
+SELECT tenancy.import_tenant('lines', 'short');                -- SHOULD FAIL
+DROP FUNCTION drop_it CASCADE;
+TRUNCATE tried;
+INSERT INTO tried SELECT CASE WHEN line ~ '"end"' THEN '{"end" : 6}' ELSE line END FROM lines WHERE line !~ '^\["[1256]"';
+SELECT tenancy.import_tenant('tried', 'short');
+SELECT tenancy.delete_tenant('short') > 0 AS was_deleted;
+-- Triggers of all would have the rights of one owner.
 ALTER TABLE egg OWNER TO regress_app;
+GRANT ALL ON egg, hen TO regress_owner, regress_app;
 SELECT tenancy.delete_tenant('copy') > 0 AS was_deleted;       -- SHOULD FAIL
 SELECT tenancy.import_tenant('lines', 'short');                -- SHOULD FAIL
 ALTER TABLE egg OWNER TO regress_owner;
 SET client_min_messages = warning;
-SELECT tenancy.delete_tenant('copy') > 0 AS was_deleted, tenancy.delete_tenant('clone') > 0 AS was_deleted;
+SELECT tenancy.delete_tenant('copy') > 0 AS was_deleted;
 SELECT count(*) FROM tenancy.tenants WHERE id IN ('copy', 'clone', 'short');
 DROP FUNCTION fill;
 DROP TABLE lines, tried, company, person, egg, hen, feather, old_hen CASCADE;
