@@ -17,6 +17,15 @@ SCHEMA = Path(__file__).resolve().parent / "schema"
 UPDATES = Path(__file__).resolve().parent / "updates"
 HEAD = r"""\echo Use "ALTER EXTENSION tenancy UPDATE" to load this file. \quit
 SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+-- Who may do what from the beginning, of what is there: what is made from here on is not.
+SELECT set_config('tenancy_update.initial', ARRAY(
+    SELECT format(E'%s ON %s\t%s', x.privilege_type, o.name, CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(x.grantee)) END)
+    FROM (SELECT 'ROUTINE ' || p.oid::regprocedure AS name, p.pronamespace AS schema, coalesce(i.initprivs, acldefault('f', p.proowner)) AS acl
+          FROM pg_proc p LEFT JOIN pg_init_privs i ON (i.objoid, i.classoid, i.objsubid) = (p.oid, 'pg_proc'::regclass, 0)
+          UNION ALL
+          SELECT 'TABLE ' || c.oid::regclass, c.relnamespace, coalesce(i.initprivs, acldefault('r', c.relowner))
+          FROM pg_class c LEFT JOIN pg_init_privs i ON (i.objoid, i.classoid, i.objsubid) = (c.oid, 'pg_class'::regclass, 0) WHERE c.relkind IN ('r', 'p', 'v')) o
+    CROSS JOIN LATERAL aclexplode(o.acl) x WHERE o.schema IN ('tenancy'::regnamespace, '_tenancy'::regnamespace))::text, true);
 """
 # Whatever an extension's script grants or revokes makes all privileges of the object its initial ones, which pg_dump leaves out: those that users have granted as well. So only what
 # differs is granted or revoked: the statements are tried, and rolled back. What an earlier version had granted and somebody has revoked since stays revoked.
@@ -27,14 +36,7 @@ DECLARE
     initial text[];
     difference record;
 BEGIN
-    initial := ARRAY(
-        SELECT format(E'%s ON %s\\t%s', x.privilege_type, o.name, CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(x.grantee)) END)
-        FROM (SELECT 'ROUTINE ' || p.oid::regprocedure AS name, p.pronamespace AS schema, coalesce(i.initprivs, acldefault('f', p.proowner)) AS acl
-              FROM pg_proc p LEFT JOIN pg_init_privs i ON (i.objoid, i.classoid, i.objsubid) = (p.oid, 'pg_proc'::regclass, 0)
-              UNION ALL
-              SELECT 'TABLE ' || c.oid::regclass, c.relnamespace, coalesce(i.initprivs, acldefault('r', c.relowner))
-              FROM pg_class c LEFT JOIN pg_init_privs i ON (i.objoid, i.classoid, i.objsubid) = (c.oid, 'pg_class'::regclass, 0) WHERE c.relkind IN ('r', 'p', 'v')) o
-        CROSS JOIN LATERAL aclexplode(o.acl) x WHERE o.schema IN ('tenancy'::regnamespace, '_tenancy'::regnamespace));
+    initial := current_setting('tenancy_update.initial');
     FOR attempt IN 1..2 LOOP
         BEGIN
             IF attempt = 2 THEN

@@ -108,8 +108,10 @@ BEGIN
             SELECT format('WITH %s %s', string_agg(format('d%s AS (DELETE FROM ONLY %s d WHERE %s RETURNING 1)', n, item.parts[n], item.conditions[n]), ', '),
                           string_agg(format('SELECT FROM d%s', n), ' UNION ALL ')) AS statement
                 INTO part FROM generate_subscripts(item.parts, 1) AS n;
-            PERFORM _tenancy.check_owner(item.parts);
-            item.deleted := _tenancy.move_tenant_rows(item.parts[1], the_id, part.statement, NULL);
+            IF EXISTS (SELECT FROM unnest(item.parts, item.conditions) AS u (part, condition) WHERE _tenancy.has_rows(u.part, u.condition)) THEN
+                PERFORM _tenancy.check_owner(item.parts);
+                item.deleted := _tenancy.move_tenant_rows(item.parts[1], the_id, part.statement, NULL);
+            END IF;
             deleted := deleted + item.deleted;
         END IF;
         FOR part IN SELECT item.parts[n] AS relation, item.conditions[n] AS condition FROM generate_subscripts(item.parts, 1) AS n LOOP
@@ -172,6 +174,21 @@ AS $$
     SELECT EXISTS (SELECT FROM _tenancy.read_as_owner(part, format('SELECT ''x''::text FROM ONLY %s d WHERE %s LIMIT 1', part, condition)))
 $$;
 COMMENT ON FUNCTION _tenancy.has_rows(regclass, text) IS 'whether a table has rows that meet a condition of ours';
+
+-- Raises where rows of a tenant could not be deleted, before any is.
+CREATE FUNCTION _tenancy.check_circles(the_id text) RETURNS void
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp SET jit = off
+AS $$
+BEGIN
+    PERFORM _tenancy.check_owner(k.parts)
+    FROM (SELECT array_agg(r.relation ORDER BY r.relation::text) AS parts, array_agg(format('d.%I = %L', t.tenant_column, the_id) ORDER BY r.relation::text) AS conditions
+          FROM _tenancy.tables_by_keys() t JOIN _tenancy.roots() r ON r.root = t.relation JOIN pg_class c ON c.oid = r.relation AND c.relkind = 'r'
+          WHERE t.circle IS NOT NULL AND _tenancy.has_form(t.relation, t.tenant_column, the_id) GROUP BY t.circle HAVING count(DISTINCT c.relowner) > 1) k
+    WHERE EXISTS (SELECT FROM unnest(k.parts, k.conditions) AS u (part, condition) WHERE _tenancy.has_rows(u.part, u.condition));
+END
+$$;
+COMMENT ON FUNCTION _tenancy.check_circles(text) IS 'raises where tables of a circle have rows of a tenant and several owners';
 
 -- What is left of a tenant when its rows are gone. The audit trail and the ledger of usage stay: they are records of what was.
 CREATE FUNCTION _tenancy.forget_tenant(the_id text, deleted bigint) RETURNS void
@@ -257,7 +274,7 @@ COMMENT ON FUNCTION tenancy.delete_tenant(text) IS
 'Deletes a tenant: its rows of all protected tables, those that refer to others first, and what the extension has of it (quotas, members, issuers, caches, metrics); returns how many rows
 it was. What its tables'' triggers and foreign keys do is done, with the rights of the tables'' owners, and in the context of the tenant. Its audit trail, and its records of usage, stay until drop_audit and drop_usage, and the audit trail says that it was deleted.
 A tenant that is active is there for others until this is committed, so all writers of protected tables wait meanwhile: archive it first, in a transaction of its own, and nobody does. In one
-transaction: delete_tenant_in_batches takes many. Errors: TENANT_NOT_FOUND 42704, TENANT_ID_INVALID 22023, ROWS_REMAIN 55000 (a trigger keeps rows, or a policy hides them from the owner), PARAMETER_INVALID 22023 (not at READ COMMITTED),
+transaction: delete_tenant_in_batches takes many. Errors: TENANT_NOT_FOUND 42704, TENANT_ID_INVALID 22023, RELATION_NOT_SUPPORTED 42809 (tables with rows of the tenant that refer to each other in a circle have several owners), ROWS_REMAIN 55000 (a trigger keeps rows, or a policy hides them from the owner), PARAMETER_INVALID 22023 (not at READ COMMITTED),
 TENANT_ACCESS_DENIED 42501 in the context of a tenant. Volatile. Granted to nobody.';
 
 -- One transaction of delete_tenant_in_batches; whether that was the last. The first one locks the tenant out.
@@ -276,6 +293,7 @@ BEGIN
     is_done := false;
     deleted := so_far;
     IF is_first THEN
+        PERFORM _tenancy.check_circles(tenant.the_id);
         IF tenant.was_active THEN
             PERFORM _tenancy.set_status(tenant.the_id, 'archived', 'is being deleted');
         END IF;

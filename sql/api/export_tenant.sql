@@ -197,6 +197,8 @@ DECLARE
     held_place bigint;
     held_size bigint := 0;
     circles oid[] := '{}';
+    places bigint[] := '{}';
+    sizes bigint[] := '{}';
     relations regclass[] := '{}';
     insertions text[] := '{}';
     batches text[] := '{}';
@@ -239,8 +241,9 @@ BEGIN
         END IF;
         IF cardinality(batch) > 0 AND the_table.is_circular THEN
             held_place := least(held_place, the_table.place);
-            held_size := held_size + size;
             circles := circles || the_table.circle;
+            places := places || the_table.place;
+            sizes := sizes || size;
             relations := relations || the_table.relation;
             insertions := insertions || the_table.insertion;
             batches := batches || ('[' || array_to_string(batch, ',') || ']');
@@ -259,10 +262,12 @@ BEGIN
         IF held_place IS NOT NULL AND NOT is_row AND (NOT is_table OR next_table.place > held_place) THEN
             rows := rows + (SELECT sum(_tenancy.fill_circle(c.relations, the_id, c.insertions, c.batches))
                             FROM (SELECT array_agg(h.relation ORDER BY h.number) AS relations, array_agg(h.insertion ORDER BY h.number) AS insertions, array_agg(h.batch ORDER BY h.number) AS batches
-                                  FROM unnest(circles, relations, insertions, batches) WITH ORDINALITY AS h (circle, relation, insertion, batch, number) GROUP BY h.circle) c);
+                                  FROM unnest(circles, places, relations, insertions, batches) WITH ORDINALITY AS h (circle, place, relation, insertion, batch, number)
+                                  GROUP BY h.circle ORDER BY min(h.place), min(h.number)) c);
             held_place := NULL;
-            held_size := 0;
             circles := '{}';
+            places := '{}';
+            sizes := '{}';
             relations := '{}';
             insertions := '{}';
             batches := '{}';
@@ -282,6 +287,7 @@ BEGIN
         ELSIF is_table THEN
             number := header ->> 'table';
             the_table := next_table;
+            held_size := coalesce((SELECT sum(h.size) FROM unnest(circles, sizes) AS h (circle, size) WHERE h.circle = the_table.circle), 0);
             tables := tables || the_table.relation;
         ELSIF header ->> 'end' IS NOT NULL THEN
             said := header ->> 'end';

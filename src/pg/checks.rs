@@ -134,6 +134,7 @@ unsafe fn is_of_tenant(node: *mut pg_sys::Node) -> bool {
                 let [first, last] = entries((*either).args) else { return false };
                 (*either).boolop == pg_sys::BoolExprType::OR_EXPR
                     && (*first.ptr_value.cast::<pg_sys::Node>()).type_ == pg_sys::NodeTag::T_NullTest
+                    && is_column((*first.ptr_value.cast::<pg_sys::NullTest>()).arg.cast())
                     && (*last.ptr_value.cast::<pg_sys::Node>()).type_ == pg_sys::NodeTag::T_OpExpr
                     && comparison(last.ptr_value.cast()).is_some()
             }
@@ -157,12 +158,18 @@ unsafe fn comparison(operation: *const pg_sys::OpExpr) -> Option<(Comparison, *m
                 && its.operator == (*operation).opno.to_u32()
                 && its.tenant == (*tenant).funcid
         })?;
-        // A column, whatever its type is taken for.
-        let mut column = value.ptr_value.cast::<pg_sys::Node>();
-        while (*column).type_ == pg_sys::NodeTag::T_RelabelType {
-            column = (*column.cast::<pg_sys::RelabelType>()).arg.cast();
+        is_column(value.ptr_value.cast()).then_some((found, value.ptr_value))
+    }
+}
+
+/// Whether an expression is a column, whatever its type is taken for.
+unsafe fn is_column(mut node: *const pg_sys::Node) -> bool {
+    // SAFETY: as above.
+    unsafe {
+        while (*node).type_ == pg_sys::NodeTag::T_RelabelType {
+            node = (*node.cast::<pg_sys::RelabelType>()).arg.cast();
         }
-        ((*column).type_ == pg_sys::NodeTag::T_Var).then_some((found, value.ptr_value))
+        (*node).type_ == pg_sys::NodeTag::T_Var
     }
 }
 

@@ -462,8 +462,11 @@ unsafe extern "C-unwind" fn guard_copy(statement: *const pg_sys::CopyStmt) {
 unsafe extern "C-unwind" fn observe_copy(statement: *const pg_sys::CopyStmt) {
     // SAFETY: as above; OBSERVER is only written at load.
     unsafe {
+        // Whoever will be refused has no access.
+        let right = if (*statement).is_from { pg_sys::ACL_INSERT } else { pg_sys::ACL_SELECT };
         if let Some(observer) = OBSERVER
             && let Some(table) = copied(statement)
+            && super::user::has_right(table, right as _)
         {
             (observer.observe)(&[table]);
         }
@@ -519,14 +522,13 @@ unsafe extern "C-unwind" fn process_utility(
         if let Some(is_cascade) = drops_us {
             dropping::begins(is_cascade);
         }
+        if is_copy && OBSERVER.is_some_and(|observer| (observer.is_on)()) {
+            observe_copy(command.cast());
+        }
         let call = PREVIOUS_UTILITY.unwrap_or(raw::standard_ProcessUtility);
         call(statement, text, is_read_only, context, parameters, environment, to, completion);
         if drops_us.is_some() {
             dropping::ended();
-        }
-        // Whoever is refused it has not had access.
-        if is_copy && OBSERVER.is_some_and(|observer| (observer.is_on)()) {
-            observe_copy(command.cast());
         }
         if let Some(measured) = measured {
             measured.end_command(activity::rows_of(completion));

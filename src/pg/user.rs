@@ -207,3 +207,13 @@ impl Drop for AsOwner {
         unsafe { pg_sys::SetUserIdAndSecContext(self.role, self.security_context) }
     }
 }
+
+/// Whether the current role has a right to a table, or to one of its columns at the least.
+pub fn has_right(table: pg_sys::Oid, right: pg_sys::AclMode) -> bool {
+    // SAFETY: called inside a transaction; a table that is locked.
+    unsafe {
+        let (role, good) = (pg_sys::GetUserId(), pg_sys::AclResult::ACLCHECK_OK);
+        pg_sys::pg_class_aclcheck(table, role, right) == good
+            || pg_sys::pg_attribute_aclcheck_all(table, role, right, pg_sys::AclMaskHow::ACLMASK_ANY) == good
+    }
+}

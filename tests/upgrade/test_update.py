@@ -168,6 +168,21 @@ def test_what_was_revoked_stays_so(updated):
             assert dba.execute(may, [f"tenancy.{function}"] * 2).fetchone() == expected, function
 
 
+def test_where_nothing_is_public_by_itself(server, earlier, now):
+    """By default privileges of the installer's: what policies call is granted all the same."""
+    database = Database(server, "it_updated_private", extension=False)
+    database.run("ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC", f"CREATE EXTENSION tenancy VERSION '{earlier}'")
+    database.create_shop()
+    database.run(f"ALTER EXTENSION tenancy UPDATE TO '{now}'")
+    with database.connect(APP) as app:
+        set_session(app, "acme")
+        app.execute("INSERT INTO orders (item) VALUES ('a4')")
+        assert len(app.execute("SELECT item FROM orders").fetchall()) == 4
+    may = "SELECT p.oid::regprocedure::text FROM pg_proc p WHERE p.oid = ANY (_tenancy.called_by_policies()) AND NOT has_function_privilege('public', p.oid, 'EXECUTE')"
+    assert database.run(may) == []
+    database.drop()
+
+
 def test_an_owner_that_goes(server, earlier, now):
     """Nothing of an installer's stays behind by which the role could not be dropped."""
     database = Database(server, "it_updated_by_another", extension=False)
