@@ -97,6 +97,7 @@ pub fn init() -> Named {
             }
         },
         older: || Error::Moved.raise(),
+        late: || Error::PlannedEarly.raise(),
         policy: OURS,
     });
     let is_left_over = pg::guc::is_left_over;

@@ -5,12 +5,12 @@
 
 use std::cell::RefCell;
 
-use crate::error::{Error, internal, warn_of_closed};
+use crate::error::{Error, warn_of_closed};
 use crate::pg::{
     self,
     dropping::{self, Listener},
-    text::Text,
 };
+use crate::registry::names;
 
 thread_local! {
     /// Tables that keep row-level security without its policies.
@@ -19,18 +19,6 @@ thread_local! {
 
 pub fn init() {
     dropping::listen(Listener { begins, ended });
-}
-
-fn names(table: pg::Oid, query: &str) -> Vec<String> {
-    let mut names = Vec::new();
-    pg::query::at_latest(|| {
-        pg::query::select(table, query, &[], |row| {
-            names.extend(row.get::<Text>(1)?.map(|name| name.to_utf8().into_owned()));
-            Ok(())
-        })
-    })
-    .unwrap_or_else(|error| internal(error));
-    names
 }
 
 fn begins(is_cascade: bool) {
@@ -43,7 +31,7 @@ fn begins(is_cascade: bool) {
                  UNION ALL SELECT relation FROM _tenancy.audited UNION ALL SELECT relation FROM _tenancy.cache_watches
                  UNION ALL SELECT relation FROM _tenancy.migrations WHERE phase <> 'done'
              ) AS u WHERE EXISTS (SELECT FROM pg_class c WHERE c.oid = u.relation)";
-        let count = names(table, query).len();
+        let count = names(table, query, &[]).len();
         if count > 0 {
             Error::ExtensionInUse(count).raise()
         }
@@ -59,13 +47,13 @@ fn begins(is_cascade: bool) {
          JOIN pg_policy own ON own.polrelid = c.oid AND own.polpermissive AND own.polcmd <> 'a' AND own.oid NOT IN (SELECT objid FROM goes)
          WHERE p.polname = 'tenancy_isolation' AND NOT p.polpermissive AND p.oid IN (SELECT objid FROM goes)
            AND c.relnamespace <> '_tenancy'::regnamespace ORDER BY 1";
-    if let Some(open) = names(table, query).first() {
+    if let Some(open) = names(table, query, &[]).first() {
         Error::WouldBeOpen(open).raise()
     }
     // Partitions have policies of their own.
     let query = "SELECT c.oid::regclass::text FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid
              WHERE p.polname = 'tenancy_isolation' AND c.relrowsecurity AND c.relnamespace <> '_tenancy'::regnamespace ORDER BY 1";
-    CLOSED.set(names(table, query));
+    CLOSED.set(names(table, query, &[]));
 }
 
 fn ended() {

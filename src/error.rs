@@ -60,6 +60,8 @@ pub enum Error<'a> {
     CursorOfAnother,
     /// The tenant was to change, or has changed, in a statement that reads or writes protected tables.
     ChangedInStatement,
+    /// A statement was planned before the library was loaded.
+    PlannedEarly,
     /// A cursor WITH HOLD on a protected table.
     KeptCursor,
     /// A statement on a table that goes round its isolation.
@@ -75,6 +77,8 @@ pub enum Error<'a> {
     NoForm(TenantId, &'static str),
     /// A protected table, and what it would lose.
     Weakened(&'a str, &'a str),
+    /// A table that was made unprotected in a schema whose tables are to be protected.
+    MadeUnprotected(&'a str),
     /// What is protected has changed since the transaction's snapshot.
     ProtectionChanged,
     /// Rows that a statement may read have been moved to another partition since its snapshot.

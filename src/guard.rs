@@ -10,6 +10,7 @@ use pgrx::{PgRelation, prelude::*};
 use crate::error::Error;
 use crate::pg::{
     self,
+    unfired::{self, Listener},
     xact::{self, Event},
 };
 use crate::registry;
@@ -21,6 +22,8 @@ struct Change {
     relation: pg::Oid,
     /// Something of its protection was lost before.
     was_weak: bool,
+    /// It was not protected, and a partition or child of a table that is.
+    was_open: bool,
     /// The nesting level at which it was begun, and at which it was ended: a rollback to a savepoint takes either back.
     begun: i32,
     ended: Option<i32>,
@@ -33,6 +36,7 @@ thread_local! {
 }
 
 pub fn init() {
+    unfired::listen(Listener { reassigns, made });
     xact::listen(|event| match event {
         Event::SubAborted(level) => CHANGING.with_borrow_mut(|changing| {
             changing.retain(|change| change.begun < level);
@@ -82,6 +86,30 @@ pub fn is_moving(tenant: Option<&TenantId>) -> bool {
     LEAVING.get().is_some_and(|moving| tenant.is_none_or(|tenant| *tenant == moving))
 }
 
+/// REASSIGN OWNED to a role that policies do not bind weakens what it gives away, as ALTER TABLE ... OWNER TO does.
+fn reassigns(from: &[pg::Oid], to: pg::Oid) {
+    let Some(protected) = pg::scan::table(c"protected").filter(|_| !is_restoring()) else { return };
+    let query = "SELECT c.relname::text FROM _tenancy.protected p JOIN pg_class c ON c.oid = p.relation
+             JOIN pg_roles f ON f.oid = c.relowner AND NOT (f.rolsuper OR f.rolbypassrls)
+             JOIN pg_roles t ON t.oid = $2 AND (t.rolsuper OR t.rolbypassrls)
+             WHERE f.oid = ANY ($1) ORDER BY 1 LIMIT 1";
+    if let Some(table) = registry::names(protected, query, &[from.to_vec().into(), to.into()]).first() {
+        Error::Weakened(table, "its owner would be exempt from row-level security").raise()
+    }
+}
+
+/// EXPLAIN ANALYZE of CREATE TABLE AS: a table that would be protected had it been made in another way is not to be there without.
+fn made(table: pg::Oid) {
+    let Some(protected) = pg::scan::table(c"protected").filter(|_| !is_restoring()) else { return };
+    let query = "SELECT c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+             JOIN _tenancy.protected_schemas s ON s.schema = n.nspname
+             JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = s.tenant_column
+             WHERE c.oid = $1 AND c.relkind = 'r' AND NOT EXISTS (SELECT FROM _tenancy.protected p WHERE p.relation = c.oid)";
+    if let Some(table) = registry::names(protected, query, &[table.into()]).first() {
+        Error::MadeUnprotected(table).raise()
+    }
+}
+
 /// Lets changes of a table's protection through until `end_change`. Raises 42501 (`RELATION_NOT_OWNED`) unless the caller owns the
 /// table. Volatile. For the extension's own functions.
 #[pg_extern(schema = "_tenancy", volatile)]
@@ -100,7 +128,8 @@ pub fn begin_change(relation: PgRelation) {
     let relation = relation.oid();
     registry::refuse_old_snapshot(vec![relation], None);
     let was_weak = is_changing(relation) || registry::weakness(relation).is_some();
-    let change = Change { relation, was_weak, begun: xact::level(), ended: None };
+    let was_open = registry::protected_parent(relation).is_some();
+    let change = Change { relation, was_weak, was_open, begun: xact::level(), ended: None };
     CHANGING.with_borrow_mut(|changing| changing.push(change));
 }
 
@@ -120,11 +149,18 @@ pub fn end_change(relation: pg::Oid) {
         }
         Some(change)
     });
-    if ended.is_some_and(|change| !change.was_weak)
+    let Some(change) = ended.filter(|_| !is_restoring()) else { return };
+    if !change.was_weak
         && let Some(problem) = registry::weakness(relation)
-        && !is_restoring()
     {
         Error::Weakened(&pg::relation_name(relation), &problem.to_utf8()).raise()
+    }
+    // One that has come to a protected table meanwhile, which the event trigger has left to who makes the change.
+    if !change.was_open
+        && let Some(parent) = registry::protected_parent(relation)
+    {
+        let problem = format!("its parent {parent} is protected, and it is not");
+        Error::Weakened(&pg::relation_name(relation), &problem).raise()
     }
 }
 

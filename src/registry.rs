@@ -228,6 +228,10 @@ pub fn add_protection(
     options: Json,
     undo: Json,
 ) -> Result<(), pgrx::spi::Error> {
+    // What was begun is looked at when it ends; by itself this would make a table count as protected that is not.
+    if !crate::guard::is_changing(relation.oid()) {
+        crate::context::refuse_in_context("protect");
+    }
     insert_protection(&relation, (kind, tenant_column, options, undo), "DO NOTHING")
 }
 
@@ -336,6 +340,27 @@ pub fn weakness(relation: pg::Oid) -> Option<Text> {
     })
     .unwrap_or_else(|error| crate::error::internal(error));
     found
+}
+
+/// The protected table that one which is not protected is a partition or child of, if it is.
+pub fn protected_parent(relation: pg::Oid) -> Option<String> {
+    let relations = relations()?;
+    let query = "SELECT i.inhparent::regclass::text FROM pg_inherits i JOIN _tenancy.protected p ON p.relation = i.inhparent
+             WHERE i.inhrelid = $1 AND NOT EXISTS (SELECT FROM _tenancy.protected o WHERE o.relation = $1) LIMIT 1";
+    names(relations.table, query, &[relation.into()]).pop()
+}
+
+/// What a query on a private table gives, which is a column of names.
+pub fn names(table: pg::Oid, query: &str, arguments: &[pgrx::datum::DatumWithOid]) -> Vec<String> {
+    let mut names = Vec::new();
+    pg::query::at_latest(|| {
+        pg::query::select(table, query, arguments, |row| {
+            names.extend(row.get::<Text>(1)?.map(|name| name.to_utf8().into_owned()));
+            Ok(())
+        })
+    })
+    .unwrap_or_else(|error| crate::error::internal(error));
+    names
 }
 
 /// `on_conflict`: what becomes of the row of a table that has one.

@@ -13,6 +13,7 @@ fn every_error_is_whole() {
         Error::Overridden,
         Error::CursorOfAnother,
         Error::ChangedInStatement,
+        Error::PlannedEarly,
         Error::KeptCursor,
         Error::Bypassed("orders"),
         Error::TruncatedFor(id, "orders"),

@@ -60,6 +60,12 @@ impl Error<'_> {
                 json!({}),
                 "Set the tenant in a statement of its own. What visits several tenants is a procedure: CALL, or DO.",
             ),
+            Error::PlannedEarly => (
+                "TENANT_ACCESS_DENIED",
+                "statement was planned before library \"tenancy\" was loaded".to_owned(),
+                json!({}),
+                "Run it again. To have the library loaded in time, add tenancy to session_preload_libraries or shared_preload_libraries.",
+            ),
             Error::KeptCursor => (
                 "TENANT_ACCESS_DENIED",
                 "cursor on a protected table cannot outlive its transaction".to_owned(),
@@ -119,6 +125,12 @@ impl Error<'_> {
                 format!("protected table \"{table}\" would lose its isolation"),
                 json!({"relation": table, "problem": problem}),
                 "To give its protection up: SELECT tenancy.unprotect('<table>');",
+            ),
+            Error::MadeUnprotected(table) => (
+                "PROTECTION_WEAKENED",
+                format!("table \"{table}\" would not be protected, as its schema asks for"),
+                json!({"relation": table, "problem": "EXPLAIN ANALYZE fires no event trigger"}),
+                "Make the table without EXPLAIN ANALYZE, and explain the query alone.",
             ),
             Error::ProtectionChanged => (
                 "PROTECTION_CHANGED",

@@ -11,12 +11,13 @@ use std::ffi::{CStr, c_char, c_int};
 use pgrx::{pg_sys, prelude::*};
 
 use super::{
-    activity, checks, dropping, moved,
+    activity, checks, dropping, late, moved,
     part::Part,
     planner, portal, pushed_scan, rewrite,
     running::{self, Step, Tenant},
     scope,
-    statement::{Statement, bypassed, entries, has_policy, is_exempt, named},
+    statement::{Statement, bypassed, entries, has_lost_policies, has_policy, is_exempt, named},
+    unfired,
 };
 
 mod raw {
@@ -72,6 +73,8 @@ pub struct Judges {
     pub bypass: fn(pg_sys::Oid, bool),
     /// Raises for one that is older than a move of rows to a partition that it reads.
     pub older: fn(),
+    /// Raises for one that was planned before the library was loaded, in a way that could go round a policy.
+    pub late: fn(),
     /// The policy by which a table is known.
     pub policy: &'static CStr,
 }
@@ -96,6 +99,7 @@ static mut PREVIOUS_UTILITY: pg_sys::ProcessUtility_hook_type = None;
 /// Installs the hooks.
 pub fn init(judges: Judges) {
     running::init();
+    late::init();
     // SAFETY: a backend is single-threaded; this runs once, when the library is loaded.
     unsafe {
         JUDGES = Some(judges);
@@ -126,6 +130,9 @@ unsafe fn before_run(query: *mut pg_sys::QueryDesc, count: u64) {
         raw::AcceptInvalidationMessages();
         if super::in_parallel_worker() {
             return;
+        }
+        if late::is_unsafe(query) {
+            refuse_late();
         }
         if (*(*query).plannedstmt).parallelModeNeeded {
             look(query);
@@ -177,6 +184,18 @@ unsafe extern "C-unwind" fn refuse_older(query: *const pg_sys::QueryDesc) {
             if let Some(judges) = JUDGES {
                 (judges.older)();
             }
+        }
+    }
+}
+
+/// Refuses a query that was planned before the library was loaded.
+#[cold]
+#[pg_guard]
+unsafe extern "C-unwind" fn refuse_late() {
+    // SAFETY: JUDGES is only written at load.
+    unsafe {
+        if let Some(judges) = JUDGES {
+            (judges.late)();
         }
     }
 }
@@ -258,6 +277,7 @@ unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, flags:
             Some(previous) => previous(query, flags),
             None => raw::standard_ExecutorStart(query, flags),
         }
+        late::starts(query);
         if planner::is_tagged((*query).plannedstmt) {
             start_tagged(query);
         }
@@ -449,7 +469,7 @@ unsafe extern "C-unwind" fn guard_copy(statement: *const pg_sys::CopyStmt) {
     unsafe {
         if let Some(judges) = JUDGES
             && let Some(table) = copied(statement)
-            && has_policy(table, judges.policy)
+            && (has_policy(table, judges.policy) || has_lost_policies(table))
         {
             // PostgreSQL copies nothing itself where it leaves out the policies of the owner.
             (judges.bypass)(table, running::is_check());
@@ -522,6 +542,10 @@ unsafe extern "C-unwind" fn process_utility(
         if let Some(is_cascade) = drops_us {
             dropping::begins(is_cascade);
         }
+        if (*command).type_ == pg_sys::NodeTag::T_ReassignOwnedStmt {
+            unfired::reassigns(command.cast());
+        }
+        let made = unfired::makes(command);
         if is_copy && OBSERVER.is_some_and(|observer| (observer.is_on)()) {
             observe_copy(command.cast());
         }
@@ -529,6 +553,9 @@ unsafe extern "C-unwind" fn process_utility(
         call(statement, text, is_read_only, context, parameters, environment, to, completion);
         if drops_us.is_some() {
             dropping::ended();
+        }
+        if !made.is_null() {
+            unfired::made(made);
         }
         if let Some(measured) = measured {
             measured.end_command(activity::rows_of(completion));

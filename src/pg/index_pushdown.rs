@@ -18,7 +18,7 @@ use pgrx::{pg_sys, prelude::*};
 
 use super::{
     leakproof::{self, Trust},
-    planner, pushed_scan,
+    planner, policies, pushed_scan,
     statement::entries,
     statistics,
 };
@@ -26,7 +26,7 @@ pub use indexes::Indexes;
 use marks::{Marked, mark, put_back};
 
 mod indexes;
-mod marks;
+pub(super) mod marks;
 
 mod raw {
     use super::*;
@@ -165,7 +165,7 @@ unsafe extern "C-unwind" fn mark_early(root: *mut pg_sys::PlannerInfo, rel: *mut
             .find(|condition| !(**condition).pseudoconstant && (**condition).norm_selec < 0.0);
         let marked = mark(root, rel, &judges);
         if !marked.is_null() && !(*marked).is_enough(root, rel) {
-            put_back(rel, &*marked);
+            put_back(&*marked);
             (*note).is_for_later = true;
         } else if !marked.is_null() {
             (*note).marked = marked;
@@ -194,13 +194,16 @@ unsafe extern "C-unwind" fn add_paths(
         if (*root).qual_security_level > 0 {
             let note = note_of(root, rel);
             if !note.is_null() && !(*note).marked.is_null() {
-                put_back(rel, &*(*note).marked);
+                put_back(&*(*note).marked);
                 planner::tag_pushed((*root).glob);
             } else if note.as_ref().is_none_or(|note| note.is_for_later) && may_push(root, rel) {
                 make_paths_again(root, rel);
             }
             if !note.is_null() {
                 (*(*root).glob).invalItems = pg_sys::list_delete_ptr((*(*root).glob).invalItems, note.cast());
+            }
+            if let Some(judges) = JUDGES {
+                policies::uphold(root, rel, judges.policy);
             }
         }
         if let Some(previous) = PREVIOUS {
@@ -233,7 +236,7 @@ unsafe fn make_paths_again(root: *mut pg_sys::PlannerInfo, rel: *mut pg_sys::Rel
         set_ordered(ordered, true);
         (*rel).indexlist = all;
         (*rel).has_eclass_joins = has_joins;
-        put_back(rel, &*marked);
+        put_back(&*marked);
         planner::tag_pushed((*root).glob);
     }
 }

@@ -305,13 +305,11 @@ fn is_logged(level: c_int, least: c_int) -> bool {
     }
 }
 
-/// Lowers `log_min_messages` to what the client is sent.
+/// Lowers `log_min_messages`, so that all messages come to the hook: what the client is sent may change while the scan goes on.
 unsafe fn lower_log_level() {
     // SAFETY: backend-local integers.
     unsafe {
-        let log = PgLogLevel::LOG as c_int;
-        let sent = pg_sys::client_min_messages;
-        let wanted = if sent == log { PgLogLevel::DEBUG1 as c_int } else { sent };
+        let wanted = PgLogLevel::DEBUG5 as c_int;
         if !is_logged(wanted, pg_sys::log_min_messages) {
             // It may be lowered already, by a scan that an error has ended.
             LOG_LEVEL = LOG_LEVEL.or(Some(pg_sys::log_min_messages));

@@ -27,7 +27,7 @@ pub unsafe fn bypassed(
         let is_table = (*entry).rtekind == pg_sys::RTEKind::RTE_RELATION;
         let role = accessed_as(plan, entry).filter(|_| is_table)?;
         let table = (*entry).relid;
-        (is_exempt(table, role) && has_policy(table, policy)).then_some(table)
+        (is_exempt(table, role) && (has_policy(table, policy) || has_lost_policies(table))).then_some(table)
     }
 }
 
@@ -136,6 +136,25 @@ pub unsafe fn has_policy(relation: pg_sys::Oid, name: &CStr) -> bool {
                 CStr::from_ptr((*policy).policy_name) == name
             })
         });
+        pg_sys::relation_close(table, pg_sys::NoLock as pg_sys::LOCKMODE);
+        found
+    }
+}
+
+/// Whether the relation is protected, by its trigger against TRUNCATE, and row-level security is disabled: then PostgreSQL knows no policy
+/// of it, and no trigger of ours is that of a table of kind `system`, which has none to lose.
+pub unsafe fn has_lost_policies(relation: pg_sys::Oid) -> bool {
+    // SAFETY: as above; `triggers` has `numtriggers` entries, with names.
+    unsafe {
+        let table = pg_sys::relation_open(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
+        let found = !(*(*table).rd_rel).relrowsecurity
+            && (*table).trigdesc.as_ref().is_some_and(|described| {
+                let triggers = std::slice::from_raw_parts(described.triggers, described.numtriggers as usize);
+                triggers.iter().any(|trigger| {
+                    CStr::from_ptr(trigger.tgname) == c"tenancy_guard"
+                        && u32::from(trigger.tgtype as u16) & pg_sys::TRIGGER_TYPE_INSERT == 0
+                })
+            });
         pg_sys::relation_close(table, pg_sys::NoLock as pg_sys::LOCKMODE);
         found
     }

@@ -394,3 +394,81 @@ def test_start_up_option_does_not_unbind_who_may_monitor(server, connect, make_r
         pytest.skip("refused at once, which is as good")
     with refused("TENANT_ACCESS_DENIED"):
         bound.execute(query)
+
+
+# Conditions by which PostgreSQL compares the tenant column with a value of the query's, and that value with the tenant once, at the start
+# (pg_regress attack_planner): a session's first statement is planned before the library can see to it.
+FLIP = """SELECT item FROM {} WHERE tenant_id = current_setting('my.tenant') AND set_config('my.tenant', 'globex', false) IS NOT NULL"""
+ORACLE = "SELECT item FROM {} WHERE tenant_id = 'acme' AND item >= 'g1' AND item <= 'g1' AND pg_try_advisory_lock(4711)"
+
+
+def attacker(connect):
+    session = connect(APP)
+    session.execute("SELECT set_config('tenancy.tenant_id', 'acme', false), set_config('my.tenant', 'acme', false)")
+    assert not loaded(session)
+    return session
+
+
+def test_first_statement_that_is_planned_without_the_library(db, connect):
+    db.run(
+        "CREATE TABLE by_hand AS TABLE orders",
+        "ALTER TABLE by_hand ENABLE ROW LEVEL SECURITY",
+        "CREATE POLICY isolation ON by_hand USING (tenant_id = current_setting('tenancy.tenant_id'))",
+        f"GRANT SELECT ON by_hand TO {APP}",
+    )
+    assert set(items_of(attacker(connect), FLIP.format("by_hand"))) & set(GLOBEX)
+    for attack in (FLIP, ORACLE):
+        session = attacker(connect)
+        with refused("TENANT_ACCESS_DENIED"):
+            session.execute(attack.format("orders"))
+        assert loaded(session)
+        session.execute("SELECT set_config('my.tenant', 'acme', false)")
+        # Again, and it is planned with the library.
+        assert set(items_of(session, attack.format("orders"))) <= set(ACME)
+        assert locks(session) == 0
+
+
+def test_first_statement_is_as_quiet_as_any(db, connect):
+    # This one loads the library while it is planned, in time for what comes before the policies.
+    query = "SELECT item FROM {} WHERE item >= 'g1' AND item <= 'g1' AND pg_try_advisory_lock(4711)"
+    for relation, told in (("by_hand", 1), ("orders", 0)):
+        session = attacker(connect)
+        assert items_of(session, query.format(relation)) == []
+        assert locks(session) == told
+        session.close()
+
+
+def test_prepared_before_the_library_is_loaded(connect):
+    for mode in ("auto", "force_generic_plan"):
+        session = attacker(connect)
+        session.execute(f"SET plan_cache_mode = {mode}")
+        session.execute("PREPARE attack AS " + FLIP.format("orders"))
+        with refused("TENANT_ACCESS_DENIED"):
+            session.execute("EXECUTE attack")
+        session.execute("SELECT set_config('my.tenant', 'acme', false)")
+        assert set(items_of(session, "EXECUTE attack")) <= set(ACME)
+
+
+def test_cursor_that_is_opened_before_the_library_is_loaded(connect):
+    session = attacker(connect)
+    session.execute("BEGIN")
+    session.execute("DECLARE c CURSOR FOR " + FLIP.format("orders"))
+    session.execute("SELECT 1")
+    with refused("TENANT_ACCESS_DENIED"):
+        session.execute("FETCH ALL FROM c")
+
+
+def test_first_statement_that_names_its_tenant(connect):
+    for query in ("SELECT item FROM orders WHERE tenant_id = 'acme' ORDER BY item", "SELECT item FROM orders ORDER BY item"):
+        assert items_of(attacker(connect), query) == ACME
+    assert items_of(attacker(connect), "SELECT item FROM orders WHERE tenant_id = 'globex'") == []
+    session = attacker(connect)
+    assert session.execute("SELECT item FROM orders WHERE tenant_id = %s ORDER BY item", ["acme"]).fetchall()
+
+
+def locks(session):
+    return value(session, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()")
+
+
+def items_of(session, query):
+    return [row[0] for row in session.execute(query).fetchall()]

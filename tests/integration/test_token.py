@@ -165,6 +165,20 @@ class TestTime:
         assert reaches(guest, issuer.token(nbf=int(time.time())), ROWS["acme"])
         assert reaches(guest, issuer.token(seconds=2**52), ROWS["acme"])
 
+    def test_issued_later(self, guest, issuer):
+        assert turned_down(guest, issuer.token(iat=time.time() + 5))
+        assert reaches(guest, issuer.token(iat=int(time.time())), ROWS["acme"])
+
+    def test_max_lifetime(self, connect, make_role, issuer):
+        limited = connect(make_role("it_limited", token_max_lifetime="60"))
+        assert reaches(limited, issuer.token(seconds=60), ROWS["acme"])
+        assert turned_down(limited, issuer.token(seconds=120))
+        for attempt in ("SET tenancy.token_max_lifetime = 600", "RESET tenancy.token_max_lifetime"):
+            with sqlstate("42501"):
+                limited.execute(attempt)
+        assert reaches(connect(make_role("it_skewed_limit", token_max_lifetime="60", token_clock_skew="60")),
+                       issuer.token(seconds=115), ROWS["acme"])
+
     def test_clock_skew_widens_both(self, connect, make_role, issuer):
         skewed = connect(make_role("it_skewed", token_clock_skew="300"))
         assert reaches(skewed, issuer.token(seconds=-290), ROWS["acme"])

@@ -9,8 +9,8 @@ use super::{
     indexes::{Indexes, usable_indexes},
 };
 use crate::pg::{
-    leakproof::{As, Trust, function, holds},
-    planner, pushed_scan,
+    leakproof::{As, Trust, holds},
+    planner, policies, pushed_scan,
     statement::{entries, has_policy},
 };
 
@@ -43,7 +43,7 @@ impl Marked {
 }
 
 /// Takes back what was marked.
-pub unsafe fn put_back(rel: *const pg_sys::RelOptInfo, marked: &Marked) {
+pub unsafe fn put_back(marked: &Marked) {
     // SAFETY: conditions of a table whose paths have been made; both lists of alternatives have the same length.
     unsafe {
         for cell in entries(marked.trusted) {
@@ -54,19 +54,6 @@ pub unsafe fn put_back(rel: *const pg_sys::RelOptInfo, marked: &Marked) {
         }
         for (condition, alternatives) in entries(marked.hidden).iter().zip(entries(marked.alternatives)) {
             (*condition.ptr_value.cast::<pg_sys::RestrictInfo>()).orclause = alternatives.ptr_value.cast();
-        }
-        // A filter that is leakproof and cheap would come before the policies (`order_qual_clauses`), and so on the rows that the others have
-        // led to, with all that it computes a value by.
-        let lists = if marked.trusted.is_null() {
-            [std::ptr::null_mut(); 2]
-        } else {
-            [(*rel).baserestrictinfo, (*rel).joininfo]
-        };
-        for cell in lists.into_iter().flat_map(|list| entries(list)) {
-            let condition = cell.ptr_value.cast::<pg_sys::RestrictInfo>();
-            if is_late(rel, condition) && !planner::is_quiet((*condition).clause.cast()) {
-                (*condition).leakproof = false;
-            }
         }
     }
 }
@@ -121,7 +108,7 @@ pub unsafe extern "C-unwind" fn mark(
             }
         }
         if marked.trusted.is_null() {
-            put_back(rel, &marked);
+            put_back(&marked);
             return none;
         }
         let kept = pg_sys::palloc0(size_of::<Marked>()).cast::<Marked>();
@@ -196,7 +183,7 @@ unsafe fn mark_alternatives(
 /// Whether the policy that asks for the tenant comes before all that could tell of a row: others come first by their names.
 unsafe fn is_first(rel: *const pg_sys::RelOptInfo, trust: Trust) -> bool {
     unsafe extern "C-unwind" fn is_ours(number: pg_sys::Oid, _: *mut c_void) -> bool {
-        function(number).is_some_and(|function| function.is_in(b"tenancy"))
+        policies::is_tenant(number)
     }
     // SAFETY: conditions of the table.
     unsafe {
@@ -256,7 +243,7 @@ unsafe fn all_equal(
 }
 
 /// Whether a table, or one that it is a partition or child of, is known by the policy.
-unsafe fn is_protected(
+pub unsafe fn is_protected(
     root: *const pg_sys::PlannerInfo,
     rel: *const pg_sys::RelOptInfo,
     policy: &CStr,

@@ -1,0 +1,190 @@
+-- Attacks by what the planner makes of a policy together with conditions of the query: by a role that may read and nothing else. Each is
+-- made on a hand-made policy first, where it falls.
+\set VERBOSITY terse
+SET client_min_messages = warning;
+SELECT tenancy.create_tenant('00000000-0000-4000-8000-00000000000a'), tenancy.create_tenant('00000000-0000-4000-8000-00000000000b'),
+       tenancy.create_tenant('1001'), tenancy.create_tenant('1002');
+
+-- Tables with a tenant column of each type: by hand, and ours; partitioned, and with a child.
+CREATE FUNCTION make(name text, type text, own text, other text, more text DEFAULT '') RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    relation text;
+BEGIN
+    FOREACH relation IN ARRAY ARRAY['hand_' || name, 'ours_' || name] LOOP
+        EXECUTE format('CREATE TABLE %I (id integer NOT NULL, tenant_id %s NOT NULL, item text) %s', relation, type, more);
+        IF name = 'parts' THEN
+            EXECUTE format('CREATE TABLE %1$s_1 PARTITION OF %1$I FOR VALUES IN (1); CREATE TABLE %1$s_2 PARTITION OF %1$I FOR VALUES IN (0)', relation);
+        ELSIF name = 'child' THEN
+            EXECUTE format('CREATE TABLE %1$s_1 () INHERITS (%1$I)', relation);
+        END IF;
+        EXECUTE format('INSERT INTO %I SELECT n, (ARRAY[%L, %L])[1 + n %% 2]::%s, ''item '' || n FROM generate_series(1, 40) AS n',
+                       CASE name WHEN 'child' THEN relation || '_1' ELSE relation END, own, other, type);
+    END LOOP;
+    EXECUTE format('ALTER TABLE hand_%1$s ENABLE ROW LEVEL SECURITY;
+                    CREATE POLICY isolation ON hand_%1$s USING (tenant_id = current_setting(''tenancy.tenant_id'')::%2$s)', name, type);
+    PERFORM tenancy.protect(('ours_' || name)::regclass);
+    EXECUTE format('GRANT SELECT, UPDATE, DELETE ON hand_%1$s, ours_%1$s TO regress_app', name);
+    EXECUTE format('ANALYZE hand_%1$s, ours_%1$s', name);
+END
+$$;
+SELECT make('text', 'text', 'acme', 'beta'), make('varchar', 'varchar(40)', 'acme', 'beta'),
+       make('uuid', 'uuid', '00000000-0000-4000-8000-00000000000a', '00000000-0000-4000-8000-00000000000b'),
+       make('bigint', 'bigint', '1001', '1002'), make('integer', 'integer', '1001', '1002'),
+       make('parts', 'text', 'acme', 'beta', 'PARTITION BY LIST ((id / 2 % 2))'), make('child', 'text', 'acme', 'beta');
+-- A view that runs as its caller, and one more level of query.
+CREATE VIEW hand_view WITH (security_invoker) AS SELECT * FROM hand_text;
+CREATE VIEW ours_view WITH (security_invoker) AS SELECT * FROM ours_text;
+GRANT SELECT ON hand_view, ours_view TO regress_app;
+CREATE TABLE kinds (tenant text, kind text);
+INSERT INTO kinds VALUES ('acme', 'a'), ('beta', 'b');
+GRANT SELECT ON kinds TO regress_app;
+-- Kept from the planner's other ways.
+CREATE INDEX ON hand_text (item);
+CREATE INDEX ON ours_text (item);
+CREATE UNIQUE INDEX ON hand_text (id);
+CREATE UNIQUE INDEX ON ours_text (id);
+SET ROLE regress_app;
+
+-- A value that is the tenant when the plan is started, and another when rows are read. Returns how many rows are not the tenant's.
+CREATE FUNCTION pg_temp.foreign_rows(query text, relation text) RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+    own text := current_setting('tenancy.tenant_id');
+    result bigint;
+BEGIN
+    PERFORM set_config('my.tenant', own, false);
+    EXECUTE format('SELECT count(*) FROM (' || query || ') AS q WHERE q.tenant_id::text <> $1', relation,
+                   CASE WHEN relation ~ '(uuid|bigint|integer)$' THEN '::' || substr(relation, 6) ELSE '' END)
+        INTO result USING own;
+    RETURN result;
+END
+$$;
+CREATE FUNCTION pg_temp.try(query text, name text) RETURNS TABLE (by_hand boolean, ours bigint) LANGUAGE sql VOLATILE AS $$
+    SELECT pg_temp.foreign_rows(query, 'hand_' || name) > 0, pg_temp.foreign_rows(query, 'ours_' || name)
+$$;
+\set flip 'tenant_id = current_setting(''my.tenant'')%2$s AND set_config(''my.tenant'', current_setting(''my.other''), false) IS NOT NULL'
+SELECT format('SELECT tenant_id FROM %%1$s WHERE %s OFFSET 0', :'flip') AS plain \gset
+SET tenancy.tenant_id = 'acme';
+SET my.other = 'beta';
+SELECT * FROM pg_temp.try(:'plain', 'text');
+SELECT * FROM pg_temp.try(:'plain', 'varchar');
+SELECT * FROM pg_temp.try(:'plain', 'parts');
+SELECT * FROM pg_temp.try(:'plain', 'child');
+SELECT * FROM pg_temp.try(:'plain', 'view');
+SET tenancy.tenant_id = '00000000-0000-4000-8000-00000000000a';
+SET my.other = '00000000-0000-4000-8000-00000000000b';
+SELECT * FROM pg_temp.try(:'plain', 'uuid');
+SET tenancy.tenant_id = '1001';
+SET my.other = '1002';
+SELECT * FROM pg_temp.try(:'plain', 'bigint');
+SELECT * FROM pg_temp.try(:'plain', 'integer');
+SET tenancy.tenant_id = 'acme';
+SET my.other = 'beta';
+-- By way of another table, of a query inside, of a join, and of a union.
+SELECT * FROM pg_temp.try(format('SELECT h.tenant_id FROM %%1$s h JOIN kinds k ON k.tenant = h.tenant_id WHERE k.tenant = current_setting(''my.tenant'') AND %s OFFSET 0',
+    replace(:'flip', 'tenant_id = current', 'h.tenant_id = current')), 'text');
+SELECT * FROM pg_temp.try(format('SELECT h.tenant_id FROM %%1$s h, (SELECT current_setting(''my.tenant'') AS t) s WHERE h.tenant_id = s.t AND %s OFFSET 0',
+    replace(:'flip', 'tenant_id = current', 's.t = current')), 'text');
+SET enable_hashjoin = off;
+SET enable_mergejoin = off;
+SELECT * FROM pg_temp.try(format('SELECT h.tenant_id FROM %%1$s h JOIN %%1$s i ON i.tenant_id = h.tenant_id AND i.id = h.id WHERE %s OFFSET 0',
+    replace(:'flip', 'tenant_id = current', 'h.tenant_id = current')), 'text');
+RESET enable_hashjoin;
+RESET enable_mergejoin;
+SELECT * FROM pg_temp.try(format('SELECT tenant_id FROM %%1$s WHERE %s UNION ALL SELECT tenant_id FROM %%1$s WHERE false OFFSET 0', :'flip'), 'text');
+-- By a function that is declared STABLE and is not.
+CREATE TEMP SEQUENCE calls;
+CREATE FUNCTION pg_temp.lie() RETURNS text STABLE LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN CASE WHEN nextval('pg_temp.calls') <= 2 THEN 'acme' ELSE 'beta' END;
+END
+$$;
+SELECT count(*) FROM hand_text WHERE tenant_id = pg_temp.lie() AND item > '';
+SELECT setval('pg_temp.calls', 1, false);
+SELECT tenant_id, count(*) FROM ours_text WHERE tenant_id = pg_temp.lie() AND item > '' GROUP BY 1;
+-- Rows that are written.
+BEGIN;
+SELECT set_config('my.tenant', 'acme', true);
+DELETE FROM hand_text WHERE tenant_id = current_setting('my.tenant') AND set_config('my.tenant', 'beta', true) IS NOT NULL;
+SELECT set_config('my.tenant', 'acme', true);
+DELETE FROM ours_text WHERE tenant_id = current_setting('my.tenant') AND set_config('my.tenant', 'beta', true) IS NOT NULL;
+RESET ROLE;
+SELECT (SELECT count(*) FROM hand_text WHERE tenant_id = 'beta') AS hand, (SELECT count(*) FROM ours_text WHERE tenant_id = 'beta') AS ours;
+ROLLBACK;
+-- A plan that is made once, for whatever value.
+SET ROLE regress_app;
+SET plan_cache_mode = force_generic_plan;
+PREPARE by_hand (text) AS SELECT count(*) FROM hand_text WHERE tenant_id = $1 || current_setting('my.tenant') AND set_config('my.tenant', 'beta', false) IS NOT NULL;
+PREPARE of_ours (text) AS SELECT count(*) FILTER (WHERE tenant_id <> 'acme') FROM ours_text WHERE tenant_id = $1 || current_setting('my.tenant') AND set_config('my.tenant', 'beta', false) IS NOT NULL;
+SELECT set_config('my.tenant', 'acme', false);
+EXECUTE by_hand ('');
+SELECT set_config('my.tenant', 'acme', false);
+EXECUTE of_ours ('');
+RESET plan_cache_mode;
+-- What an application writes is as fast as before: the policy's comparison is there once, and is the index condition.
+SET enable_seqscan = off;
+EXPLAIN (COSTS OFF) SELECT * FROM ours_text WHERE tenant_id = 'acme';
+EXPLAIN (COSTS OFF) SELECT * FROM ours_text WHERE tenant_id = tenancy.current_tenant() AND id = 4;
+EXPLAIN (COSTS OFF) SELECT * FROM ours_text WHERE tenant_id = current_setting('my.tenant') AND id = 4;
+RESET enable_seqscan;
+
+-- A condition that is cheap, and whose functions are given no column, comes before the policies: what it does tells that another tenant has a row
+-- of which the conditions before it are true.
+SET enable_indexscan = off;
+SET enable_bitmapscan = off;
+SELECT count(*) FROM hand_text WHERE item >= 'item 3' AND item <= 'item 3' AND pg_try_advisory_lock(4711);
+SELECT count(*) AS told FROM pg_locks WHERE locktype = 'advisory' AND objid = 4711;
+SELECT pg_advisory_unlock_all();
+SELECT count(*) FROM ours_text WHERE item >= 'item 3' AND item <= 'item 3' AND pg_try_advisory_lock(4711);
+SELECT count(*) AS told FROM pg_locks WHERE locktype = 'advisory' AND objid = 4711;
+CREATE FUNCTION pg_temp.hit() RETURNS text VOLATILE COST 0.0001 LANGUAGE plpgsql AS $$BEGIN RAISE WARNING 'there is a row'; RETURN 'item 3'; END$$;
+SELECT count(*) FROM hand_text WHERE item = 'item 3' AND item = pg_temp.hit();
+SELECT count(*) FROM ours_text WHERE item = 'item 3' AND item = pg_temp.hit();
+SELECT count(*) FROM ours_text WHERE item = 'item 4' AND item = pg_temp.hit();           -- its own
+CREATE TEMP SEQUENCE asked;
+SELECT count(*) FROM hand_text WHERE item = 'item 3' AND id = (SELECT nextval('pg_temp.asked'));
+SELECT is_called AS told FROM pg_temp.asked;
+SELECT setval('pg_temp.asked', 1, false);
+SELECT count(*) FROM ours_text WHERE item = 'item 3' AND id = (SELECT nextval('pg_temp.asked'));
+SELECT is_called AS told FROM pg_temp.asked;
+-- The same by what has taken the place of the policy's comparison.
+CREATE FUNCTION pg_temp.acme() RETURNS text STABLE COST 0.0001 LANGUAGE plpgsql AS $$BEGIN PERFORM nextval('pg_temp.asked'); RETURN 'acme'; END$$;
+SELECT setval('pg_temp.asked', 100, false);
+SELECT count(*) FROM hand_text WHERE item >= 'item 3' AND item <= 'item 3' AND tenant_id = pg_temp.acme();
+SELECT last_value > 101 AS told FROM pg_temp.asked;
+SELECT setval('pg_temp.asked', 100, false);
+SELECT count(*) FROM ours_text WHERE item >= 'item 3' AND item <= 'item 3' AND tenant_id = pg_temp.acme();
+SELECT last_value > 101 AS told FROM pg_temp.asked;
+SELECT setval('pg_temp.asked', 100, false);
+SELECT count(*) FROM ours_text WHERE tenant_id = pg_temp.acme();
+SELECT last_value < 125 AS of_its_own FROM pg_temp.asked;
+EXPLAIN (COSTS OFF) SELECT * FROM ours_text WHERE item >= 'item 3' AND item <= 'item 3' AND tenant_id = pg_temp.acme();
+EXPLAIN (COSTS OFF) SELECT * FROM ours_parts WHERE item >= 'item 3' AND item <= 'item 3' AND tenant_id = pg_temp.acme();
+-- A policy of the owner's, which is displaced in the same way, stays.
+RESET ROLE;
+CREATE FUNCTION of_owner() RETURNS text STABLE LANGUAGE sql SET search_path = pg_catalog AS 'SELECT ''acme''::text';
+CREATE POLICY a_first ON ours_text AS RESTRICTIVE USING (tenant_id = public.of_owner());
+SET ROLE regress_app;
+EXPLAIN (COSTS OFF) SELECT * FROM ours_text WHERE item >= 'item 3' AND tenant_id = pg_temp.acme();
+RESET ROLE;
+DROP POLICY a_first ON ours_text;
+DROP FUNCTION of_owner();
+SET ROLE regress_app;
+-- In a partition, a child, and a join that looks each row up by a value of the other table's.
+SELECT count(*) FROM hand_parts WHERE item = 'item 3' AND item = pg_temp.hit();
+SELECT count(*) FROM ours_parts WHERE item = 'item 3' AND item = pg_temp.hit();
+SELECT count(*) FROM ours_child WHERE item = 'item 3' AND item = pg_temp.hit();
+RESET enable_indexscan;
+RESET enable_bitmapscan;
+SET enable_hashjoin = off;
+SET enable_mergejoin = off;
+SET enable_material = off;
+CREATE FUNCTION pg_temp.quiet_hit(integer) RETURNS integer STABLE COST 0.0001 LANGUAGE plpgsql AS $$BEGIN RAISE WARNING 'there is a row'; RETURN $1; END$$;
+SELECT count(*) FROM (VALUES ('item 3', NULL::integer)) AS o (x, b) JOIN hand_text h ON h.item = o.x AND h.id = CASE WHEN o.b IS NULL THEN pg_temp.quiet_hit(3) ELSE o.b END;
+SELECT count(*) FROM (VALUES ('item 3', NULL::integer)) AS o (x, b) JOIN ours_text h ON h.item = o.x AND h.id = CASE WHEN o.b IS NULL THEN pg_temp.quiet_hit(3) ELSE o.b END;
+RESET ROLE;
+RESET ALL;
+DROP VIEW hand_view, ours_view;
+DROP TABLE hand_text, hand_varchar, hand_uuid, hand_bigint, hand_integer, hand_parts, hand_child, ours_text, ours_varchar, ours_uuid,
+    ours_bigint, ours_integer, ours_parts, ours_child, kinds CASCADE;
+DROP FUNCTION make(text, text, text, text, text);
+DELETE FROM _tenancy.tenants WHERE id IN ('00000000-0000-4000-8000-00000000000a', '00000000-0000-4000-8000-00000000000b', '1001', '1002');
