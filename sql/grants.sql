@@ -68,7 +68,7 @@ GRANT EXECUTE ON FUNCTION
     _tenancy.audit_row(),
     -- It tells what catalogs show to all, and counts for those who see everything.
     tenancy.explain_access(regclass, name, boolean), _tenancy.policies_for(regclass, name), _tenancy.bypass_of(regclass, name),
-    _tenancy.count_visible(regclass, name, text), _tenancy.setting_of(name, text)
+    _tenancy.count_visible(regclass, name, text), _tenancy.setting_of(name, text), _tenancy.setting_for(name, text), _tenancy.obstacle_of(text)
     TO PUBLIC;
 
 -- It tells where the isolation of tenants is weak.

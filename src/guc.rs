@@ -52,6 +52,8 @@ pub enum SessionContext {
     Refuse,
 }
 
+/// `on`: who tries what is the first thing to be known of an attack.
+static AUDIT_REFUSALS: GucSetting<bool> = GucSetting::<bool>::new(true);
 /// `off`: superusers and roles with BYPASSRLS see all rows, as everywhere else.
 static BYPASS_GUARD: GucSetting<BypassGuard> = GucSetting::<BypassGuard>::new(BypassGuard::Off);
 /// Empty: the functions that begin and end a scope set it, and nothing else does.
@@ -90,10 +92,13 @@ static TENANT_ID: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::n
 static TOKEN: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 /// Half a minute: clocks that are kept by NTP are off by less.
 static TOKEN_CLOCK_SKEW: GucSetting<i32> = GucSetting::<i32>::new(30);
+/// No limit: how long a token is good is for its issuer to say.
+static TOKEN_MAX_LIFETIME: GucSetting<i32> = GucSetting::<i32>::new(0);
 static USER_ID: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 
 /// Every parameter that asks for a privilege.
-pub const PRIVILEGED: [&CStr; 16] = [
+pub const PRIVILEGED: [&CStr; 18] = [
+    c"tenancy.audit_refusals",
     c"tenancy.bypass_guard",
     c"tenancy.default_tenant",
     c"tenancy.health_stale_after",
@@ -109,10 +114,19 @@ pub const PRIVILEGED: [&CStr; 16] = [
     c"tenancy.session_context",
     c"tenancy.tenant_id",
     c"tenancy.token_clock_skew",
+    c"tenancy.token_max_lifetime",
     c"tenancy.user_id",
 ];
 
 pub fn init() {
+    GucRegistry::define_bool_guc(
+        c"tenancy.audit_refusals",
+        c"Whether what is refused is put on record in the audit trail.",
+        c"tenancy.prove() and tenancy.explain_access(), which try what is refused, turn it off while they do.",
+        &AUDIT_REFUSALS,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
     pg::guc::define_enum(
         c"tenancy.bypass_guard",
         c"What is done with a statement that reads or writes a protected table without its isolation.",
@@ -257,6 +271,16 @@ pub fn init() {
         GucContext::Suset,
         GucFlags::UNIT_S,
     );
+    GucRegistry::define_int_guc(
+        c"tenancy.token_max_lifetime",
+        c"For how long from now a token may be good at most.",
+        c"One that says that it is good for longer is refused. Zero sets no limit.",
+        &TOKEN_MAX_LIFETIME,
+        0,
+        i32::MAX,
+        GucContext::Suset,
+        GucFlags::UNIT_S,
+    );
     if pg::shmem::can_be_had() {
         GucRegistry::define_int_guc(
             c"tenancy.stat_tenants",
@@ -292,6 +316,10 @@ pub fn init() {
 fn text(setting: &GucSetting<Option<CString>>) -> Option<Text> {
     let value = setting.get()?;
     (!value.is_empty()).then(|| Text::of(value.to_bytes()))
+}
+
+pub fn audit_refusals() -> bool {
+    AUDIT_REFUSALS.get()
 }
 
 pub fn bypass_guard() -> BypassGuard {
@@ -342,6 +370,11 @@ pub fn session_context() -> SessionContext {
 /// In seconds.
 pub fn token_clock_skew() -> i64 {
     TOKEN_CLOCK_SKEW.get().into()
+}
+
+/// In seconds; none where there is no limit.
+pub fn token_max_lifetime() -> Option<i64> {
+    Some(TOKEN_MAX_LIFETIME.get().into()).filter(|most| *most > 0)
 }
 
 pub fn stat_tenants() -> usize {

@@ -30,6 +30,31 @@ AS $$
 $$;
 COMMENT ON FUNCTION _tenancy.bypass_of(regclass, name) IS 'why a role is under no policy of a table; null where it is under them';
 
+-- What a parameter is for a role: for another than the caller, as ALTER ROLE or ALTER DATABASE has it; else as this session has it.
+CREATE FUNCTION _tenancy.setting_for(role name, parameter text) RETURNS text
+    LANGUAGE sql STABLE PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT coalesce(CASE WHEN setting_for.role <> current_user THEN (_tenancy.setting_of(setting_for.role, parameter)).value END, current_setting(parameter))
+$$;
+COMMENT ON FUNCTION _tenancy.setting_for(name, text) IS 'what a parameter is for a role, as far as this session can tell';
+
+-- The code that entering a tenant would raise; null where it is active, or the caller may not know.
+CREATE FUNCTION _tenancy.obstacle_of(tenant text) RETURNS text
+    LANGUAGE plpgsql STABLE PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF tenant IS NULL OR NOT has_table_privilege('tenancy.tenants', 'SELECT') THEN
+        RETURN NULL;
+    END IF;
+    RETURN coalesce((SELECT CASE WHEN n.status = 'active' THEN '' ELSE 'TENANT_SUSPENDED' END FROM tenancy.tenants n WHERE n.id = tenant),
+                    'TENANT_NOT_FOUND');
+END
+$$;
+COMMENT ON FUNCTION _tenancy.obstacle_of(text) IS
+'the code of the error that entering a tenant raises: empty where none, null where the caller may not know';
+
 -- The rows of a table that a role sees in a tenant, and all there are; null where the caller is not to know.
 CREATE FUNCTION _tenancy.count_visible(relation regclass, role name, tenant text, OUT visible text, OUT total bigint)
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
@@ -74,6 +99,7 @@ DECLARE
     is_mine boolean;
     tenant text;
     error text;
+    missing_tenant text;
     visible text;
     total bigint;
     privileges text;
@@ -101,7 +127,10 @@ BEGIN
     -- The context of this session, else the one that the role's own sessions begin with.
     tenant := coalesce(context ->> 'tenant_id', CASE WHEN is_mine THEN bound.value END);
     crossing := CASE WHEN is_mine THEN context -> 'cross_tenant' END;
-    error := CASE WHEN crossing IS NOT NULL OR context ->> 'tenant_id' IS NOT NULL THEN context ->> 'error' WHEN bound.value IS NULL THEN 'TENANT_CONTEXT_MISSING' END;
+    error := CASE WHEN crossing IS NOT NULL OR context ->> 'tenant_id' IS NOT NULL THEN context ->> 'error'
+                  WHEN coalesce(bound.value, '') = '' THEN 'TENANT_CONTEXT_MISSING'
+                  ELSE nullif(_tenancy.obstacle_of(tenant), '') END;
+    missing_tenant := _tenancy.setting_for(role, 'tenancy.missing_tenant');
 
     item := 'relation';
     value := relation::text || CASE class.relkind WHEN 'r' THEN '' WHEN 'p' THEN ' (partitioned table)' WHEN 'v' THEN ' (view)'
@@ -174,7 +203,7 @@ BEGIN
         WHEN class.relkind NOT IN ('r', 'p') THEN 'No policy applies to it.'
         WHEN protected.kind = 'system' THEN 'It sees all rows, and changes none in the context of a tenant.'
         WHEN bypass IS NOT NULL AND class.relrowsecurity AND protected.kind IS NOT NULL
-            AND (SELECT b.value FROM _tenancy.setting_of(role, 'tenancy.bypass_guard') b) = 'refuse' THEN
+            AND _tenancy.setting_for(role, 'tenancy.bypass_guard') = 'refuse' THEN
             format('Reads raise TENANT_ACCESS_DENIED, because %s, and tenancy.bypass_guard is refuse: SET LOCAL row_security = off;', bypass)
         WHEN bypass IS NOT NULL AND class.relrowsecurity THEN format('It sees all rows of all tenants, because %s.', bypass)
         WHEN NOT class.relrowsecurity THEN 'It sees all rows, because row-level security is disabled: SELECT tenancy.protect('
@@ -184,13 +213,14 @@ BEGIN
         WHEN protected.kind IS NULL THEN 'It sees what its policies let through; the table is not protected by tenancy.'
         WHEN error = 'TENANT_CONTEXT_MISSING' AND NOT may_set THEN
             format('It can be no tenant: GRANT SET ON PARAMETER tenancy.tenant_id TO %I; or ALTER ROLE %I SET tenancy.tenant_id = ''...'';', role, role)
-        WHEN error = 'TENANT_CONTEXT_MISSING' AND current_setting('tenancy.missing_tenant') = 'empty' THEN
+        WHEN error = 'TENANT_CONTEXT_MISSING' AND missing_tenant = 'empty' THEN
             CASE protected.kind WHEN 'shared' THEN 'It sees everybody''s rows and no tenant''s' ELSE 'It sees no rows' END
             || ', because no tenant is set: BEGIN; SET LOCAL tenancy.tenant_id = ''...'';'
         WHEN error = 'TENANT_CONTEXT_MISSING' THEN 'Reads raise TENANT_CONTEXT_MISSING: BEGIN; SET LOCAL tenancy.tenant_id = ''...'';'
         WHEN error IS NOT NULL THEN format('Reads raise %s.', error)
         ELSE 'It sees the rows of ' || coalesce(crossed, 'tenant ' || quote_ident(tenant), 'its tenant')
             || CASE WHEN protected.kind = 'shared' THEN ' and everybody''s' ELSE '' END
+            || CASE WHEN crossing IS NULL AND context ->> 'tenant_id' IS NULL AND _tenancy.obstacle_of(tenant) IS NULL THEN ', where that tenant is active' ELSE '' END
             || CASE WHEN cardinality(narrowing) > 0 THEN format(', as far as %s lets them through', array_to_string(narrowing, ', ')) ELSE '' END
             || CASE WHEN visible = '0' THEN ': there are none' ELSE '' END || '.' END;
     RETURN NEXT;

@@ -116,13 +116,21 @@ CREATE VIEW _tenancy.lint_database AS
                  ('plpython3u', 'lets a function read files of the server'), ('plperlu', 'lets a function read files of the server'),
                  ('pltclu', 'lets a function read files of the server')) AS k(name, problem) ON k.name = x.extname
     LEFT JOIN LATERAL (
-        SELECT string_agg(DISTINCT f.proname, ', ') AS functions, string_agg(DISTINCT quote_ident(pg_get_userbyid(a.grantee)), ', ') AS to_whom,
-               string_agg(DISTINCT format('REVOKE EXECUTE ON FUNCTION %s FROM %I;', f.oid::regprocedure, pg_get_userbyid(a.grantee)), E'\n') AS remedy
-        FROM pg_depend d JOIN pg_proc f ON f.oid = d.objid, aclexplode(f.proacl) a JOIN pg_roles o ON o.oid = a.grantee
-        WHERE d.classid = 'pg_proc'::regclass AND d.refclassid = 'pg_extension'::regclass AND d.refobjid = x.oid AND d.deptype = 'e'
-          AND a.grantee <> f.proowner AND a.grantee >= 16384 AND NOT o.rolsuper) w ON true,
+        SELECT string_agg(DISTINCT f.proname, ', ') AS functions, string_agg(DISTINCT g.to_whom, ', ') AS to_whom,
+               string_agg(DISTINCT format('REVOKE EXECUTE ON FUNCTION %s FROM %s;', f.oid::regprocedure, g.to_whom), E'\n') AS remedy
+        FROM pg_depend d JOIN pg_proc f ON f.oid = d.objid, _tenancy.lint_granted(f.oid) g
+        WHERE d.classid = 'pg_proc'::regclass AND d.refclassid = 'pg_extension'::regclass AND d.refobjid = x.oid AND d.deptype = 'e') w ON true,
     guarded g
     WHERE g.there
+    UNION ALL
+    -- PostgreSQL's own, which are for superusers until somebody grants them.
+    SELECT 'file_function_granted', 'warning', f.oid::regprocedure::text,
+           format('is granted to %s, and reads or writes files of the server, those of all tables among them', string_agg(w.to_whom, ', ' ORDER BY w.to_whom)),
+           string_agg(format('REVOKE EXECUTE ON FUNCTION %s FROM %s;', f.oid::regprocedure, w.to_whom), E'\n' ORDER BY w.to_whom),
+           string_agg(w.to_whom, ', ' ORDER BY w.to_whom)
+    FROM pg_proc f, guarded g, _tenancy.lint_granted(f.oid) w
+    WHERE g.there AND f.oid < 16384 AND f.proname IN ('pg_read_file', 'pg_read_binary_file', 'pg_stat_file', 'pg_ls_dir', 'lo_import', 'lo_export')
+    GROUP BY f.oid
     UNION ALL
     -- A foreign server that leads back into this server, with a mapping to a role whom policies do not bind.
     SELECT 'loopback_mapping', 'error', quote_ident(s.srvname),

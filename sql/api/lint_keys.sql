@@ -2,10 +2,8 @@
 
 -- Unique and exclusion constraints, and unique indexes, that hold across tenants: who inserts learns that a value is taken, and a
 -- tenant can take the values of others.
--- Not reported but as info: surrogate keys, which is how nearly every table is made. Nobody chooses a generated number or a UUID, so
--- nobody is kept from it; that it is taken tells what the sequence tells anyway. So a key is surrogate where one of its columns is an identity,
--- takes its default from a sequence or is a uuid, or where it is the primary key on one integer column (frameworks draw its
--- numbers themselves). Any other key is natural, and a warning.
+-- Not reported but as info: surrogate keys, which is how nearly every table is made (_tenancy.is_surrogate_key). Nobody chooses a generated
+-- number or a UUID, so nobody is kept from it. Any other key is natural, and a warning.
 CREATE VIEW _tenancy.lint_unique AS
     WITH p AS MATERIALIZED (
         SELECT * FROM _tenancy.lint_protected WHERE kind <> 'system' AND attnum IS NOT NULL
@@ -29,14 +27,7 @@ CREATE VIEW _tenancy.lint_unique AS
           AND NOT EXISTS (SELECT FROM pg_inherits h WHERE h.inhrelid = i.indexrelid)
     ), judged AS (
         SELECT k.*,
-               EXISTS (
-                   SELECT FROM unnest((k.indkey::int2[])[0:k.indnkeyatts - 1]) AS n(attnum)
-                   JOIN pg_attribute a ON a.attrelid = k.oid AND a.attnum = n.attnum
-                   LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
-                   WHERE a.attidentity <> '' OR a.atttypid = 'uuid'::regtype
-                      OR pg_get_expr(d.adbin, d.adrelid) LIKE 'nextval(%'
-                      OR k.indisprimary AND k.indnkeyatts = 1 AND a.atttypid IN ('bigint'::regtype, 'integer'::regtype, 'smallint'::regtype)
-               ) AND coalesce(k.contype <> 'x', true) AS surrogate,
+               _tenancy.is_surrogate_key(k.indexrelid) AS surrogate,
                format('CREATE UNIQUE INDEX %I ON %s%s USING btree (', k.index_name, CASE WHEN k.relkind = 'p' THEN 'ONLY ' END, k.relation) AS head,
                CASE WHEN octet_length(k.index_name) + octet_length(k.tenant_column) < 63 THEN format('%s_%s', k.index_name, k.tenant_column)
                     ELSE format('%s_%s', left(k.index_name, 50), left(md5(k.index_name), 8)) END AS new_name

@@ -162,6 +162,22 @@ AS $$
 $$;
 COMMENT ON FUNCTION _tenancy.lint_minor(integer) IS 'the minor version with the fixes that a server of this version (server_version_num) lacks';
 
+-- To whom EXECUTE of a function was granted by somebody: not to its owner, a superuser, or as it was made. What has no initial privileges
+-- was made for PUBLIC.
+CREATE FUNCTION _tenancy.lint_granted(function oid) RETURNS TABLE (to_whom text)
+    LANGUAGE sql STABLE PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END
+    FROM pg_proc f CROSS JOIN LATERAL aclexplode(f.proacl) a LEFT JOIN pg_roles o ON o.oid = a.grantee
+    WHERE f.oid = lint_granted.function AND a.grantee <> f.proowner AND NOT coalesce(o.rolsuper, false)
+      AND (a.grantee >= 16384 OR EXISTS (
+          SELECT FROM pg_init_privs i
+          WHERE i.classoid = 'pg_proc'::regclass AND i.objoid = f.oid
+            AND NOT EXISTS (SELECT FROM aclexplode(i.initprivs) z WHERE (z.grantee, z.privilege_type) = (a.grantee, a.privilege_type))))
+$$;
+COMMENT ON FUNCTION _tenancy.lint_granted(oid) IS 'to whom a function was granted, beyond what it was made with';
+
 -- As the library has it (src/pg/leakproof.rs).
 CREATE FUNCTION _tenancy.library_of(function pg_proc) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE

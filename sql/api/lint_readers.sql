@@ -30,13 +30,18 @@ CREATE VIEW _tenancy.lint_kept_functions AS
     WHERE r.relkind = 'm' AND d.refobjid >= 16384;
 COMMENT ON VIEW _tenancy.lint_kept_functions IS 'the functions that materialized views read through';
 
--- What is called, at any distance, with the rights of an owner who bypasses policies, or for a materialized view: by a parsed body
+-- What is called, at any distance, with the rights of an owner who bypasses policies, for a materialized view, or by a trigger: by a parsed body
 -- or by a text, where a name before a parenthesis is a call. A function that runs as an owner whom policies bind ends it.
 CREATE VIEW _tenancy.lint_reach AS
     WITH RECURSIVE reach(root, oid, parsed) AS (
         SELECT f.oid, f.oid, true FROM _tenancy.lint_functions f WHERE f.bypasses AND f.executable
         UNION
         SELECT k.function, k.function, true FROM _tenancy.lint_kept_functions k
+        UNION
+        SELECT t.tgfoid, t.tgfoid, true
+        FROM pg_trigger t JOIN _tenancy.protected p ON p.relation = t.tgrelid AND p.kind <> 'system'
+        JOIN _tenancy.lint_functions f ON f.oid = t.tgfoid
+        WHERE NOT t.tgisinternal
         UNION
         -- Only the texts of what is reached are looked through: a database may have many functions.
         SELECT r.root, c.callee, r.parsed AND c.parsed
@@ -177,6 +182,14 @@ COMMENT ON VIEW _tenancy.lint_readers IS 'findings: what reads protected tables 
 
 -- Triggers and rules of users on protected tables, which see every row that any tenant writes.
 CREATE VIEW _tenancy.lint_copiers AS
+    WITH reach AS MATERIALIZED (
+        SELECT * FROM _tenancy.lint_reach
+    ), writer AS MATERIALIZED (
+        -- Those who bypass policies, and what they call that writes.
+        SELECT h.oid, h.name, h.proowner, h.print, g.oid AS callee, g.name AS callee_name, g.print AS callee_print
+        FROM _tenancy.lint_functions h JOIN reach r ON r.root = h.oid JOIN _tenancy.lint_routines g ON g.oid = r.oid
+        WHERE h.bypasses AND g.body ~* '\m(insert\s+into|update|delete\s+from|merge\s+into|copy|execute)\M'
+    )
     -- A trigger function that runs as its definer and writes: to protected tables, as an owner whom policies bind, is how it should be.
     SELECT 'trigger_writes_elsewhere' AS rule, 'warning' AS severity, p.relation::text AS object,
            format('trigger %I calls %s, which is SECURITY DEFINER and writes %s', t.tgname, f.name,
@@ -194,6 +207,19 @@ CREATE VIEW _tenancy.lint_copiers AS
     WHERE NOT t.tgisinternal AND f.prosecdef AND t.tgparentid = 0
       AND f.body ~* '\m(insert\s+into|update|delete\s+from|merge\s+into|copy|execute)\M'
       AND (f.owner_bypasses OR w.names IS NOT NULL OR f.body ~* '\mexecute\M')
+    UNION ALL
+    -- The same at a distance: what the trigger's function calls is, or it is itself, of an owner who bypasses policies.
+    SELECT 'trigger_writes_elsewhere', 'warning', p.relation::text,
+           format('trigger %I calls %s, which writes%s with the rights of %I, who bypasses row-level security', t.tgname, w.name,
+                  CASE WHEN bool_and(w.callee <> w.oid) THEN ' through ' || string_agg(DISTINCT w.callee_name, ', ') END, pg_get_userbyid(w.proowner)),
+           format('ALTER ROUTINE %s SECURITY INVOKER;', w.name),
+           concat_ws(' ', t.tgname, w.print || left(md5(string_agg(DISTINCT w.callee_print, ' ')), 8))
+    FROM pg_trigger t
+    JOIN _tenancy.protected p ON p.relation = t.tgrelid AND p.kind <> 'system'
+    JOIN reach c ON c.root = t.tgfoid
+    JOIN writer w ON w.oid = c.oid
+    WHERE NOT t.tgisinternal AND t.tgparentid = 0 AND NOT (w.oid = t.tgfoid AND w.callee = t.tgfoid)
+    GROUP BY t.tgname, p.relation, w.name, w.proowner, w.print
     UNION ALL
     -- What a rule does is done with the rights of the table's owner.
     SELECT 'rule_on_table', CASE WHEN p.owner_bypasses THEN 'error' ELSE 'warning' END, p.relation::text,

@@ -242,7 +242,27 @@ END
 $$;
 COMMENT ON FUNCTION _tenancy.prove_control(jsonb, text) IS 'the deliberately broken table that tenancy.prove must catch';
 
-CREATE FUNCTION tenancy.prove(role name, target regclass DEFAULT NULL)
+-- The role that is played where none is named: that of the application, if there is one and no other.
+CREATE FUNCTION _tenancy.only_application() RETURNS name
+    LANGUAGE plpgsql STABLE PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    names name[] := (SELECT array_agg(a.name ORDER BY a.name) FROM _tenancy.lint_applications a);
+BEGIN
+    IF names IS NULL THEN
+        PERFORM _tenancy.raise('PARAMETER_INVALID', 'there is no role of an application to be played', '{}',
+            'None may set a tenant, is bound to one, or was granted a protected table. Name one: SELECT * FROM tenancy.prove(''app'');');
+    ELSIF cardinality(names) > 1 THEN
+        PERFORM _tenancy.raise('PARAMETER_INVALID', 'there are several roles of applications to be played', jsonb_build_object('roles', names),
+            format('Name one: SELECT * FROM tenancy.prove(%L);', names[1]));
+    END IF;
+    RETURN names[1];
+END
+$$;
+COMMENT ON FUNCTION _tenancy.only_application() IS 'the one role of an application that there is; for tenancy.prove without a role';
+
+CREATE FUNCTION tenancy.prove(role name DEFAULT NULL, target regclass DEFAULT NULL)
     RETURNS TABLE (relation regclass, check_name text, result text, detail text)
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
     SET search_path = pg_catalog, pg_temp SET jit = off
@@ -264,8 +284,9 @@ BEGIN
         PERFORM _tenancy.raise('TENANT_ACCESS_DENIED', 'must be superuser to call prove()', '{}',
             'It makes tenants and rows, and looks at what became of them, as nobody else can.');
     END IF;
-    IF played_role IS NULL OR NOT EXISTS (SELECT FROM pg_roles r WHERE r.rolname = played_role) THEN
-        PERFORM _tenancy.raise('PARAMETER_INVALID', coalesce('role "' || played_role || '" does not exist', 'role must not be null'), '{}',
+    played_role := coalesce(played_role, _tenancy.only_application());
+    IF NOT EXISTS (SELECT FROM pg_roles r WHERE r.rolname = played_role) THEN
+        PERFORM _tenancy.raise('PARAMETER_INVALID', format('role "%s" does not exist', played_role), '{}',
             'Name the role that the application runs its statements as: SELECT * FROM tenancy.prove(''app'');');
     END IF;
     SELECT jsonb_agg(jsonb_build_object('relation', p.relation::oid, 'kind', p.kind, 'column', p.tenant_column) ORDER BY p.relation::text COLLATE "C")
@@ -279,6 +300,9 @@ BEGIN
             jsonb_build_object('relation', only_relation::text), format('Protect it first: SELECT tenancy.protect(%L);', only_relation));
     END IF;
     player := _tenancy.player(played_role);
+    IF targets IS NULL THEN
+        RETURN QUERY SELECT NULL::regclass, 'tables'::text, 'could not be tested'::text, 'no table is protected'::text;
+    END IF;
 
     -- The control comes first: where it goes unnoticed, nothing else is said. 'tenant' is the kind that is always tried.
     FOR item IN
@@ -324,7 +348,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION tenancy.prove(name, regclass) IS
-'Plays two tenants, as the role, against a protected table (null: every one): reads, writes, moves, deletes, keys, upserts, foreign
+'Plays two tenants, as the role (null: the only one of an application, as tenancy.lint() tells them), against a protected table (null: every one): reads, writes, moves, deletes, keys, upserts, foreign
 keys, views, partitions, COPY, TRUNCATE. Returns for each table and check held, leaked, or could not be tested and why; first, without a
 table, whether a table without protection was caught, and whether the role goes round policies. Nothing is left behind: tenants and
 rows are made up in subtransactions that are undone. It runs your triggers, policies and views as the role. Waits at most two seconds for a lock.
@@ -349,22 +373,25 @@ END
 $$;
 COMMENT ON FUNCTION _tenancy.enter() IS 'the parameters of a subtransaction of tenancy.prove';
 
-CREATE FUNCTION tenancy.prove_tap(role name, target regclass DEFAULT NULL) RETURNS SETOF text
+CREATE FUNCTION tenancy.prove_tap(role name DEFAULT NULL, target regclass DEFAULT NULL) RETURNS SETOF text
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
     SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 DECLARE
     found record;
     number integer := 0;
+    is_good boolean;
 BEGIN
     FOR found IN SELECT * FROM tenancy.prove(prove_tap.role, prove_tap.target) LOOP
         number := number + 1;
         -- A hash would begin a directive.
-        RETURN NEXT format('%s %s - %s%s%s', CASE found.result WHEN 'leaked' THEN 'not ok' ELSE 'ok' END, number,
+        -- What is not of a table speaks for all of them: without the control, or a table, nothing is proved.
+        is_good := found.result = 'held' OR found.result = 'could not be tested' AND found.relation IS NOT NULL;
+        RETURN NEXT format('%s %s - %s%s%s', CASE WHEN is_good THEN 'ok' ELSE 'not ok' END, number,
             replace(coalesce(found.relation::text || ': ', ''), '#', '\#'), replace(found.check_name, '#', '\#'),
-            CASE found.result WHEN 'could not be tested' THEN ' # SKIP ' || regexp_replace(found.detail, '\s*\n\s*', ' ', 'g') ELSE '' END);
-        IF found.result = 'leaked' THEN
-            RETURN NEXT '# leaked: ' || regexp_replace(coalesce(found.detail, ''), '\s*\n\s*', ' ', 'g');
+            CASE WHEN is_good AND found.result <> 'held' THEN ' # SKIP ' || regexp_replace(found.detail, '\s*\n\s*', ' ', 'g') ELSE '' END);
+        IF NOT is_good THEN
+            RETURN NEXT format('# %s: %s', found.result, regexp_replace(coalesce(found.detail, ''), '\s*\n\s*', ' ', 'g'));
         END IF;
     END LOOP;
     RETURN NEXT format('1..%s', number);
@@ -372,4 +399,4 @@ END
 $$;
 COMMENT ON FUNCTION tenancy.prove_tap(name, regclass) IS
 'What tenancy.prove() returns, as lines of TAP, the protocol of pgTAP and pg_prove: held is ok, leaked is not ok, what could not be
-tested is skipped. Errors, volatility and rights are those of tenancy.prove().';
+tested of a table is skipped; where the control, or anything at all, could not be tested, that is not ok. Errors, volatility and rights are those of tenancy.prove().';

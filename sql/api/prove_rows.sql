@@ -94,8 +94,23 @@ AS $$
 $$;
 COMMENT ON FUNCTION _tenancy.any_value(oid, integer) IS 'a value of a type, or null where none is known';
 
--- The unique indexes (and exclusion constraints) that do not have the tenant column among their columns: they compare the rows of all tenants. A surrogate is a key whose values the
--- database makes up by itself, so that they mean nothing to anybody.
+-- A key whose values mean nothing: that one is taken tells what a counter tells anyway. One of its columns is an identity, takes its default from
+-- a sequence or is a uuid, or it is the primary key on one integer column (frameworks draw its numbers themselves). For lint and prove alike.
+CREATE FUNCTION _tenancy.is_surrogate_key(index oid) RETURNS boolean
+    LANGUAGE sql STABLE PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT NOT i.indisexclusion AND EXISTS (
+        SELECT FROM unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) AS n(attnum)
+        JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = n.attnum
+        LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+        WHERE a.attidentity <> '' OR a.atttypid = 'uuid'::regtype OR pg_get_expr(d.adbin, d.adrelid) LIKE 'nextval(%'
+           OR i.indisprimary AND i.indnkeyatts = 1 AND a.atttypid IN ('bigint'::regtype, 'integer'::regtype, 'smallint'::regtype))
+    FROM pg_index i WHERE i.indexrelid = index
+$$;
+COMMENT ON FUNCTION _tenancy.is_surrogate_key(oid) IS 'whether the values of a unique index mean nothing to anybody';
+
+-- The unique indexes (and exclusion constraints) that do not have the tenant column among their columns: they compare the rows of all tenants.
 CREATE FUNCTION _tenancy.keys_across_tenants(relation regclass, tenant_column name)
     RETURNS TABLE (index regclass, columns name[], is_plain boolean, is_exclusion boolean, is_surrogate boolean)
     LANGUAGE sql STABLE PARALLEL SAFE
@@ -104,11 +119,7 @@ AS $$
     SELECT i.indexrelid::regclass, c.columns,
            i.indpred IS NULL AND i.indexprs IS NULL AND i.indisunique,
            i.indisexclusion,
-           i.indexprs IS NULL AND cardinality(c.columns) = 1 AND EXISTS (
-               SELECT FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
-               WHERE a.attrelid = i.indrelid AND a.attname = c.columns[1]
-                 AND (a.attidentity <> '' OR pg_get_expr(d.adbin, d.adrelid) ~
-                      '^(nextval\(|gen_random_uuid\(\)|uuidv[47]\(\)|([^(]*\.)?uuid_generate_v[1-5])'))
+           _tenancy.is_surrogate_key(i.indexrelid)
     FROM pg_index i
     CROSS JOIN LATERAL (
         SELECT array_agg(a.attname ORDER BY array_position(i.indkey::int2[], a.attnum), a.attnum) AS columns

@@ -35,7 +35,7 @@ BEGIN
             WHEN outcome.harm IS NOT NULL THEN _tenancy.finding('unique oracle: ' || index_name, 'leaked', outcome.harm)
             WHEN outcome.state IN ('23505', '23P01') AND outcome.constraint_name = ANY (index_names) AND key.is_surrogate THEN
                 _tenancy.finding('unique oracle: ' || index_name, 'held',
-                    format('%s tells that a value is taken, but the database makes these values up, so that they mean nothing', told))
+                    format('%s tells that a value is taken, but nobody chooses these values, so that they mean nothing', told))
             WHEN outcome.state IN ('23505', '23P01') AND outcome.constraint_name = ANY (index_names) THEN
                 _tenancy.finding('unique oracle: ' || index_name, 'leaked',
                     format('%s tells that another tenant has a value: make it (%s)', told,
@@ -277,6 +277,9 @@ DECLARE
     open_ text;
     reachable bigint;
     outcome record;
+    member record;
+    theirs boolean;
+    weakness text;
 BEGIN
     -- row_security_active() answers for the role in force, so it is asked in the role.
     outcome := _tenancy.try(stage, tenant, format(
@@ -290,6 +293,29 @@ BEGIN
             coalesce('no policies where it is addressed directly: ' || open_, outcome.message));
         RETURN;
     END IF;
+    -- Each by itself: the policies of one say nothing of another. Where none of its rows is another tenant's, so that nothing
+    -- could be seen, they are compared with what they should be.
+    FOR member IN
+        SELECT t.relation, p.kind, p.tenant_column, p.undo
+        FROM _tenancy.tree((stage ->> 'relation')::oid) t JOIN pg_class c ON c.oid = t.relation LEFT JOIN LATERAL _tenancy.protection(t.relation) p ON true
+        WHERE t.depth > 0 AND c.relkind IN ('r', 'p') AND has_any_column_privilege(role, t.relation, 'SELECT, INSERT, UPDATE')
+        ORDER BY t.relation::text COLLATE "C"
+    LOOP
+        EXECUTE format('SELECT EXISTS (SELECT FROM %s AS t WHERE t.%I IS DISTINCT FROM %L LIMIT 1)', member.relation, stage ->> 'column', tenant) INTO theirs;
+        IF theirs AND has_any_column_privilege(role, member.relation, 'SELECT') THEN
+            outcome := _tenancy.try(stage, tenant, format('SELECT count(*) FROM (SELECT FROM %s AS t WHERE t.%I IS DISTINCT FROM %L%s LIMIT 1) s',
+                member.relation, stage ->> 'column', tenant, CASE stage ->> 'kind' WHEN 'shared' THEN format(' AND t.%I IS NOT NULL', stage ->> 'column') END));
+            IF outcome.answer <> '0' THEN
+                RETURN NEXT _tenancy.finding('partitions', 'leaked', format('a row of another tenant was read from %s', member.relation));
+                RETURN;
+            END IF;
+        END IF;
+        weakness := _tenancy.weakness(member.relation, member.kind, member.tenant_column, member.undo, '{ROW SECURITY,POLICY}');
+        IF weakness IS NOT NULL THEN
+            RETURN NEXT _tenancy.finding('partitions', 'leaked', format('%s, where it is addressed directly: %s', member.relation, weakness));
+            RETURN;
+        END IF;
+    END LOOP;
     SELECT count(*) INTO reachable FROM _tenancy.tree((stage ->> 'relation')::oid) t
     WHERE t.depth > 0 AND has_any_column_privilege(role, t.relation, 'SELECT, INSERT, UPDATE, REFERENCES');
     IF leaf = (stage ->> 'relation')::oid OR reachable = 0 THEN

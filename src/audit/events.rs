@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use serde_json::{Value, json};
 
 use super::{Record, record_to_stay};
+use crate::guc;
 use crate::pg::{
     self,
     text::{Text, reportable},
@@ -63,6 +64,9 @@ impl Drop for Writing {
 
 /// Puts a refusal on record, where it is one of those, in the trail of the context's tenant.
 pub fn refused(code: &'static str, detail: &str) {
+    if !guc::audit_refusals() {
+        return;
+    }
     crate::stat_tenants::refused(code);
     if RECORDED.contains(&code) {
         // Of a tenant that is not registered there is no trail.

@@ -39,6 +39,7 @@ pub struct Identity {
     /// Seconds since 1970.
     pub expires: i64,
     not_before: Option<i64>,
+    issued_at: Option<i64>,
     pub is_single_use: bool,
     /// Its issuer is trusted for this tenant only.
     pub is_of_own_issuer: bool,
@@ -111,6 +112,13 @@ pub fn verified(text: &[u8]) -> Result<Rc<Identity>, Error<'static>> {
     }
     if identity.not_before.is_some_and(|start| now < start.saturating_sub(skew)) {
         return Err(Error::TokenInvalid("it is not good yet"));
+    }
+    if identity.issued_at.is_some_and(|issued| now < issued.saturating_sub(skew)) {
+        return Err(Error::TokenInvalid("it has not been issued yet"));
+    }
+    let is_too_long = |most: i64| identity.expires > now.saturating_add(most).saturating_add(skew);
+    if guc::token_max_lifetime().is_some_and(is_too_long) {
+        return Err(Error::TokenInvalid("it is good for longer than tenancy.token_max_lifetime"));
     }
     Ok(identity)
 }
@@ -225,6 +233,7 @@ fn identify(claims: &Claims, issuer: &Issuer, name: &Text) -> Result<Identity, E
         id: claims.id().map(exactly).transpose()?,
         expires: claims.expires(),
         not_before: claims.not_before(),
+        issued_at: claims.issued_at(),
         is_single_use: issuer.is_single_use,
         is_of_own_issuer: issuer.tenant.is_some(),
         password: claims.text(PASSWORD_CLAIM).map(|stamp| stamp.to_string()),

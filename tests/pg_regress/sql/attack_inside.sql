@@ -9,8 +9,13 @@ GRANT USAGE ON SCHEMA appdata TO regress_app;
 CREATE TABLE ours (id integer PRIMARY KEY, tenant_id text NOT NULL, body text);
 INSERT INTO ours SELECT n, (ARRAY['acme', 'beta'])[1 + n % 2], (ARRAY['of acme', 'of beta'])[1 + n % 2] FROM generate_series(1, 6) AS n;
 ALTER TABLE ours OWNER TO regress_mallory;
+CREATE TABLE hand AS TABLE ours;
+ALTER TABLE hand ALTER COLUMN id SET NOT NULL, ALTER COLUMN tenant_id SET NOT NULL, OWNER TO regress_mallory;
+ALTER TABLE hand ENABLE ROW LEVEL SECURITY;
+ALTER TABLE hand FORCE ROW LEVEL SECURITY;
+CREATE POLICY isolation ON hand USING (tenant_id = current_setting('tenancy.tenant_id'));
 SELECT tenancy.protect('ours');
-GRANT SELECT, INSERT, UPDATE, DELETE ON ours TO regress_app, regress_outsider;
+GRANT SELECT, INSERT, UPDATE, DELETE ON ours, hand TO regress_app, regress_outsider;
 
 -- A cast of the owner's would be called, as whoever protects, when a foreign key is extended and its rows are compared.
 SET ROLE regress_mallory;
@@ -41,6 +46,18 @@ INSERT INTO appdata.par VALUES (1, 'acme'), (2, 'acme');
 INSERT INTO appdata.chi VALUES (1, 'acme'), (2, 'acme');
 SELECT tenancy.protect('appdata.par'), tenancy.protect('appdata.chi');
 GRANT SELECT, DELETE ON appdata.par TO regress_app;
+CREATE FUNCTION appdata.touch_hand() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN UPDATE public.hand SET body = 'touched'; RETURN OLD; END$$;
+CREATE TRIGGER touch_hand BEFORE DELETE ON appdata.chi FOR EACH ROW EXECUTE FUNCTION appdata.touch_hand();
+SET ROLE regress_app;
+SET tenancy.tenant_id = 'acme';
+BEGIN;
+DELETE FROM appdata.par WHERE id = 1;
+RESET ROLE;
+SELECT tenant_id, body, count(*) FROM hand GROUP BY 1, 2 ORDER BY 1, 2;   -- by hand, beta's rows are rewritten
+ROLLBACK;
+RESET tenancy.tenant_id;
+SET ROLE regress_mallory;
+DROP TRIGGER touch_hand ON appdata.chi;
 CREATE FUNCTION appdata.touch() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN UPDATE public.ours SET body = 'touched'; RETURN OLD; END$$;
 CREATE TRIGGER touch BEFORE DELETE ON appdata.chi FOR EACH ROW EXECUTE FUNCTION appdata.touch();
 SET ROLE regress_app;
@@ -95,22 +112,59 @@ RESET parallel_setup_cost; RESET parallel_tuple_cost; RESET min_parallel_table_s
 -- A cursor that reads as one tenant, and goes on as another.
 CREATE FUNCTION pg_temp.nth(n integer) RETURNS text LANGUAGE plpgsql AS $$
 BEGIN PERFORM set_config('tenancy.tenant_id', (ARRAY['acme', 'beta'])[n], true); RETURN (SELECT min(body) FROM public.ours); END$$;
+CREATE FUNCTION pg_temp.nth_of_hand(n integer) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN PERFORM set_config('tenancy.tenant_id', (ARRAY['acme', 'beta'])[n], true); RETURN (SELECT min(body) FROM public.hand); END$$;
+BEGIN; SELECT be('acme'); DECLARE c CURSOR FOR SELECT pg_temp.nth_of_hand(n) FROM generate_series(1, 2) n; FETCH 1 FROM c;
+FETCH 1 FROM c;                                                -- by hand, it goes on
+ROLLBACK;
 BEGIN; SELECT be('acme'); DECLARE c CURSOR FOR SELECT pg_temp.nth(n) FROM generate_series(1, 2) n; FETCH 1 FROM c;
 FETCH 1 FROM c;                                                -- SHOULD FAIL
 ROLLBACK;
 RESET ROLE;
 
+CREATE TABLE parts (id integer, tenant_id text NOT NULL) PARTITION BY RANGE (id);
+CREATE TABLE parts_1 PARTITION OF parts FOR VALUES FROM (0) TO (10);
+ALTER TABLE parts OWNER TO regress_mallory; ALTER TABLE parts_1 OWNER TO regress_mallory;
+SELECT tenancy.protect('parts');
 -- The owner, in the context of a tenant: an unprotected parent, another column, a change by the private functions.
 GRANT SET ON PARAMETER tenancy.tenant_id TO regress_mallory;
 GRANT CREATE ON SCHEMA public TO regress_mallory;
 SET ROLE regress_mallory;
 SET tenancy.tenant_id = 'acme';
 CREATE TABLE up (LIKE ours);
+GRANT SELECT ON up TO regress_app;
+BEGIN;
+ALTER TABLE hand INHERIT up;
+SET LOCAL ROLE regress_app;
+SELECT tenant_id, count(*) FROM up GROUP BY 1 ORDER BY 1;      -- by hand, everybody's rows
+ROLLBACK;
 ALTER TABLE ours INHERIT up;                                   -- SHOULD FAIL
 CREATE TABLE upp (LIKE ours) PARTITION BY LIST (tenant_id);
 ALTER TABLE upp ATTACH PARTITION ours DEFAULT;                 -- SHOULD FAIL
 CREATE TABLE both_of () INHERITS (ours, up);                   -- SHOULD FAIL
 SELECT _tenancy.begin_change('ours');                          -- SHOULD FAIL
+-- A partition without protection, by saying that it is being protected, or that it is.
+CREATE TABLE next (LIKE parts);
+BEGIN;
+SELECT _tenancy.begin_change('next');
+ALTER TABLE parts ATTACH PARTITION next DEFAULT;
+SELECT _tenancy.end_change('next'::regclass);                  -- SHOULD FAIL
+ROLLBACK;
+BEGIN;
+SELECT _tenancy.begin_change('next');
+SELECT _tenancy.begin_change('next');
+ALTER TABLE parts ATTACH PARTITION next DEFAULT;
+SELECT _tenancy.end_change('next'::regclass);
+COMMIT;                                                        -- SHOULD FAIL
+SELECT _tenancy.add_protection('next', 'tenant', 'tenant_id', '{}', '{}');   -- SHOULD FAIL
+BEGIN;
+SELECT _tenancy.begin_change('next');
+SELECT _tenancy.add_protection('next', p.kind, p.tenant_column::text, p.options, p.undo) FROM _tenancy.protection('parts') p;
+ALTER TABLE parts ATTACH PARTITION next DEFAULT;
+SELECT _tenancy.end_change('next'::regclass);                  -- SHOULD FAIL
+ROLLBACK;
+ALTER TABLE parts ATTACH PARTITION next DEFAULT;               -- as it should be
+SELECT relrowsecurity, relforcerowsecurity FROM pg_class WHERE oid = 'next'::regclass;
 ALTER TABLE ours ADD COLUMN victim text;
 SELECT _tenancy.follow_column('ours');
 SELECT tenant_column FROM tenancy.protected_tables WHERE relation = 'ours'::regclass;
@@ -120,7 +174,7 @@ RESET ROLE;
 RESET tenancy.tenant_id;
 DROP FUNCTION login, whoami, read_with, read_ours, read_parallel, be;
 DROP SCHEMA appdata CASCADE;
-DROP TABLE ours, up, upp;
+DROP TABLE ours, hand, up, upp, parts;
 REVOKE SET ON PARAMETER tenancy.tenant_id FROM regress_mallory;
 REVOKE CREATE ON SCHEMA public FROM regress_mallory;
 DROP ROLE regress_mallory;

@@ -34,6 +34,18 @@ WITH w AS MATERIALIZED (SELECT * FROM doc) SELECT id FROM w;
 SELECT id FROM doc UNION ALL SELECT id FROM doc;
 SELECT (SELECT count(*) FROM doc), EXISTS (SELECT FROM doc WHERE id = 2), (SELECT max(id) FROM doc);
 SELECT id FROM doc TABLESAMPLE BERNOULLI (100);
+SELECT word FROM ts_stat('SELECT to_tsvector(''simple'', body) FROM doc') ORDER BY 1;
+DO $$
+BEGIN
+    IF query_to_xml('SELECT body FROM doc', false, true, '')::text ~ 'beta' OR table_to_xml('doc', false, true, '')::text ~ 'beta' THEN
+        RAISE EXCEPTION 'leaked';
+    END IF;
+EXCEPTION WHEN feature_not_supported THEN
+    NULL;                                                      -- a server without libxml
+END$$;
+SET jit_above_cost = 0; SET jit_inline_above_cost = 0; SET jit_optimize_above_cost = 0;
+SELECT sum(id), count(*) FILTER (WHERE body ~ 'beta') FROM doc WHERE id + 1 > 0;
+RESET jit_above_cost; RESET jit_inline_above_cost; RESET jit_optimize_above_cost;
 SELECT id FROM doc WHERE ctid IN ('(0,1)', '(0,2)');
 SELECT id FROM doc FOR UPDATE;
 TABLE ONLY doc;
@@ -109,5 +121,18 @@ EXECUTE bypassing;
 SET ROLE regress_app;
 EXECUTE bypassing;                                             -- SHOULD FAIL
 RESET ROLE;
+-- The same behind a CTE, a subquery, and a view.
+PREPARE by_cte AS WITH d AS MATERIALIZED (SELECT * FROM doc) SELECT count(*) FROM d;
+PREPARE by_subquery AS SELECT count(*) FROM (SELECT * FROM doc OFFSET 0) d WHERE EXISTS (SELECT FROM doc e WHERE e.id = d.id);
+PREPARE by_view AS SELECT count(*) FROM doc_invoker;
+EXECUTE by_cte; EXECUTE by_subquery; EXECUTE by_view;
+SET ROLE regress_app;
+SET tenancy.tenant_id = 'acme';
+EXECUTE by_cte; EXECUTE by_subquery; EXECUTE by_view;
+RESET tenancy.tenant_id;
+EXECUTE by_cte;                                                -- SHOULD FAIL
+RESET ROLE;
+EXECUTE by_cte; EXECUTE by_subquery; EXECUTE by_view;
+DEALLOCATE ALL;
 DROP VIEW doc_invoker, doc_owner; DROP FUNCTION doc_definer(); DROP TABLE doc, hand;
 REVOKE CREATE ON SCHEMA public FROM regress_app;

@@ -80,6 +80,25 @@ SELECT count(*) FROM parent;
 COPY parent TO STDOUT;
 BEGIN; TRUNCATE child; ROLLBACK;
 RESET row_security;
+-- Where row-level security has been switched off, nobody is under it, and PostgreSQL knows of no policy.
+SET tenancy.restoring = on;
+ALTER TABLE parent DISABLE ROW LEVEL SECURITY;
+RESET tenancy.restoring;
+SET ROLE regress_app;
+SET tenancy.tenant_id = 'acme';
+SELECT count(*) FROM parent;                                   -- SHOULD FAIL
+COPY parent TO STDOUT;                                         -- SHOULD FAIL
+UPDATE parent SET body = body;                                 -- SHOULD FAIL
+RESET ROLE;
+RESET tenancy.tenant_id;
+SELECT count(*) FROM parent;                                   -- SHOULD FAIL
+SET tenancy.bypass_guard = 'off';
+SET ROLE regress_app;
+SET tenancy.tenant_id = 'acme';
+SELECT count(*) FROM parent;                                   -- the leak
+RESET ROLE;
+RESET tenancy.tenant_id;
+SET tenancy.bypass_guard = 'refuse';
 -- protect itself looks at the rows of a table that was protected before.
 SELECT tenancy.protect('parent');
 SELECT tenancy.unprotect('part');

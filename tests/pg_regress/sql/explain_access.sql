@@ -74,6 +74,37 @@ UPDATE pg_class SET relforcerowsecurity = false, relowner = 'regress_owner'::reg
 SELECT * FROM tenancy.explain_access('doc', 'regress_owner') WHERE item IN ('role', 'verdict');
 ROLLBACK;
 
+-- By the role's own settings, before those of this session.
+BEGIN;
+ALTER ROLE regress_app SET tenancy.missing_tenant = 'empty';
+SELECT value FROM tenancy.explain_access('doc', 'regress_app') WHERE item = 'verdict';
+ALTER ROLE regress_app RESET tenancy.missing_tenant;
+SET LOCAL tenancy.missing_tenant = 'empty';
+SELECT value FROM tenancy.explain_access('doc', 'regress_app') WHERE item = 'verdict';
+ROLLBACK;
+BEGIN;
+SET LOCAL tenancy.bypass_guard = 'refuse';
+SELECT value FROM tenancy.explain_access('doc') WHERE item = 'verdict';
+SELECT value FROM tenancy.explain_access('doc', 'regress_bypass') WHERE item = 'verdict';
+ALTER ROLE regress_bypass SET tenancy.bypass_guard = 'refuse';
+SELECT value FROM tenancy.explain_access('doc', 'regress_bypass') WHERE item = 'verdict';
+ROLLBACK;
+-- A role that is bound to a tenant that is suspended, or that there is none of.
+BEGIN;
+SELECT value FROM tenancy.explain_access('doc', 'regress_bound') WHERE item IN ('rows', 'verdict');
+SELECT tenancy.suspend_tenant('acme', 'late');
+SELECT value FROM tenancy.explain_access('doc', 'regress_bound') WHERE item IN ('rows', 'verdict');
+ALTER ROLE regress_bound SET tenancy.tenant_id = 'nobody';
+SELECT value FROM tenancy.explain_access('doc', 'regress_bound') WHERE item IN ('rows', 'verdict');
+ROLLBACK;
+-- To whom the registry is closed, nothing is told of it.
+BEGIN;
+GRANT regress_bound TO regress_outsider;
+GRANT USAGE ON SCHEMA public TO regress_outsider;
+SET LOCAL ROLE regress_outsider;
+SELECT value FROM tenancy.explain_access('doc', 'regress_bound') WHERE item IN ('rows', 'verdict');
+ROLLBACK;
+
 -- Views, other kinds, names, schemas.
 CREATE VIEW doc_owner AS SELECT * FROM doc;
 CREATE VIEW doc_caller WITH (security_invoker = yes) AS SELECT * FROM doc;

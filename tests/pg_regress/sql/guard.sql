@@ -81,6 +81,20 @@ SELECT t, state(t) FROM unnest(ARRAY['doc', '"Price List"', 'trail', 'currency']
 RESET ROLE;
 ALTER TABLE doc DISABLE ROW LEVEL SECURITY;                    -- SHOULD FAIL
 ALTER TABLE doc OWNER TO regress_mighty;                       -- SHOULD FAIL
+-- REASSIGN OWNED fires no event trigger; and a role that only has BYPASSRLS is exempt as well.
+REASSIGN OWNED BY regress_owner TO regress_mighty;             -- SHOULD FAIL
+CREATE ROLE regress_exempt BYPASSRLS;
+ALTER TABLE doc OWNER TO regress_exempt;                       -- SHOULD FAIL
+REASSIGN OWNED BY regress_peer, regress_owner TO regress_exempt;   -- SHOULD FAIL
+GRANT regress_exempt TO regress_owner;
+SET ROLE regress_owner;
+REASSIGN OWNED BY regress_owner TO regress_exempt;             -- SHOULD FAIL: whoever does it
+REASSIGN OWNED BY regress_nobody TO regress_exempt;            -- SHOULD FAIL: PostgreSQL's own
+RESET ROLE;
+REVOKE regress_exempt FROM regress_owner;
+BEGIN; SET LOCAL tenancy.restoring = on; REASSIGN OWNED BY regress_owner TO regress_exempt; SELECT relowner::regrole FROM pg_class WHERE oid = 'doc'::regclass; ROLLBACK;
+BEGIN; REASSIGN OWNED BY regress_owner TO regress_peer; SELECT relowner::regrole, state('doc') FROM pg_class WHERE oid = 'doc'::regclass; ROLLBACK;
+DROP ROLE regress_exempt;
 SET session_replication_role = replica;
 ALTER TABLE doc DISABLE ROW LEVEL SECURITY;                    -- SHOULD FAIL
 RESET session_replication_role;

@@ -158,6 +158,15 @@ END';
 CREATE TABLE elsewhere (body text);
 CREATE FUNCTION copy_row() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 'BEGIN INSERT INTO lint.elsewhere VALUES (NEW.code); RETURN NEW; END';
 CREATE TRIGGER copier AFTER INSERT ON good FOR EACH ROW EXECUTE FUNCTION copy_row();
+-- The same by what a trigger calls: of its own, and of another that is SECURITY DEFINER. As its caller it may write where that may.
+CREATE FUNCTION write_elsewhere(text) RETURNS void LANGUAGE plpgsql AS 'BEGIN INSERT INTO lint.elsewhere VALUES ($1); END';
+CREATE FUNCTION definer_elsewhere(text) RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 'BEGIN PERFORM lint.write_elsewhere($1); END';
+CREATE FUNCTION call_far() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 'BEGIN PERFORM lint.write_elsewhere(NEW.code); RETURN NEW; END';
+CREATE FUNCTION call_definer() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM lint.definer_elsewhere(NEW.code); RETURN NEW; END';
+CREATE FUNCTION call_plain() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM lint.write_elsewhere(NEW.code); RETURN NEW; END';
+CREATE TRIGGER far AFTER INSERT ON good FOR EACH ROW EXECUTE FUNCTION call_far();
+CREATE TRIGGER far_definer AFTER INSERT ON good FOR EACH ROW EXECUTE FUNCTION call_definer();
+CREATE TRIGGER plain AFTER INSERT ON good FOR EACH ROW EXECUTE FUNCTION call_plain();
 CREATE RULE also AS ON INSERT TO good_child DO ALSO INSERT INTO lint.elsewhere VALUES ('x');
 SELECT * FROM pg_temp.findings() WHERE rule ~ 'view|definer|trigger|rule' AND severity <> 'info';
 SELECT * FROM pg_temp.mend('view_bypasses');

@@ -96,11 +96,13 @@ CREATE USER MAPPING FOR regress_lint_bound SERVER lint_back OPTIONS (user 'regre
 CREATE USER MAPPING FOR regress_lint_app SERVER lint_away OPTIONS (user 'postgres');
 CREATE EXTENSION pageinspect SCHEMA lint;
 GRANT EXECUTE ON FUNCTION lint.get_raw_page(text, bigint) TO regress_lint_app;
-SELECT * FROM pg_temp.findings('lint|tenancy|pageinspect');
+GRANT EXECUTE ON FUNCTION pg_read_binary_file(text) TO regress_lint_app;
+GRANT EXECUTE ON FUNCTION pg_stat_file(text) TO PUBLIC;
+SELECT * FROM pg_temp.findings('lint|tenancy|pageinspect|pg_read|pg_stat_file');
 \pset format unaligned
-SELECT rule, object, remedy FROM tenancy.lint() WHERE key ~ 'lint|tenancy|pageinspect' ORDER BY key COLLATE "C";
+SELECT rule, object, remedy FROM tenancy.lint() WHERE key ~ 'lint|tenancy|pageinspect|pg_read|pg_stat_file' ORDER BY key COLLATE "C";
 \pset format aligned
-SELECT * FROM pg_temp.mend('lint|tenancy|pageinspect');
+SELECT * FROM pg_temp.mend('lint|tenancy|pageinspect|pg_read|pg_stat_file');
 SELECT evtenabled FROM pg_event_trigger WHERE evtname ~ '^tenancy_guard';
 DROP PUBLICATION lint_all, lint_one;
 DROP FOREIGN DATA WRAPPER postgres_fdw CASCADE;

@@ -134,3 +134,21 @@ CREATE TABLE "By Stander".t (tenant_id text);
 SELECT relation FROM tenancy.protected_tables WHERE relation::text ~ '(Twice|Stander)';
 DROP SCHEMA "Renamed Twice", "By Stander" CASCADE;
 SELECT schema FROM _tenancy.protected_schemas;
+
+-- EXPLAIN ANALYZE makes the table and fires no event trigger.
+CREATE SCHEMA explained;
+SELECT tenancy.protect_schema('explained');
+CREATE TABLE explained.made AS SELECT 'acme'::text AS tenant_id;
+SELECT count(*) FROM tenancy.protected_tables WHERE relation = 'explained.made'::regclass;
+EXPLAIN (ANALYZE, COSTS OFF) CREATE TABLE explained.by_as AS SELECT 'acme'::text AS tenant_id;   -- SHOULD FAIL
+EXPLAIN (ANALYZE, COSTS OFF) SELECT 'acme'::text AS tenant_id INTO explained.by_into;            -- SHOULD FAIL
+PREPARE q AS SELECT 'acme'::text AS tenant_id;
+EXPLAIN (ANALYZE, COSTS OFF) CREATE TABLE explained.by_execute AS EXECUTE q;                     -- SHOULD FAIL
+EXPLAIN (ANALYZE, COSTS OFF) CREATE TABLE IF NOT EXISTS explained.made AS SELECT 'acme'::text AS tenant_id;
+EXPLAIN (COSTS OFF) CREATE TABLE explained.not_made AS SELECT 'acme'::text AS tenant_id;
+DO $$BEGIN EXECUTE 'EXPLAIN ANALYZE CREATE TABLE explained.of_all AS SELECT ''x''::text AS code'; END$$;
+DO $$BEGIN EXECUTE 'EXPLAIN ANALYZE CREATE TEMP TABLE by_as AS SELECT ''acme''::text AS tenant_id'; END$$;
+SELECT relname FROM pg_class WHERE relnamespace = 'explained'::regnamespace AND relkind = 'r' ORDER BY 1;
+SET client_min_messages = warning;
+DROP SCHEMA explained CASCADE;
+DEALLOCATE q;

@@ -5,7 +5,9 @@ SET client_min_messages = warning;
 CREATE VIEW traces AS
     SELECT (SELECT count(*) FROM tenancy.tenants) AS tenants, (SELECT count(*) FROM pg_class) AS relations,
            (SELECT count(*) FROM pg_auth_members) AS memberships, (SELECT count(*) FROM pg_policy) AS policies,
-           (SELECT count(*) FROM _tenancy.usage) AS usage, (SELECT count(*) FROM _tenancy.protected) AS protected;
+           (SELECT count(*) FROM _tenancy.protected) AS protected,
+           -- What is refused elsewhere stays on record whatever becomes of the transaction.
+           (SELECT count(*) FROM _tenancy.audit_entries WHERE operation = 'REFUSED') AS refusals;
 CREATE TABLE before AS SELECT * FROM traces WITH NO DATA;
 CREATE FUNCTION summary(role name, target regclass DEFAULT NULL) RETURNS TABLE (relation regclass, result text, checks bigint) LANGUAGE sql AS
     'SELECT relation, result, count(*) FROM tenancy.prove(role, target) WHERE relation IS NOT NULL GROUP BY 1, 2 ORDER BY relation::text COLLATE "C", 2';
@@ -38,6 +40,10 @@ SELECT tenancy.protect('of_uuid', tenant_column => 'tenant'), tenancy.protect('"
        tenancy.protect('plane', 'shared'), tenancy.protect('journal', 'audit'), tenancy.protect('airport', 'system');
 SELECT check_name, result, detail FROM tenancy.prove('regress_app') WHERE relation IS NULL;
 SELECT * FROM summary('regress_app');
+-- What was refused is not on record. The same attempt outside of it is, so that the count can tell.
+SELECT t.refusals - b.refusals AS refusals FROM traces t, before b;
+BEGIN; SET LOCAL ROLE regress_app; SET LOCAL tenancy.tenant_id = 'acme'; INSERT INTO doc (tenant_id, body) VALUES ('beta', 'x'); ROLLBACK;   -- SHOULD FAIL
+SELECT t.refusals - b.refusals AS refusals FROM traces t, before b;
 SELECT * FROM tenancy.prove('regress_app') WHERE relation IS NOT NULL AND (result <> 'held' OR check_name ~ '^(shared|audit|system|unique)') ORDER BY relation::text COLLATE "C", check_name COLLATE "C";
 
 -- Partitions, and a table where no row can be made for a tenant that has no partition: the rows that are there are played.
@@ -59,6 +65,19 @@ CREATE TABLE part_gamma PARTITION OF part DEFAULT;
 RESET tenancy.restoring;
 GRANT SELECT ON part_gamma TO regress_app;
 SELECT * FROM tenancy.prove('regress_app', 'part') WHERE result <> 'held';
+-- One that has policies, and one of them opened: with rows of others in it, and without any.
+SELECT tenancy.protect('part');
+SELECT relation, result, count(*) FROM tenancy.prove('regress_app', 'part') WHERE check_name = 'partitions' GROUP BY 1, 2;
+SET tenancy.restoring = on;
+ALTER POLICY tenancy_isolation ON part_gamma USING (true);
+RESET tenancy.restoring;
+SELECT result, detail FROM tenancy.prove('regress_app', 'part') WHERE check_name = 'partitions';
+BEGIN;
+SET LOCAL tenancy.restoring = on;
+ALTER TABLE part_gamma NO FORCE ROW LEVEL SECURITY;
+ALTER POLICY tenancy_isolation ON part_gamma USING (tenant_id = tenancy.current_tenant());
+SELECT result, detail FROM tenancy.prove('regress_app', 'part') WHERE check_name = 'partitions';
+ROLLBACK;
 
 -- Foreign keys, with the tenant and without.
 CREATE TABLE project (tenant_id text, id integer, PRIMARY KEY (tenant_id, id), UNIQUE (id));
@@ -185,6 +204,12 @@ DROP TABLE odd, booked, child, parent; DROP TYPE mood, pair; DROP DOMAIN positiv
 
 -- TAP.
 SELECT * FROM tenancy.prove_tap('regress_app', 'task');
+-- Where the role may be no tenant, nothing has been proved; nor where nothing is protected.
+SELECT * FROM tenancy.prove_tap('regress_outsider', 'task');
+BEGIN;
+DELETE FROM _tenancy.protected;
+SELECT * FROM tenancy.prove_tap('regress_app');
+ROLLBACK;
 
 -- Metered tables and quotas.
 SELECT tenancy.meter('doc', 'docs');
@@ -196,7 +221,23 @@ SELECT tenancy.reconcile('doc');
 SELECT tenancy.remove_quota('default', '', 'docs'), tenancy.unmeter('doc', 'docs');
 
 -- Arguments and rights.
-SELECT tenancy.prove(NULL);                                    -- SHOULD FAIL
+BEGIN;
+DO $$                                                          -- those of other tests
+DECLARE
+    other name;
+BEGIN
+    FOR other IN SELECT a.name FROM _tenancy.lint_applications a WHERE a.name NOT IN ('regress_app', 'regress_bound') LOOP
+        EXECUTE format('REVOKE SET ON PARAMETER tenancy.tenant_id FROM %1$I; ALTER ROLE %1$I NOLOGIN; ALTER ROLE %1$I RESET tenancy.tenant_id', other);
+    END LOOP;
+END$$;
+SAVEPOINT s;
+SELECT tenancy.prove();                                        -- SHOULD FAIL: there are two
+ROLLBACK TO s;
+ALTER ROLE regress_bound RESET tenancy.tenant_id; ALTER ROLE regress_bound NOLOGIN;
+SELECT count(*) > 0 AS checks, count(*) FILTER (WHERE result <> 'held') AS not_held FROM tenancy.prove(target => 'doc');   -- as the only one
+REVOKE SET ON PARAMETER tenancy.tenant_id FROM regress_app;
+SELECT tenancy.prove();                                        -- SHOULD FAIL
+ROLLBACK;
 SELECT tenancy.prove('no such role');                          -- SHOULD FAIL
 SELECT tenancy.prove('regress_app', 'before');                 -- SHOULD FAIL
 SET ROLE regress_app;
@@ -216,6 +257,7 @@ DROP TABLE of_uuid, "of bigint; --", of_integer, of_varchar, plane, journal, air
 SELECT (SELECT tenants FROM before) = tenants AS tenants, (SELECT relations FROM before) = relations AS relations,
        (SELECT memberships FROM before) = memberships AS memberships, (SELECT policies FROM before) = policies AS policies,
        (SELECT protected FROM before) = protected AS protected FROM traces;
+
 SELECT id, tenant_id, body FROM doc ORDER BY id;
 SELECT last_value FROM doc_id_seq;
 SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relname LIKE 'tenancy\_prove%';

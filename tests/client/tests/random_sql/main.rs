@@ -87,7 +87,13 @@ fn filtered(sql: &str, id: &str) -> String {
 /// Settings that lead the planner elsewhere; what a major does not know is left out.
 fn settings(generator: &mut Generator, server: i32) -> Vec<String> {
     let random = &mut generator.random;
-    let mut all = vec!["statement_timeout = '20s'".to_owned(), "jit = off".to_owned()];
+    let mut all = vec!["statement_timeout = '20s'".to_owned()];
+    // Compiling takes longer than most of these statements run.
+    if random.chance(3) {
+        all.extend(["jit = on", "jit_above_cost = 0"].map(str::to_owned));
+    } else {
+        all.push("jit = off".to_owned());
+    }
     for name in [
         "seqscan",
         "indexscan",
