@@ -6,7 +6,8 @@ CREATE VIEW tenancy.users WITH (security_barrier) AS
     SELECT u.id, u.email, u.name, u.created_at FROM _tenancy.users u;
 COMMENT ON VIEW tenancy.users IS 'The users of all tenants. Granted to nobody.';
 
--- A view for each case, because PostgreSQL takes a UNION ALL apart, and then the conditions of whoever asks stand beside its own. The current
+-- A view for each case, because PostgreSQL takes a UNION ALL apart, and then the conditions of whoever asks stand beside its own. OFFSET 0 keeps them
+-- out of that of a tenant: PostgreSQL would compare with what they say the tenant is equal to, or ask first what is cheap. The current
 -- tenant in a sub-SELECT, so that the planner does not ask for it.
 CREATE VIEW _tenancy.shown_members AS
     SELECT m.tenant_id, m.user_id, m.role, CASE WHEN m.invited_until <= now() THEN 'expired' ELSE m.status END AS status,
@@ -17,7 +18,7 @@ CREATE VIEW _tenancy.all_members WITH (security_barrier) AS
     SELECT * FROM _tenancy.shown_members WHERE _tenancy.sees_all_tenants();
 COMMENT ON VIEW _tenancy.all_members IS 'the members of all tenants, for those who see them';
 CREATE VIEW _tenancy.own_members WITH (security_barrier) AS
-    SELECT * FROM _tenancy.shown_members WHERE NOT _tenancy.sees_all_tenants() AND tenant_id = (SELECT tenancy.current_tenant());
+    SELECT * FROM _tenancy.shown_members WHERE NOT _tenancy.sees_all_tenants() AND tenant_id = (SELECT tenancy.current_tenant()) OFFSET 0;
 COMMENT ON VIEW _tenancy.own_members IS 'the members of the current tenant, for everybody else';
 CREATE VIEW tenancy.members AS
     SELECT * FROM _tenancy.all_members UNION ALL SELECT * FROM _tenancy.own_members;

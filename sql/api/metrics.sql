@@ -104,10 +104,10 @@ CREATE VIEW _tenancy.metric_values AS
     FROM _tenancy.metric_series s;
 COMMENT ON VIEW _tenancy.metric_values IS 'what applications have counted and measured';
 
--- A view reads tables with the rights of its owner, so this is not for a caller's own conditions.
+-- A view reads tables with the rights of its owner, so this is not for a caller's own conditions, which OFFSET 0 keeps out.
 CREATE VIEW tenancy.metric_values WITH (security_barrier = true) AS
     SELECT m.tenant_id, m.name, m.labels, m.value FROM _tenancy.metric_values m
-    WHERE CASE WHEN _tenancy.sees_all_tenants() THEN true ELSE m.tenant_id = tenancy.current_tenant() END;
+    WHERE CASE WHEN _tenancy.sees_all_tenants() THEN true ELSE m.tenant_id = tenancy.current_tenant() END OFFSET 0;
 COMMENT ON VIEW tenancy.metric_values IS
 'What record_metric() has counted and measured. A tenant sees its own; superusers, roles with BYPASSRLS and members of pg_monitor see all where no tenant is set. PUBLIC may read it.';
 

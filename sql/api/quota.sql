@@ -264,7 +264,7 @@ CREATE VIEW _tenancy.all_quota_states WITH (security_barrier) AS
     SELECT * FROM _tenancy.quota_states WHERE _tenancy.sees_all_tenants();
 COMMENT ON VIEW _tenancy.all_quota_states IS 'how much of its quotas each tenant uses, for those who see it';
 CREATE VIEW _tenancy.own_quota_states WITH (security_barrier) AS
-    SELECT * FROM _tenancy.quota_states WHERE NOT _tenancy.sees_all_tenants() AND tenant_id = (SELECT tenancy.current_tenant());
+    SELECT * FROM _tenancy.quota_states WHERE NOT _tenancy.sees_all_tenants() AND tenant_id = (SELECT tenancy.current_tenant()) OFFSET 0;
 COMMENT ON VIEW _tenancy.own_quota_states IS 'how much of its quotas the current tenant uses, for everybody else';
 CREATE VIEW tenancy.quota_status AS
     SELECT * FROM _tenancy.all_quota_states UNION ALL SELECT * FROM _tenancy.own_quota_states;

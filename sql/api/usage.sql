@@ -43,13 +43,14 @@ CREATE VIEW _tenancy.usage_by_hour WITH (security_barrier) AS
     GROUP BY s.tenant_id, s.resource, s.hour;
 COMMENT ON VIEW _tenancy.usage_by_hour IS 'usage of all tenants by hour, settled or not';
 
--- A view for each case, because PostgreSQL takes a UNION ALL apart, and then the conditions of whoever asks stand beside its own. The current
+-- A view for each case, because PostgreSQL takes a UNION ALL apart, and then the conditions of whoever asks stand beside its own. OFFSET 0 keeps them
+-- out of that of a tenant: PostgreSQL would compare with what they say the tenant is equal to, or ask first what is cheap. The current
 -- tenant in a sub-SELECT, so that the planner does not ask for it.
 CREATE VIEW _tenancy.all_usage_by_hour WITH (security_barrier) AS
     SELECT * FROM _tenancy.usage_by_hour WHERE _tenancy.sees_all_tenants();
 COMMENT ON VIEW _tenancy.all_usage_by_hour IS 'the usage of all tenants, for those who see it';
 CREATE VIEW _tenancy.own_usage_by_hour WITH (security_barrier) AS
-    SELECT * FROM _tenancy.usage_by_hour WHERE NOT _tenancy.sees_all_tenants() AND tenant_id = (SELECT tenancy.current_tenant());
+    SELECT * FROM _tenancy.usage_by_hour WHERE NOT _tenancy.sees_all_tenants() AND tenant_id = (SELECT tenancy.current_tenant()) OFFSET 0;
 COMMENT ON VIEW _tenancy.own_usage_by_hour IS 'the usage of the current tenant, for everybody else';
 CREATE VIEW tenancy.usage_hourly AS
     SELECT * FROM _tenancy.all_usage_by_hour UNION ALL SELECT * FROM _tenancy.own_usage_by_hour;

@@ -277,7 +277,6 @@ unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, flags:
             Some(previous) => previous(query, flags),
             None => raw::standard_ExecutorStart(query, flags),
         }
-        late::starts(query);
         if planner::is_tagged((*query).plannedstmt) {
             start_tagged(query);
         }
@@ -387,6 +386,7 @@ unsafe extern "C-unwind" fn plan(
         }
         let planner = PREVIOUS_PLANNER.unwrap_or(raw::standard_planner);
         let plan = planner(query, text, options, parameters);
+        late::planned(plan);
         if let Some(tenant) = running::leave_plan(depth) {
             tag(plan, &tenant);
         }

@@ -203,7 +203,7 @@ unsafe extern "C-unwind" fn add_paths(
                 (*(*root).glob).invalItems = pg_sys::list_delete_ptr((*(*root).glob).invalItems, note.cast());
             }
             if let Some(judges) = JUDGES {
-                policies::uphold(root, rel, judges.policy);
+                policies::uphold(root, rel, &judges);
             }
         }
         if let Some(previous) = PREVIOUS {

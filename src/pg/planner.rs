@@ -136,24 +136,82 @@ pub unsafe fn calls(node: *mut pg_sys::Node, is: Is) -> bool {
     unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| look(node, context)) }
 }
 
-/// Whether an expression calls LEAKPROOF functions only, and waits for no result of another query, which runs when it is first asked for.
-pub unsafe fn is_quiet(node: *mut pg_sys::Node) -> bool {
-    unsafe extern "C-unwind" fn leaks(number: pg_sys::Oid, _: *mut c_void) -> bool {
-        // SAFETY: called inside a transaction.
-        unsafe { !pg_sys::get_func_leakproof(number) }
+/// Tells of each function that an expression calls.
+pub unsafe fn each_call(node: *mut pg_sys::Node, tell: &mut dyn FnMut(pg_sys::Oid)) {
+    type Tell<'a> = &'a mut dyn FnMut(pg_sys::Oid);
+    unsafe extern "C-unwind" fn note(number: pg_sys::Oid, tell: *mut c_void) -> bool {
+        // SAFETY: the context is the caller's.
+        unsafe { (*tell.cast::<Tell>())(number) }
+        false
     }
+    unsafe extern "C-unwind" fn look(node: *mut pg_sys::Node, tell: *mut c_void) -> bool {
+        // SAFETY: PostgreSQL passes nodes of the tree, or null.
+        unsafe {
+            !node.is_null()
+                && (raw::check_functions_in_node(node, note, tell)
+                    || raw::expression_tree_walker(node, look, tell))
+        }
+    }
+    let mut tell = tell;
+    let context = std::ptr::from_mut(&mut tell).cast();
+    // SAFETY: the caller passes an expression; errors are caught at the boundary.
+    unsafe {
+        pg_sys::ffi::pg_guard_ffi_boundary(|| look(node, context));
+    }
+}
+
+/// Whether an expression calls LEAKPROOF functions only, of those that ask for the tenant no others than these, is of nodes that raise no error
+/// themselves, and waits for no result of another query, which runs when it is first asked for.
+pub unsafe fn is_quiet(node: *mut pg_sys::Node, tenants: &[pg_sys::Oid]) -> bool {
+    unsafe extern "C-unwind" fn tells(number: pg_sys::Oid, tenants: *mut c_void) -> bool {
+        // SAFETY: called inside a transaction; the context is the caller's.
+        unsafe {
+            !pg_sys::get_func_leakproof(number)
+                || super::policies::is_tenant(number)
+                    && !(*tenants.cast::<&[pg_sys::Oid]>()).contains(&number)
+        }
+    }
+    unsafe extern "C-unwind" fn look(node: *mut pg_sys::Node, tenants: *mut c_void) -> bool {
+        use pg_sys::NodeTag::*;
+        // SAFETY: PostgreSQL passes nodes of the tree, or null; the tag of a node tells its type.
+        unsafe {
+            if node.is_null() {
+                return false;
+            }
+            let is_plain = match (*node).type_ {
+                T_Var | T_Const | T_List | T_RestrictInfo | T_BoolExpr | T_NullTest | T_BooleanTest
+                | T_RelabelType | T_CaseExpr | T_CaseWhen | T_CaseTestExpr | T_CoalesceExpr | T_RowExpr
+                | T_FuncExpr | T_OpExpr | T_DistinctExpr | T_NullIfExpr | T_ScalarArrayOpExpr
+                | T_RowCompareExpr | T_CoerceViaIO | T_ArrayCoerceExpr | T_ConvertRowtypeExpr
+                | T_PlaceHolderVar | T_SQLValueFunction | T_CurrentOfExpr => true,
+                T_Param => (*node.cast::<pg_sys::Param>()).paramkind == pg_sys::ParamKind::PARAM_EXTERN,
+                T_ArrayExpr => !(*node.cast::<pg_sys::ArrayExpr>()).multidims,
+                _ => false,
+            };
+            !is_plain
+                || raw::check_functions_in_node(node, tells, tenants)
+                || raw::expression_tree_walker(node, look, tenants)
+        }
+    }
+    let mut tenants = tenants;
+    let context = std::ptr::from_mut(&mut tenants).cast();
+    // SAFETY: the caller passes an expression; errors are caught at the boundary.
+    unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| !look(node, context)) }
+}
+
+/// Whether an expression waits for a result of another query.
+pub unsafe fn waits(node: *mut pg_sys::Node) -> bool {
     unsafe extern "C-unwind" fn look(node: *mut pg_sys::Node, none: *mut c_void) -> bool {
         // SAFETY: PostgreSQL passes nodes of the tree, or null; the tag of a node tells its type.
         unsafe {
             !node.is_null()
                 && ((*node).type_ == pg_sys::NodeTag::T_Param
                     && (*node.cast::<pg_sys::Param>()).paramkind == pg_sys::ParamKind::PARAM_EXEC
-                    || raw::check_functions_in_node(node, leaks, none)
                     || raw::expression_tree_walker(node, look, none))
         }
     }
     // SAFETY: the caller passes an expression; errors are caught at the boundary.
-    unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| !look(node, std::ptr::null_mut())) }
+    unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| look(node, std::ptr::null_mut())) }
 }
 
 /// Makes PostgreSQL plan anew what it has planned.
@@ -241,6 +299,21 @@ pub unsafe fn tag_pushed(plan: *mut pg_sys::PlannerGlobal) {
             push_item(&mut (*plan).invalItems, PUSHED, 0);
         }
     }
+}
+
+/// The number under which a plan tells that the library was there when it was made.
+const UPHELD: c_int = -7_200;
+
+/// Marks a plan as one that was made with the library.
+pub unsafe fn tag_upheld(plan: *mut pg_sys::PlannedStmt) {
+    // SAFETY: a plan that was made just now.
+    unsafe { push_item(&mut (*plan).invalItems, UPHELD, 0) }
+}
+
+/// Whether a plan is marked so.
+pub fn is_upheld(plan: *const pg_sys::PlannedStmt) -> bool {
+    // SAFETY: a valid plan.
+    unsafe { has_item((*plan).invalItems, UPHELD) }
 }
 
 /// Whether a plan is marked so.

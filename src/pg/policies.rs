@@ -10,17 +10,18 @@
 //!   the policies if it is cheap (`order_qual_clauses`). What it calls is called because there is a row, and because the cheaper conditions
 //!   before it hold of that row, whose-ever it is.
 //!
-//! So the policy's own comparison is added to the conditions of the table in the first case, and the mark is taken from conditions
-//! in the second: they come after the policies then.
+//! So the policy's own comparison is added to the conditions of the table in the first case, and in both what could tell of a row comes after the policies.
+//! Paths by an index that call what a user has written for each row that they find are not taken.
 
-use std::ffi::CStr;
+use std::cell::OnceCell;
+use std::ffi::c_void;
 
 use pgrx::{pg_sys, prelude::*};
 
 use super::{
-    index_pushdown::marks::{is_late, is_protected},
+    index_pushdown::{Judges, marks::is_protected},
     leakproof::function,
-    planner,
+    planner::{self, is_quiet},
     statement::entries,
 };
 
@@ -45,29 +46,88 @@ mod raw {
 }
 
 /// To be called when PostgreSQL has made the paths of a table of a query with policies.
-pub unsafe fn uphold(root: *mut pg_sys::PlannerInfo, rel: *mut pg_sys::RelOptInfo, policy: &CStr) {
+#[pg_guard]
+pub unsafe extern "C-unwind" fn uphold(
+    root: *mut pg_sys::PlannerInfo,
+    rel: *mut pg_sys::RelOptInfo,
+    judges: &Judges,
+) {
     // SAFETY: the planner's own.
     unsafe {
         if (*rel).rtekind != pg_sys::RTEKind::RTE_RELATION {
             return;
         }
-        let is_replaceable = classes(root, rel).any(|class| has_unsure(class));
-        let is_loud = conditions(rel).any(|condition| is_loud(rel, condition));
-        if (is_replaceable || is_loud) && is_protected(root, rel, policy) {
-            if is_replaceable {
-                keep(root, rel);
-            }
-            if is_loud {
-                come_first(rel);
+        let table = Table { root, rel, tenants: OnceCell::new() };
+        if table.needs_care() && is_protected(root, rel, judges.policy) {
+            settle(&table);
+        }
+        // What a parent's paths apply to its children may have been made just now.
+        let is_parent = (*rel).top_parent_relids.is_null() && (*entry_of(root, rel)).inh;
+        for number in 1..if is_parent { (*root).simple_rel_array_size } else { 1 } {
+            let child = *(*root).simple_rel_array.add(number as usize);
+            if !child.is_null()
+                && pg_sys::bms_equal((*child).top_parent_relids, (*rel).relids)
+                && (*child).rtekind == pg_sys::RTEKind::RTE_RELATION
+            {
+                let table = Table { root, rel: child, tenants: OnceCell::new() };
+                if table.needs_care() && is_protected(root, child, judges.policy) {
+                    settle(&table);
+                }
             }
         }
     }
+}
+
+/// A table of a query that is being planned.
+struct Table {
+    root: *mut pg_sys::PlannerInfo,
+    rel: *mut pg_sys::RelOptInfo,
+    /// The functions by which its policies ask for the tenant, once somebody wants to know.
+    tenants: OnceCell<Vec<pg_sys::Oid>>,
 }
 
 /// The number of the table that the policies name: of a partition or child, that of its first parent.
 unsafe fn named(rel: *const pg_sys::RelOptInfo) -> pg_sys::Relids {
     // SAFETY: the planner's own.
     unsafe { if (*rel).top_parent_relids.is_null() { (*rel).relids } else { (*rel).top_parent_relids } }
+}
+
+/// The entry of the table that the policies name.
+unsafe fn entry_of(
+    root: *const pg_sys::PlannerInfo,
+    rel: *const pg_sys::RelOptInfo,
+) -> *const pg_sys::RangeTblEntry {
+    // SAFETY: the number is one of the query's.
+    unsafe { *(*root).simple_rte_array.add(pg_sys::bms_singleton_member(named(rel)) as usize) }
+}
+
+/// What the policies of a table ask, as they name it.
+unsafe fn policies_of(
+    root: *const pg_sys::PlannerInfo,
+    rel: *const pg_sys::RelOptInfo,
+) -> impl Iterator<Item = *mut pg_sys::Expr> {
+    // SAFETY: lists of lists of expressions.
+    unsafe {
+        entries((*entry_of(root, rel)).securityQuals)
+            .iter()
+            .flat_map(|cell| entries(cell.ptr_value.cast()))
+            .map(|cell| cell.ptr_value.cast())
+    }
+}
+
+unsafe fn tenants(root: *const pg_sys::PlannerInfo, rel: *const pg_sys::RelOptInfo) -> Vec<pg_sys::Oid> {
+    // SAFETY: expressions.
+    unsafe {
+        let mut found = Vec::new();
+        for policy in policies_of(root, rel) {
+            planner::each_call(policy.cast(), &mut |number| {
+                if is_tenant(number) && !found.contains(&number) {
+                    found.push(number);
+                }
+            });
+        }
+        found
+    }
 }
 
 /// What is equal to columns of a table and to a value that is the same for all rows.
@@ -97,7 +157,7 @@ unsafe fn has_unsure(class: *const pg_sys::EquivalenceClass) -> bool {
 }
 
 /// Whether an expression without columns has one value for as long as a plan runs.
-unsafe fn is_sure(expression: *const pg_sys::Node) -> bool {
+pub unsafe fn is_sure(expression: *const pg_sys::Node) -> bool {
     // SAFETY: an expression; the tag of a node tells its type.
     unsafe {
         match (*expression).type_ {
@@ -124,84 +184,103 @@ pub fn is_tenant(number: pg_sys::Oid) -> bool {
             .is_some_and(|function| SYMBOLS.iter().any(|symbol| function.is(b"tenancy", symbol)))
 }
 
-/// Adds to the conditions of a table what policies compare with values that are the same for all rows, where that is not among them;
-/// and has what has taken its place come after the policies.
-#[pg_guard]
-unsafe extern "C-unwind" fn keep(root: *mut pg_sys::PlannerInfo, rel: *mut pg_sys::RelOptInfo) {
-    // SAFETY: the planner's own; a condition is copied for a partition.
-    unsafe {
-        let (table, after_policies) = (named(rel), (*root).qual_security_level);
-        for class in classes(root, rel).filter(|class| has_unsure(*class)) {
-            let mut policies = std::ptr::null_mut();
-            for cell in entries((*class).ec_sources) {
-                let mut source = cell.ptr_value.cast::<pg_sys::RestrictInfo>();
-                if (*source).security_level >= after_policies
-                    || !pg_sys::bms_equal((*source).clause_relids, table)
-                {
-                    continue;
-                }
-                if !(*rel).top_parent_relids.is_null() {
-                    source = translated(root, source, rel);
-                }
-                policies = pg_sys::lappend(policies, (*source).clause.cast());
-                if !conditions(rel).any(|condition| is_equal((*condition).clause, (*source).clause)) {
-                    add(rel, source);
-                }
-            }
-            for condition in conditions(rel).collect::<Vec<_>>() {
-                if !entries(policies).iter().any(|cell| is_equal(cell.ptr_value.cast(), (*condition).clause))
-                    && compares_unsure(condition, class)
-                {
-                    (*condition).security_level = after_policies;
-                    (*condition).leakproof = false;
-                }
+impl Table {
+    /// Whether a policy's comparison may have been displaced, or something that could tell come before it.
+    unsafe fn needs_care(&self) -> bool {
+        // SAFETY: the planner's own.
+        unsafe {
+            classes(self.root, self.rel).any(|class| has_unsure(class))
+                || conditions(self.rel).any(|condition| {
+                    (!(*condition).orclause.is_null() || self.is_early(condition)) && self.is_loud(condition)
+                })
+                || entries((*self.rel).pathlist).iter().any(|cell| orders_loudly(cell.ptr_value.cast()))
+        }
+    }
+
+    /// Whether a condition comes before or among the policies.
+    unsafe fn is_early(&self, condition: *const pg_sys::RestrictInfo) -> bool {
+        // SAFETY: a condition of the table.
+        unsafe { (*condition).leakproof || (*condition).security_level < (*self.root).qual_security_level }
+    }
+
+    /// Whether a condition could tell, besides its result. What asks for the tenant as a policy does raises the errors that the policy raises.
+    unsafe fn is_loud(&self, condition: *const pg_sys::RestrictInfo) -> bool {
+        // SAFETY: a condition of the table.
+        unsafe {
+            let clause = (*condition).clause;
+            // As a rule a policy's is just that, and no other asks for the tenant.
+            let is_policy = policies_of(self.root, self.rel).any(|policy| policy == clause);
+            !is_policy && !is_quiet(clause.cast(), &[]) && {
+                let known = self.tenants.get_or_init(|| tenants(self.root, self.rel));
+                known.is_empty() || !is_quiet(clause.cast(), known)
             }
         }
     }
+
+    /// For a partition or child, an expression of the table that the policies name.
+    unsafe fn translated(&self, node: *mut pg_sys::Node) -> *mut pg_sys::Node {
+        // SAFETY: the planner's own; conditions as well as expressions are copied.
+        unsafe {
+            let rel = self.rel;
+            if (*rel).top_parent_relids.is_null() {
+                return node;
+            }
+            #[cfg(feature = "pg15")]
+            let (child, parent) = ((*rel).relids, (*rel).top_parent_relids);
+            #[cfg(not(feature = "pg15"))]
+            let (child, parent) = (rel, (*rel).top_parent);
+            pg_sys::ffi::pg_guard_ffi_boundary(|| {
+                raw::adjust_appendrel_attrs_multilevel(self.root, node, child, parent)
+            })
+        }
+    }
+}
+
+/// Has the policies of a table asked, and before anything that could tell.
+#[cold]
+unsafe fn settle(table: &Table) {
+    // SAFETY: the planner's own.
+    unsafe {
+        let (root, rel) = (table.root, table.rel);
+        let named_policies: Vec<_> = policies_of(root, rel).collect();
+        let policies: Vec<_> =
+            named_policies.iter().map(|policy| table.translated(policy.cast()).cast()).collect();
+        for class in classes(root, rel).filter(|class| has_unsure(*class)) {
+            for cell in entries((*class).ec_sources) {
+                let source = cell.ptr_value.cast::<pg_sys::RestrictInfo>();
+                if pg_sys::bms_equal((*source).clause_relids, named(rel))
+                    && is_among((*source).clause, &named_policies)
+                {
+                    let source = table.translated(source.cast()).cast::<pg_sys::RestrictInfo>();
+                    let is_there =
+                        conditions(rel).any(|condition| is_equal((*condition).clause, (*source).clause));
+                    if !is_there {
+                        add(rel, source);
+                    }
+                }
+            }
+        }
+        for condition in conditions(rel).collect::<Vec<_>>() {
+            if table.is_early(condition)
+                && table.is_loud(condition)
+                && !is_among((*condition).clause, &policies)
+            {
+                (*condition).security_level = (*root).qual_security_level;
+                (*condition).leakproof = false;
+            }
+        }
+        drop_paths(root, rel);
+    }
+}
+
+unsafe fn is_among(clause: *const pg_sys::Expr, all: &[*mut pg_sys::Expr]) -> bool {
+    // SAFETY: expressions.
+    unsafe { all.iter().any(|other| is_equal(clause, *other)) }
 }
 
 unsafe fn is_equal(one: *const pg_sys::Expr, other: *const pg_sys::Expr) -> bool {
     // SAFETY: expressions.
     unsafe { pg_sys::equal(one.cast(), other.cast()) }
-}
-
-/// Whether a condition compares with a value of a class that is neither known nor the tenant's.
-unsafe fn compares_unsure(
-    condition: *const pg_sys::RestrictInfo,
-    class: *const pg_sys::EquivalenceClass,
-) -> bool {
-    // SAFETY: the tag of a node tells its type; members are expressions.
-    unsafe {
-        let clause = (*condition).clause;
-        (*clause.cast::<pg_sys::Node>()).type_ == pg_sys::NodeTag::T_OpExpr
-            && entries((*clause.cast::<pg_sys::OpExpr>()).args).iter().any(|argument| {
-                entries((*class).ec_members).iter().any(|cell| {
-                    let member = cell.ptr_value.cast::<pg_sys::EquivalenceMember>();
-                    (*member).em_is_const
-                        && !is_sure((*member).em_expr.cast())
-                        && is_equal(argument.ptr_value.cast(), (*member).em_expr)
-                })
-            })
-    }
-}
-
-/// A condition of a table, for a partition or child of it.
-unsafe fn translated(
-    root: *mut pg_sys::PlannerInfo,
-    condition: *mut pg_sys::RestrictInfo,
-    rel: *mut pg_sys::RelOptInfo,
-) -> *mut pg_sys::RestrictInfo {
-    // SAFETY: a table that has parents.
-    unsafe {
-        #[cfg(feature = "pg15")]
-        let (child, parent) = ((*rel).relids, (*rel).top_parent_relids);
-        #[cfg(not(feature = "pg15"))]
-        let (child, parent) = (rel, (*rel).top_parent);
-        pg_sys::ffi::pg_guard_ffi_boundary(|| {
-            raw::adjust_appendrel_attrs_multilevel(root, condition.cast(), child, parent)
-        })
-        .cast()
-    }
 }
 
 unsafe fn add(rel: *mut pg_sys::RelOptInfo, condition: *mut pg_sys::RestrictInfo) {
@@ -235,56 +314,55 @@ unsafe fn conditions(rel: *const pg_sys::RelOptInfo) -> impl Iterator<Item = *mu
     }
 }
 
-/// Whether a condition would come before the policies with something that could tell.
-unsafe fn is_loud(rel: *const pg_sys::RelOptInfo, condition: *const pg_sys::RestrictInfo) -> bool {
-    // SAFETY: a condition of the table.
-    unsafe {
-        (*condition).leakproof && is_late(rel, condition) && !planner::is_quiet((*condition).clause.cast())
-    }
-}
-
-/// Has conditions that could tell come after the policies. An index for which one is computed once has no part in that, but one that
-/// computes it again for each row that it finds has.
-#[pg_guard]
-unsafe extern "C-unwind" fn come_first(rel: *mut pg_sys::RelOptInfo) {
-    // SAFETY: the planner's own; a table that has paths by index has one without.
+/// Leaves out the paths that call what a user has written for each row that an index finds, before the policies. What is computed once for a
+/// scan of an index has no part in that.
+unsafe fn drop_paths(root: *mut pg_sys::PlannerInfo, rel: *mut pg_sys::RelOptInfo) {
+    // SAFETY: the planner's own.
     unsafe {
         for list in [&mut (*rel).pathlist, &mut (*rel).partial_pathlist] {
             for cell in entries(*list).to_vec() {
-                if rechecks_loudly(rel, cell.ptr_value.cast()) {
+                let path = cell.ptr_value.cast();
+                if rechecks_loudly(path) || orders_loudly(path) {
                     *list = pg_sys::list_delete_ptr(*list, cell.ptr_value);
                 }
             }
         }
-        for condition in conditions(rel) {
-            if is_loud(rel, condition) {
-                (*condition).leakproof = false;
-            }
+        // That one was not kept, because it costs more.
+        if (*rel).pathlist.is_null() {
+            let scan = pg_sys::create_seqscan_path(root, rel, (*rel).lateral_relids, 0);
+            pg_sys::add_path(rel, scan);
         }
     }
 }
 
-/// Whether a path calls a function of a user's own for rows that an index has found, before the policies.
-unsafe fn rechecks_loudly(rel: *const pg_sys::RelOptInfo, path: *const pg_sys::Path) -> bool {
+unsafe fn rechecks_loudly(path: *const pg_sys::Path) -> bool {
+    const BTREE: u32 = 403;
     // SAFETY: a path of the table; the tag of a node tells its type.
     unsafe {
         match (*path).type_ {
             pg_sys::NodeTag::T_BitmapHeapPath => {
-                rechecks_loudly(rel, (*path.cast::<pg_sys::BitmapHeapPath>()).bitmapqual)
-            }
-            pg_sys::NodeTag::T_BitmapAndPath => {
-                let all = entries((*path.cast::<pg_sys::BitmapAndPath>()).bitmapquals);
-                all.iter().any(|cell| rechecks_loudly(rel, cell.ptr_value.cast()))
-            }
-            pg_sys::NodeTag::T_BitmapOrPath => {
-                let all = entries((*path.cast::<pg_sys::BitmapOrPath>()).bitmapquals);
-                all.iter().any(|cell| rechecks_loudly(rel, cell.ptr_value.cast()))
+                recheck_is_loud((*path.cast::<pg_sys::BitmapHeapPath>()).bitmapqual)
             }
             pg_sys::NodeTag::T_IndexPath => {
-                let all = entries((*path.cast::<pg_sys::IndexPath>()).indexclauses);
-                all.iter().any(|cell| {
+                (*(*path.cast::<pg_sys::IndexPath>()).indexinfo).relam.to_u32() != BTREE
+                    && recheck_is_loud(path)
+            }
+            _ => false,
+        }
+    }
+}
+
+unsafe fn recheck_is_loud(path: *const pg_sys::Path) -> bool {
+    // SAFETY: as above.
+    unsafe {
+        let any = |list| entries(list).iter().any(|cell| recheck_is_loud(cell.ptr_value.cast()));
+        match (*path).type_ {
+            pg_sys::NodeTag::T_BitmapAndPath => any((*path.cast::<pg_sys::BitmapAndPath>()).bitmapquals),
+            pg_sys::NodeTag::T_BitmapOrPath => any((*path.cast::<pg_sys::BitmapOrPath>()).bitmapquals),
+            pg_sys::NodeTag::T_IndexPath => {
+                entries((*path.cast::<pg_sys::IndexPath>()).indexclauses).iter().any(|cell| {
                     let condition = (*cell.ptr_value.cast::<pg_sys::IndexClause>()).rinfo;
-                    is_loud(rel, condition) && planner::calls((*condition).clause.cast(), is_users)
+                    planner::calls((*condition).clause.cast(), is_written)
                 })
             }
             _ => false,
@@ -292,7 +370,19 @@ unsafe fn rechecks_loudly(rel: *const pg_sys::RelOptInfo, path: *const pg_sys::P
     }
 }
 
-unsafe extern "C-unwind" fn is_users(number: pg_sys::Oid, _: *mut std::ffi::c_void) -> bool {
+/// Whether an index returns rows in the order of what a user has written.
+unsafe fn orders_loudly(path: *const pg_sys::Path) -> bool {
+    // SAFETY: as above.
+    unsafe {
+        (*path).type_ == pg_sys::NodeTag::T_IndexPath
+            && entries((*path.cast::<pg_sys::IndexPath>()).indexorderbys)
+                .iter()
+                .any(|cell| planner::calls(cell.ptr_value.cast(), is_written))
+    }
+}
+
+/// Whether a function is neither one in C, which only superusers make, nor LEAKPROOF.
+pub unsafe extern "C-unwind" fn is_written(number: pg_sys::Oid, _: *mut c_void) -> bool {
     number.to_u32() >= pg_sys::FirstNormalObjectId
-        && function(number).is_none_or(|function| !function.is_leakproof)
+        && function(number).is_none_or(|function| function.symbol.is_none() && !function.is_leakproof)
 }

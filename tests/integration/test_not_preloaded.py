@@ -428,6 +428,58 @@ def test_first_statement_that_is_planned_without_the_library(db, connect):
         assert locks(session) == 0
 
 
+EARLY = {
+    # One table is planned without the library, which the other one brings.
+    "two tables": f"WITH x AS MATERIALIZED ({FLIP.format('orders')}) SELECT item FROM x UNION ALL SELECT item FROM orders WHERE item = ''",
+    # Of an index alone: what it is looked up by is computed again each time.
+    "index only": """SELECT o.tenant_id, set_config('my.tenant', 'globex', false) FROM generate_series(1, 2) g, orders o
+                     WHERE o.tenant_id = current_setting('my.tenant')""",
+    "a function's value": "SELECT item FROM orders WHERE tenant_id = pg_temp.lie()",
+    "explained": "EXPLAIN ANALYZE " + FLIP.format("orders"),
+    "a copy": f"COPY ({FLIP.format('orders')}) TO STDOUT",
+    "a table": f"CREATE TEMP TABLE kept AS {FLIP.format('orders')}",
+    "a write": "DELETE FROM orders WHERE tenant_id = current_setting('my.tenant') AND set_config('my.tenant', 'globex', false) IS NOT NULL",
+    "a block": f"DO $$BEGIN PERFORM * FROM ({FLIP.format('orders')}) q; END$$",
+    "a function in SQL": "SELECT * FROM pg_temp.both()",
+}
+
+
+@pytest.mark.parametrize("what", EARLY)
+def test_first_statement_in_every_form(db, connect, what):
+    db.run(f"GRANT DELETE ON orders TO {APP}")
+    session = attacker(connect)
+    session.execute("CREATE SEQUENCE pg_temp.calls")
+    session.execute(
+        """CREATE FUNCTION pg_temp.lie() RETURNS text STABLE LANGUAGE plpgsql AS
+           $$BEGIN RETURN CASE WHEN nextval('pg_temp.calls') <= 1 THEN 'acme' ELSE 'globex' END; END$$"""
+    )
+    session.execute("SET check_function_bodies = off")
+    session.execute(
+        f"""CREATE FUNCTION pg_temp.both() RETURNS SETOF text LANGUAGE sql AS
+            $$SELECT tenancy.current_tenant(); {FLIP.format('orders')}$$"""
+    )
+    if what == "index only":
+        for name in ("seqscan", "bitmapscan", "material"):
+            session.execute(f"SET enable_{name} = off")
+    assert not loaded(session)
+    before = db.run("SELECT tenant_id, count(*) FROM orders GROUP BY 1 ORDER BY 1")
+    try:
+        cursor = session.cursor()
+        if what == "a copy":
+            with cursor.copy(EARLY[what]) as copy:
+                rows = list(copy.rows())
+        else:
+            cursor.execute(EARLY[what])
+            rows = cursor.fetchall() if cursor.description else []
+    except psycopg.errors.InsufficientPrivilege:
+        pass
+    else:
+        # 18 plans the statements of a function one by one.
+        assert not any(value in ("globex", *GLOBEX) for row in rows for value in row), rows
+        assert what == "a function in SQL"
+    assert db.run("SELECT tenant_id, count(*) FROM orders GROUP BY 1 ORDER BY 1") == before
+
+
 def test_first_statement_is_as_quiet_as_any(db, connect):
     # This one loads the library while it is planned, in time for what comes before the policies.
     query = "SELECT item FROM {} WHERE item >= 'g1' AND item <= 'g1' AND pg_try_advisory_lock(4711)"
@@ -459,7 +511,12 @@ def test_cursor_that_is_opened_before_the_library_is_loaded(connect):
 
 
 def test_first_statement_that_names_its_tenant(connect):
-    for query in ("SELECT item FROM orders WHERE tenant_id = 'acme' ORDER BY item", "SELECT item FROM orders ORDER BY item"):
+    for query in (
+        "SELECT item FROM orders WHERE tenant_id = 'acme' ORDER BY item",
+        "SELECT item FROM orders WHERE tenant_id = 'acme' AND item LIKE 'a%' AND now() > '2020-01-01' ORDER BY item",
+        "SELECT o.item FROM orders o JOIN orders p ON p.item = o.item WHERE o.tenant_id = 'acme' ORDER BY 1",
+        "SELECT item FROM orders ORDER BY item",
+    ):
         assert items_of(attacker(connect), query) == ACME
     assert items_of(attacker(connect), "SELECT item FROM orders WHERE tenant_id = 'globex'") == []
     session = attacker(connect)

@@ -214,7 +214,7 @@ unsafe fn has_quiet_joins(root: *const pg_sys::PlannerInfo, rel: *const pg_sys::
     // SAFETY: expressions of the query.
     unsafe {
         all_equal(root, rel, |expression| {
-            planner::is_quiet(expression) || pg_sys::contain_leaked_vars(expression)
+            planner::is_quiet(expression, &[]) || pg_sys::contain_leaked_vars(expression)
         })
     }
 }

@@ -194,6 +194,8 @@ impl Generator {
             impure,
             impure,
             impure * usize::from(x.is_table),
+            2 * impure * usize::from(x.is_table),
+            2 * impure * usize::from(x.is_table),
         ]);
         match choice {
             0 => format!("{alias}.s = {}", self.probe()),
@@ -245,6 +247,31 @@ impl Generator {
             }
             19 => format!("{alias}.{}::integer > 0", self.random.pick(&["s", "d", "n"])),
             20 => "random() < 0.7".to_owned(),
+            // The tenant when the plan starts, and another when rows are read.
+            22 => {
+                let (tenant, other) = (self.tenant, self.other_tenant());
+                let cast = match self.ids {
+                    Ids::Text => "",
+                    Ids::Uuid => self.random.pick(&["::uuid", "::uuid", ""]),
+                    Ids::Bigint => self.random.pick(&["::bigint", "::bigint", ""]),
+                    Ids::Integer => self.random.pick(&["::integer", "::integer", ""]),
+                };
+                let value = format!(
+                    "coalesce(nullif(current_setting('app.flip', true), ''), '{}')",
+                    self.ids.id(tenant)
+                );
+                let value = self.random.pick(&["current_setting('app.flip', true)", &value]).to_owned();
+                format!(
+                    "({alias}.tenant_id = {}({value}){cast} AND set_config('app.flip', '{}', true) IS NOT NULL)",
+                    self.random.pick(&["", "concat"]),
+                    self.ids.id(other)
+                )
+            }
+            // Its first part is true of no row but another's, and cheaper than the second.
+            23 => {
+                let (other, row) = (self.other_tenant(), self.random.below(12));
+                format!("({alias}.s = '{}' AND 1 / zero() IS NOT NULL)", canary::text(other, row))
+            }
             _ => {
                 format!("{alias}.ctid {} '(0,{})'", self.random.pick(&[">", "<", "="]), self.random.below(9))
             }
