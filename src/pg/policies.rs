@@ -14,7 +14,7 @@
 //! Paths by an index that call what a user has written for each row that they find are not taken.
 
 use std::cell::OnceCell;
-use std::ffi::c_void;
+use std::ffi::{c_int, c_void};
 
 use pgrx::{pg_sys, prelude::*};
 
@@ -57,22 +57,47 @@ pub unsafe extern "C-unwind" fn uphold(
         if (*rel).rtekind != pg_sys::RTEKind::RTE_RELATION {
             return;
         }
-        let table = Table { root, rel, tenants: OnceCell::new() };
+        look_after(root, rel, judges);
+        // What a parent's paths apply to its children may have been made just now.
+        if (**(*root).simple_rte_array.add((*rel).relid as usize)).inh {
+            for number in 1..(*root).simple_rel_array_size as usize {
+                let child = *(*root).simple_rel_array.add(number);
+                if !child.is_null()
+                    && !std::ptr::eq(child, rel)
+                    && (*child).rtekind == pg_sys::RTEKind::RTE_RELATION
+                    && owner(root, child) == (*rel).relid
+                {
+                    look_after(root, child, judges);
+                }
+            }
+        }
+    }
+}
+
+unsafe fn look_after(root: *mut pg_sys::PlannerInfo, rel: *mut pg_sys::RelOptInfo, judges: &Judges) {
+    // SAFETY: the planner's own.
+    unsafe {
+        let table = Table { root, rel, owner: owner(root, rel), tenants: OnceCell::new() };
         if table.needs_care() && is_protected(root, rel, judges.policy) {
             settle(&table);
         }
-        // What a parent's paths apply to its children may have been made just now.
-        let is_parent = (*rel).top_parent_relids.is_null() && (*entry_of(root, rel)).inh;
-        for number in 1..if is_parent { (*root).simple_rel_array_size } else { 1 } {
-            let child = *(*root).simple_rel_array.add(number as usize);
-            if !child.is_null()
-                && pg_sys::bms_equal((*child).top_parent_relids, (*rel).relids)
-                && (*child).rtekind == pg_sys::RTEKind::RTE_RELATION
-            {
-                let table = Table { root, rel: child, tenants: OnceCell::new() };
-                if table.needs_care() && is_protected(root, child, judges.policy) {
-                    settle(&table);
-                }
+    }
+}
+
+/// The number of the table whose policies apply: of a partition or child, the parent that the query names; itself, where it has its own, as in a UNION ALL.
+unsafe fn owner(root: *const pg_sys::PlannerInfo, rel: *const pg_sys::RelOptInfo) -> pg_sys::Index {
+    // SAFETY: the arrays of the planner have an entry for each number of a table.
+    unsafe {
+        let mut number = (*rel).relid;
+        loop {
+            let entry = *(*root).simple_rte_array.add(number as usize);
+            let parents = (*root).append_rel_array;
+            if !(*entry).securityQuals.is_null() || parents.is_null() {
+                return number;
+            }
+            match (*parents.add(number as usize)).as_ref() {
+                Some(parent) => number = parent.parent_relid,
+                None => return number,
             }
         }
     }
@@ -82,66 +107,25 @@ pub unsafe extern "C-unwind" fn uphold(
 struct Table {
     root: *mut pg_sys::PlannerInfo,
     rel: *mut pg_sys::RelOptInfo,
+    /// Whose policies apply.
+    owner: pg_sys::Index,
     /// The functions by which its policies ask for the tenant, once somebody wants to know.
     tenants: OnceCell<Vec<pg_sys::Oid>>,
-}
-
-/// The number of the table that the policies name: of a partition or child, that of its first parent.
-unsafe fn named(rel: *const pg_sys::RelOptInfo) -> pg_sys::Relids {
-    // SAFETY: the planner's own.
-    unsafe { if (*rel).top_parent_relids.is_null() { (*rel).relids } else { (*rel).top_parent_relids } }
-}
-
-/// The entry of the table that the policies name.
-unsafe fn entry_of(
-    root: *const pg_sys::PlannerInfo,
-    rel: *const pg_sys::RelOptInfo,
-) -> *const pg_sys::RangeTblEntry {
-    // SAFETY: the number is one of the query's.
-    unsafe { *(*root).simple_rte_array.add(pg_sys::bms_singleton_member(named(rel)) as usize) }
-}
-
-/// What the policies of a table ask, as they name it.
-unsafe fn policies_of(
-    root: *const pg_sys::PlannerInfo,
-    rel: *const pg_sys::RelOptInfo,
-) -> impl Iterator<Item = *mut pg_sys::Expr> {
-    // SAFETY: lists of lists of expressions.
-    unsafe {
-        entries((*entry_of(root, rel)).securityQuals)
-            .iter()
-            .flat_map(|cell| entries(cell.ptr_value.cast()))
-            .map(|cell| cell.ptr_value.cast())
-    }
-}
-
-unsafe fn tenants(root: *const pg_sys::PlannerInfo, rel: *const pg_sys::RelOptInfo) -> Vec<pg_sys::Oid> {
-    // SAFETY: expressions.
-    unsafe {
-        let mut found = Vec::new();
-        for policy in policies_of(root, rel) {
-            planner::each_call(policy.cast(), &mut |number| {
-                if is_tenant(number) && !found.contains(&number) {
-                    found.push(number);
-                }
-            });
-        }
-        found
-    }
 }
 
 /// What is equal to columns of a table and to a value that is the same for all rows.
 unsafe fn classes(
     root: *const pg_sys::PlannerInfo,
-    rel: *const pg_sys::RelOptInfo,
+    table: pg_sys::Index,
 ) -> impl Iterator<Item = *mut pg_sys::EquivalenceClass> {
     // SAFETY: the planner's own list, which is only read.
     unsafe {
-        let table = named(rel);
         entries((*root).eq_classes)
             .iter()
             .map(|cell| cell.ptr_value.cast::<pg_sys::EquivalenceClass>())
-            .filter(move |class| (**class).ec_has_const && pg_sys::bms_is_subset(table, (**class).ec_relids))
+            .filter(move |class| {
+                (**class).ec_has_const && pg_sys::bms_is_member(table as c_int, (**class).ec_relids)
+            })
     }
 }
 
@@ -185,11 +169,39 @@ pub fn is_tenant(number: pg_sys::Oid) -> bool {
 }
 
 impl Table {
+    /// What the policies ask, as they name the table that they are of.
+    unsafe fn policies(&self) -> impl Iterator<Item = *mut pg_sys::Expr> {
+        // SAFETY: lists of lists of expressions.
+        unsafe {
+            let entry = *(*self.root).simple_rte_array.add(self.owner as usize);
+            entries((*entry).securityQuals)
+                .iter()
+                .flat_map(|cell| entries(cell.ptr_value.cast()))
+                .map(|cell| cell.ptr_value.cast())
+        }
+    }
+
+    /// The functions by which they ask for the tenant.
+    unsafe fn functions(&self) -> Vec<pg_sys::Oid> {
+        // SAFETY: expressions.
+        unsafe {
+            let mut found = Vec::new();
+            for policy in self.policies() {
+                planner::each_call(policy.cast(), &mut |number| {
+                    if is_tenant(number) && !found.contains(&number) {
+                        found.push(number);
+                    }
+                });
+            }
+            found
+        }
+    }
+
     /// Whether a policy's comparison may have been displaced, or something that could tell come before it.
     unsafe fn needs_care(&self) -> bool {
         // SAFETY: the planner's own.
         unsafe {
-            classes(self.root, self.rel).any(|class| has_unsure(class))
+            classes(self.root, self.owner).any(|class| has_unsure(class))
                 || conditions(self.rel).any(|condition| {
                     (!(*condition).orclause.is_null() || self.is_early(condition)) && self.is_loud(condition)
                 })
@@ -209,28 +221,27 @@ impl Table {
         unsafe {
             let clause = (*condition).clause;
             // As a rule a policy's is just that, and no other asks for the tenant.
-            let is_policy = policies_of(self.root, self.rel).any(|policy| policy == clause);
+            let is_policy = self.policies().any(|policy| policy == clause);
             !is_policy && !is_quiet(clause.cast(), &[]) && {
-                let known = self.tenants.get_or_init(|| tenants(self.root, self.rel));
+                let known = self.tenants.get_or_init(|| self.functions());
                 known.is_empty() || !is_quiet(clause.cast(), known)
             }
         }
     }
 
-    /// For a partition or child, an expression of the table that the policies name.
+    /// For a partition or child, an expression of the table that the policies are of.
     unsafe fn translated(&self, node: *mut pg_sys::Node) -> *mut pg_sys::Node {
         // SAFETY: the planner's own; conditions as well as expressions are copied.
         unsafe {
             let rel = self.rel;
-            if (*rel).top_parent_relids.is_null() {
+            if (*rel).relid == self.owner {
                 return node;
             }
+            let parent = *(*self.root).simple_rel_array.add(self.owner as usize);
             #[cfg(feature = "pg15")]
-            let (child, parent) = ((*rel).relids, (*rel).top_parent_relids);
-            #[cfg(not(feature = "pg15"))]
-            let (child, parent) = (rel, (*rel).top_parent);
+            let (rel, parent) = ((*rel).relids, (*parent).relids);
             pg_sys::ffi::pg_guard_ffi_boundary(|| {
-                raw::adjust_appendrel_attrs_multilevel(self.root, node, child, parent)
+                raw::adjust_appendrel_attrs_multilevel(self.root, node, rel, parent)
             })
         }
     }
@@ -242,14 +253,13 @@ unsafe fn settle(table: &Table) {
     // SAFETY: the planner's own.
     unsafe {
         let (root, rel) = (table.root, table.rel);
-        let named_policies: Vec<_> = policies_of(root, rel).collect();
+        let named_policies: Vec<_> = table.policies().collect();
         let policies: Vec<_> =
             named_policies.iter().map(|policy| table.translated(policy.cast()).cast()).collect();
-        for class in classes(root, rel).filter(|class| has_unsure(*class)) {
+        for class in classes(root, table.owner).filter(|class| has_unsure(*class)) {
             for cell in entries((*class).ec_sources) {
                 let source = cell.ptr_value.cast::<pg_sys::RestrictInfo>();
-                if pg_sys::bms_equal((*source).clause_relids, named(rel))
-                    && is_among((*source).clause, &named_policies)
+                if is_of((*source).clause_relids, table.owner) && is_among((*source).clause, &named_policies)
                 {
                     let source = table.translated(source.cast()).cast::<pg_sys::RestrictInfo>();
                     let is_there =
@@ -270,6 +280,14 @@ unsafe fn settle(table: &Table) {
             }
         }
         drop_paths(root, rel);
+    }
+}
+
+unsafe fn is_of(relids: pg_sys::Relids, table: pg_sys::Index) -> bool {
+    // SAFETY: a set of numbers.
+    unsafe {
+        let mut only = 0;
+        pg_sys::bms_get_singleton_member(relids, &mut only) && only == table as c_int
     }
 }
 

@@ -209,6 +209,12 @@ SELECT last_value AS asked FROM pg_temp.asked \gset
 SELECT setval('pg_temp.asked', 100, false);
 SELECT count(*) FROM ours_text o LEFT JOIN ours_text t ON t.tenant_id = o.tenant_id AND t.item >= 'none' AND t.item <= 'none' WHERE o.tenant_id = pg_temp.acme() AND o.id = 2;
 SELECT last_value = :asked AS as_often_where_there_is_none FROM pg_temp.asked;
+-- Where tables are put together, each has policies of its own.
+CREATE FUNCTION pg_temp.tell(text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE COST 0.0001 AS $$BEGIN RAISE WARNING 'told %', $1; RETURN true; END$$;
+SELECT count(*) FROM (SELECT * FROM ours_text UNION ALL SELECT * FROM ours_parts UNION ALL SELECT * FROM ours_child) u WHERE item IN ('item 3', 'item 4') AND pg_temp.tell(item) AND id = pg_temp.quiet_hit(4);
+SELECT count(*) FROM (SELECT * FROM ours_text UNION ALL SELECT * FROM ours_parts) u
+    WHERE tenant_id = current_setting('my.tenant') AND set_config('my.tenant', 'beta', false) IS NOT NULL AND tenant_id <> 'acme';
+SET my.tenant = 'acme';
 -- By the functions that policies ask for the tenant with, which raise errors.
 SELECT count(*) FROM ours_text WHERE CASE WHEN item = 'item 3' THEN tenancy.current_tenant_uuid() IS NOT NULL ELSE false END;
 SELECT count(*) FROM ours_text WHERE CASE WHEN item = 'item 4' THEN tenancy.current_tenant_uuid() IS NOT NULL ELSE false END;   -- SHOULD FAIL: its own row
