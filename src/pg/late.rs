@@ -100,6 +100,10 @@ impl Found {
         unsafe {
             for cell in entries(conditions) {
                 let condition = cell.ptr_value.cast();
+                // PostgreSQL itself has these come after the policies.
+                if pg_sys::contain_leaked_vars(condition) {
+                    continue;
+                }
                 self.is_loud |= pg_sys::contain_volatile_functions(condition)
                     || planner::calls(condition, policies::is_written);
                 self.waits |= planner::waits(condition);
@@ -133,7 +137,10 @@ unsafe fn look(plan: *mut pg_sys::Plan, found: &mut Found) {
             _ => {}
         }
         found.conditions((*plan).qual);
-        found.has_queries |= !(*plan).initPlan.is_null();
+        found.has_queries |= entries((*plan).initPlan).iter().any(|cell| {
+            let query = cell.ptr_value.cast::<pg_sys::SubPlan>();
+            (*query).subLinkType != pg_sys::SubLinkType::CTE_SUBLINK
+        });
         for cell in entries(inside) {
             look(cell.ptr_value.cast(), found);
         }

@@ -189,6 +189,7 @@ pub unsafe fn is_quiet(node: *mut pg_sys::Node, tenants: &[pg_sys::Oid]) -> bool
                 _ => false,
             };
             !is_plain
+                || lacks_collation(node)
                 || raw::check_functions_in_node(node, tells, tenants)
                 || raw::expression_tree_walker(node, look, tenants)
         }
@@ -197,6 +198,54 @@ pub unsafe fn is_quiet(node: *mut pg_sys::Node, tenants: &[pg_sys::Oid]) -> bool
     let context = std::ptr::from_mut(&mut tenants).cast();
     // SAFETY: the caller passes an expression; errors are caught at the boundary.
     unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| !look(node, context)) }
+}
+
+/// Whether functions of texts are called without a collation, because those of their arguments differ: that is an error when they are called.
+unsafe fn lacks_collation(node: *const pg_sys::Node) -> bool {
+    use pg_sys::NodeTag::*;
+    // SAFETY: the tag of a node tells its type.
+    unsafe {
+        let (collation, arguments) = match (*node).type_ {
+            T_FuncExpr => {
+                let call = node.cast::<pg_sys::FuncExpr>();
+                ((*call).inputcollid, (*call).args)
+            }
+            // The three have one form.
+            T_OpExpr | T_DistinctExpr | T_NullIfExpr => {
+                let operation = node.cast::<pg_sys::OpExpr>();
+                ((*operation).inputcollid, (*operation).args)
+            }
+            T_ScalarArrayOpExpr => {
+                let operation = node.cast::<pg_sys::ScalarArrayOpExpr>();
+                ((*operation).inputcollid, (*operation).args)
+            }
+            // Of several columns, each has its own.
+            T_RowCompareExpr => {
+                let row = node.cast::<pg_sys::RowCompareExpr>();
+                let pairs = super::statement::entries((*row).inputcollids)
+                    .iter()
+                    .zip(super::statement::entries((*row).largs));
+                return pairs.into_iter().any(|(collation, argument)| {
+                    collation.oid_value == pg_sys::InvalidOid && has_collation(argument.ptr_value.cast())
+                });
+            }
+            _ => return false,
+        };
+        collation == pg_sys::InvalidOid
+            && super::statement::entries(arguments).iter().any(|cell| has_collation(cell.ptr_value.cast()))
+    }
+}
+
+/// Whether an expression is of a type that has collations.
+unsafe fn has_collation(node: *const pg_sys::Node) -> bool {
+    // SAFETY: an expression.
+    unsafe {
+        let kind = pg_sys::exprType(node);
+        !matches!(
+            kind,
+            pg_sys::INT4OID | pg_sys::INT8OID | pg_sys::UUIDOID | pg_sys::BOOLOID | pg_sys::TIMESTAMPTZOID
+        ) && pg_sys::type_is_collatable(kind)
+    }
 }
 
 /// Whether an expression waits for a result of another query.

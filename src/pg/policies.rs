@@ -42,6 +42,7 @@ mod raw {
             child: *mut pg_sys::RelOptInfo,
             parent: *mut pg_sys::RelOptInfo,
         ) -> *mut pg_sys::Node;
+        pub fn create_index_paths(root: *mut pg_sys::PlannerInfo, rel: *mut pg_sys::RelOptInfo);
     }
 }
 
@@ -54,18 +55,17 @@ pub unsafe extern "C-unwind" fn uphold(
 ) {
     // SAFETY: the planner's own.
     unsafe {
-        if (*rel).rtekind != pg_sys::RTEKind::RTE_RELATION {
-            return;
+        if (*rel).rtekind == pg_sys::RTEKind::RTE_RELATION {
+            look_after(root, rel, judges);
         }
-        look_after(root, rel, judges);
-        // What a parent's paths apply to its children may have been made just now.
-        if (**(*root).simple_rte_array.add((*rel).relid as usize)).inh {
+        // What the paths of a parent, or of a UNION ALL, apply to its children may have been made just now.
+        let is_parent = (**(*root).simple_rte_array.add((*rel).relid as usize)).inh;
+        if is_parent && (*rel).top_parent_relids.is_null() {
             for number in 1..(*root).simple_rel_array_size as usize {
                 let child = *(*root).simple_rel_array.add(number);
                 if !child.is_null()
-                    && !std::ptr::eq(child, rel)
                     && (*child).rtekind == pg_sys::RTEKind::RTE_RELATION
-                    && owner(root, child) == (*rel).relid
+                    && pg_sys::bms_equal((*child).top_parent_relids, (*rel).relids)
                 {
                     look_after(root, child, judges);
                 }
@@ -169,29 +169,32 @@ pub fn is_tenant(number: pg_sys::Oid) -> bool {
 }
 
 impl Table {
-    /// What the policies ask, as they name the table that they are of.
-    unsafe fn policies(&self) -> impl Iterator<Item = *mut pg_sys::Expr> {
+    /// What the policies ask, as they name the table that they are of, each with its level: after them comes what a view asks that is
+    /// written through.
+    unsafe fn policies(&self) -> impl Iterator<Item = (*mut pg_sys::Expr, pg_sys::Index)> {
         // SAFETY: lists of lists of expressions.
         unsafe {
             let entry = *(*self.root).simple_rte_array.add(self.owner as usize);
-            entries((*entry).securityQuals)
-                .iter()
-                .flat_map(|cell| entries(cell.ptr_value.cast()))
-                .map(|cell| cell.ptr_value.cast())
+            entries((*entry).securityQuals).iter().zip(0..).flat_map(|(cell, level)| {
+                entries(cell.ptr_value.cast()).iter().map(move |cell| (cell.ptr_value.cast(), level))
+            })
         }
     }
 
-    /// The functions by which they ask for the tenant.
+    /// The functions by which the first that does asks for the tenant.
     unsafe fn functions(&self) -> Vec<pg_sys::Oid> {
         // SAFETY: expressions.
         unsafe {
             let mut found = Vec::new();
-            for policy in self.policies() {
+            for (policy, _) in self.policies() {
                 planner::each_call(policy.cast(), &mut |number| {
                     if is_tenant(number) && !found.contains(&number) {
                         found.push(number);
                     }
                 });
+                if !found.is_empty() {
+                    break;
+                }
             }
             found
         }
@@ -203,16 +206,14 @@ impl Table {
         unsafe {
             classes(self.root, self.owner).any(|class| has_unsure(class))
                 || conditions(self.rel).any(|condition| {
-                    (!(*condition).orclause.is_null() || self.is_early(condition)) && self.is_loud(condition)
+                    let may_lead = (*condition).leakproof || !(*condition).orclause.is_null();
+                    may_lead && self.is_loud(condition)
                 })
-                || entries((*self.rel).pathlist).iter().any(|cell| orders_loudly(cell.ptr_value.cast()))
+                || [(*self.rel).pathlist, (*self.rel).partial_pathlist]
+                    .into_iter()
+                    .flat_map(|list| entries(list))
+                    .any(|cell| is_loud(cell.ptr_value.cast()))
         }
-    }
-
-    /// Whether a condition comes before or among the policies.
-    unsafe fn is_early(&self, condition: *const pg_sys::RestrictInfo) -> bool {
-        // SAFETY: a condition of the table.
-        unsafe { (*condition).leakproof || (*condition).security_level < (*self.root).qual_security_level }
     }
 
     /// Whether a condition could tell, besides its result. What asks for the tenant as a policy does raises the errors that the policy raises.
@@ -220,9 +221,8 @@ impl Table {
         // SAFETY: a condition of the table.
         unsafe {
             let clause = (*condition).clause;
-            // As a rule a policy's is just that, and no other asks for the tenant.
-            let is_policy = self.policies().any(|policy| policy == clause);
-            !is_policy && !is_quiet(clause.cast(), &[]) && {
+            // As a rule none but the policies asks for the tenant.
+            !is_quiet(clause.cast(), &[]) && {
                 let known = self.tenants.get_or_init(|| self.functions());
                 known.is_empty() || !is_quiet(clause.cast(), known)
             }
@@ -253,13 +253,13 @@ unsafe fn settle(table: &Table) {
     // SAFETY: the planner's own.
     unsafe {
         let (root, rel) = (table.root, table.rel);
-        let named_policies: Vec<_> = table.policies().collect();
+        let named: Vec<_> = table.policies().collect();
         let policies: Vec<_> =
-            named_policies.iter().map(|policy| table.translated(policy.cast()).cast()).collect();
+            named.iter().map(|(policy, level)| (table.translated(policy.cast()).cast(), *level)).collect();
         for class in classes(root, table.owner).filter(|class| has_unsure(*class)) {
             for cell in entries((*class).ec_sources) {
                 let source = cell.ptr_value.cast::<pg_sys::RestrictInfo>();
-                if is_of((*source).clause_relids, table.owner) && is_among((*source).clause, &named_policies)
+                if is_of((*source).clause_relids, table.owner) && level_of((*source).clause, &named).is_some()
                 {
                     let source = table.translated(source.cast()).cast::<pg_sys::RestrictInfo>();
                     let is_there =
@@ -270,16 +270,37 @@ unsafe fn settle(table: &Table) {
                 }
             }
         }
+        // Conditions are still as they were when the paths were made.
+        drop_paths(root, rel);
         for condition in conditions(rel).collect::<Vec<_>>() {
-            if table.is_early(condition)
-                && table.is_loud(condition)
-                && !is_among((*condition).clause, &policies)
-            {
-                (*condition).security_level = (*root).qual_security_level;
+            if classes(root, table.owner).any(|class| compares_unsure(condition, class)) {
+                let level = level_of((*condition).clause, &policies);
+                (*condition).security_level = level.unwrap_or((*root).qual_security_level);
+                (*condition).leakproof = false;
+            } else if (*condition).leakproof && table.is_loud(condition) {
                 (*condition).leakproof = false;
             }
         }
-        drop_paths(root, rel);
+    }
+}
+
+/// Whether a condition compares with a value of a class that is neither known nor the tenant's.
+unsafe fn compares_unsure(
+    condition: *const pg_sys::RestrictInfo,
+    class: *const pg_sys::EquivalenceClass,
+) -> bool {
+    // SAFETY: the tag of a node tells its type; members are expressions.
+    unsafe {
+        let clause = (*condition).clause;
+        (*clause.cast::<pg_sys::Node>()).type_ == pg_sys::NodeTag::T_OpExpr
+            && entries((*clause.cast::<pg_sys::OpExpr>()).args).iter().any(|argument| {
+                entries((*class).ec_members).iter().any(|cell| {
+                    let member = cell.ptr_value.cast::<pg_sys::EquivalenceMember>();
+                    (*member).em_is_const
+                        && !is_sure((*member).em_expr.cast())
+                        && is_equal(argument.ptr_value.cast(), (*member).em_expr)
+                })
+            })
     }
 }
 
@@ -291,9 +312,13 @@ unsafe fn is_of(relids: pg_sys::Relids, table: pg_sys::Index) -> bool {
     }
 }
 
-unsafe fn is_among(clause: *const pg_sys::Expr, all: &[*mut pg_sys::Expr]) -> bool {
+/// The level of a clause, where it is one of these.
+unsafe fn level_of(
+    clause: *const pg_sys::Expr,
+    all: &[(*mut pg_sys::Expr, pg_sys::Index)],
+) -> Option<pg_sys::Index> {
     // SAFETY: expressions.
-    unsafe { all.iter().any(|other| is_equal(clause, *other)) }
+    unsafe { all.iter().find(|(other, _)| is_equal(clause, *other)).map(|(_, level)| *level) }
 }
 
 unsafe fn is_equal(one: *const pg_sys::Expr, other: *const pg_sys::Expr) -> bool {
@@ -332,29 +357,45 @@ unsafe fn conditions(rel: *const pg_sys::RelOptInfo) -> impl Iterator<Item = *mu
     }
 }
 
-/// Leaves out the paths that call what a user has written for each row that an index finds, before the policies. What is computed once for a
-/// scan of an index has no part in that.
+/// Leaves out the paths that call what could tell for each row that an index finds, before the policies. What is computed once for a
+/// scan of an index has no part in that, so such paths are made in their place.
 unsafe fn drop_paths(root: *mut pg_sys::PlannerInfo, rel: *mut pg_sys::RelOptInfo) {
     // SAFETY: the planner's own.
     unsafe {
+        let mut has_dropped = false;
         for list in [&mut (*rel).pathlist, &mut (*rel).partial_pathlist] {
             for cell in entries(*list).to_vec() {
-                let path = cell.ptr_value.cast();
-                if rechecks_loudly(path) || orders_loudly(path) {
+                if is_loud(cell.ptr_value.cast()) {
                     *list = pg_sys::list_delete_ptr(*list, cell.ptr_value);
+                    has_dropped = true;
                 }
             }
         }
-        // That one was not kept, because it costs more.
-        if (*rel).pathlist.is_null() {
-            let scan = pg_sys::create_seqscan_path(root, rel, (*rel).lateral_relids, 0);
-            pg_sys::add_path(rel, scan);
+        if !has_dropped {
+            return;
+        }
+        // Those were not kept, because they cost more.
+        pg_sys::add_path(rel, pg_sys::create_seqscan_path(root, rel, (*rel).lateral_relids, 0));
+        let indexes: Vec<*mut pg_sys::IndexOptInfo> =
+            entries((*rel).indexlist).iter().map(|cell| cell.ptr_value.cast()).collect();
+        let before: Vec<_> =
+            indexes.iter().map(|index| ((**index).amhasgetbitmap, (**index).amhasgettuple)).collect();
+        for index in &indexes {
+            (**index).amhasgetbitmap = false;
+            (**index).amhasgettuple &= (**index).relam.to_u32() == BTREE;
+        }
+        pg_sys::ffi::pg_guard_ffi_boundary(|| raw::create_index_paths(root, rel));
+        for (index, (bitmap, tuple)) in indexes.iter().zip(before) {
+            (**index).amhasgetbitmap = bitmap;
+            (**index).amhasgettuple = tuple;
         }
     }
 }
 
-unsafe fn rechecks_loudly(path: *const pg_sys::Path) -> bool {
-    const BTREE: u32 = 403;
+const BTREE: u32 = 403;
+
+/// Whether a path calls what could tell for each row that an index finds.
+unsafe fn is_loud(path: *const pg_sys::Path) -> bool {
     // SAFETY: a path of the table; the tag of a node tells its type.
     unsafe {
         match (*path).type_ {
@@ -362,8 +403,11 @@ unsafe fn rechecks_loudly(path: *const pg_sys::Path) -> bool {
                 recheck_is_loud((*path.cast::<pg_sys::BitmapHeapPath>()).bitmapqual)
             }
             pg_sys::NodeTag::T_IndexPath => {
-                (*(*path.cast::<pg_sys::IndexPath>()).indexinfo).relam.to_u32() != BTREE
-                    && recheck_is_loud(path)
+                let scan = path.cast::<pg_sys::IndexPath>();
+                (*(*scan).indexinfo).relam.to_u32() != BTREE && recheck_is_loud(path)
+                    || entries((*scan).indexorderbys)
+                        .iter()
+                        .any(|cell| planner::calls(cell.ptr_value.cast(), is_written))
             }
             _ => false,
         }
@@ -385,17 +429,6 @@ unsafe fn recheck_is_loud(path: *const pg_sys::Path) -> bool {
             }
             _ => false,
         }
-    }
-}
-
-/// Whether an index returns rows in the order of what a user has written.
-unsafe fn orders_loudly(path: *const pg_sys::Path) -> bool {
-    // SAFETY: as above.
-    unsafe {
-        (*path).type_ == pg_sys::NodeTag::T_IndexPath
-            && entries((*path.cast::<pg_sys::IndexPath>()).indexorderbys)
-                .iter()
-                .any(|cell| planner::calls(cell.ptr_value.cast(), is_written))
     }
 }
 

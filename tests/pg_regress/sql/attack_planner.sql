@@ -215,6 +215,22 @@ SELECT count(*) FROM (SELECT * FROM ours_text UNION ALL SELECT * FROM ours_parts
 SELECT count(*) FROM (SELECT * FROM ours_text UNION ALL SELECT * FROM ours_parts) u
     WHERE tenant_id = current_setting('my.tenant') AND set_config('my.tenant', 'beta', false) IS NOT NULL AND tenant_id <> 'acme';
 SET my.tenant = 'acme';
+-- What a view asks that is written through stands among the policies.
+CREATE TEMP VIEW hand_through WITH (security_barrier) AS SELECT * FROM hand_text WHERE item = 'item 3' AND item = pg_temp.hit();
+CREATE TEMP VIEW ours_through WITH (security_barrier) AS SELECT * FROM ours_text WHERE item = 'item 3' AND item = pg_temp.hit();
+DELETE FROM hand_through;
+DELETE FROM ours_through;
+CREATE TEMP VIEW ours_acme WITH (security_barrier) AS SELECT * FROM ours_text WHERE item = 'item 3' AND tenant_id = pg_temp.acme();
+SELECT setval('pg_temp.asked', 100, false);
+DELETE FROM ours_acme;
+SELECT last_value AS asked FROM pg_temp.asked \gset
+CREATE OR REPLACE TEMP VIEW ours_acme WITH (security_barrier) AS SELECT * FROM ours_text WHERE item = 'none' AND tenant_id = pg_temp.acme();
+SELECT setval('pg_temp.asked', 100, false);
+DELETE FROM ours_acme;
+SELECT last_value = :asked AS as_often_where_there_is_none FROM pg_temp.asked;
+-- Texts of two collations, which cannot be compared: an error, where there is a row.
+SELECT count(*) FROM (SELECT item, item COLLATE "C" AS a, item COLLATE "POSIX" AS b FROM hand_text) q WHERE item >= 'item 3' AND item <= 'item 3' AND a <> b;   -- tells
+SELECT count(*) FROM (SELECT item, item COLLATE "C" AS a, item COLLATE "POSIX" AS b FROM ours_text) q WHERE item >= 'item 3' AND item <= 'item 3' AND a <> b;
 -- By the functions that policies ask for the tenant with, which raise errors.
 SELECT count(*) FROM ours_text WHERE CASE WHEN item = 'item 3' THEN tenancy.current_tenant_uuid() IS NOT NULL ELSE false END;
 SELECT count(*) FROM ours_text WHERE CASE WHEN item = 'item 4' THEN tenancy.current_tenant_uuid() IS NOT NULL ELSE false END;   -- SHOULD FAIL: its own row
