@@ -34,6 +34,8 @@ DECLARE
     had text[];
     wanted text[];
     initial text[];
+    listed text[];
+    was_listed text[];
     difference record;
 BEGIN
     initial := current_setting('tenancy_update.initial');
@@ -48,9 +50,12 @@ BEGIN
                       UNION ALL
                       SELECT 'TABLE ' || c.oid::regclass, c.relnamespace, coalesce(c.relacl, acldefault('r', c.relowner)) FROM pg_class c WHERE c.relkind IN ('r', 'p', 'v')) o
                 CROSS JOIN LATERAL aclexplode(o.acl) x WHERE o.schema IN ('tenancy'::regnamespace, '_tenancy'::regnamespace));
+            listed := ARRAY(SELECT p.oid::regprocedure::text FROM pg_proc p
+                            WHERE p.proacl IS NOT NULL AND p.pronamespace IN ('tenancy'::regnamespace, '_tenancy'::regnamespace));
             RAISE EXCEPTION USING ERRCODE = 'TN000', MESSAGE = 'tried';
         EXCEPTION WHEN SQLSTATE 'TN000' THEN
             had := coalesce(had, wanted);
+            was_listed := coalesce(was_listed, listed);
         END;
     END LOOP;
     FOR difference IN
@@ -59,6 +64,13 @@ BEGIN
         SELECT 'REVOKE ', h.privilege, ' FROM ' FROM unnest(had) AS h (privilege) WHERE h.privilege <> ALL (wanted)
     LOOP
         EXECUTE difference.what || replace(difference.privilege, E'\\t', difference.whom);
+    END LOOP;
+    -- What is new and everybody's has a list that says so, as in a fresh installation.
+    FOR difference IN
+        SELECT l.name FROM unnest(listed) AS l (name)
+        WHERE l.name <> ALL (was_listed) AND format(E'EXECUTE ON ROUTINE %s\\tPUBLIC', l.name) = ANY (wanted)
+    LOOP
+        EXECUTE format('REVOKE EXECUTE ON ROUTINE %1$s FROM PUBLIC; GRANT EXECUTE ON ROUTINE %1$s TO PUBLIC', difference.name);
     END LOOP;
 END
 $do$;"""
