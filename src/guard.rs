@@ -153,7 +153,7 @@ pub fn end_change(relation: pg::Oid) {
     if !change.was_weak
         && let Some(problem) = registry::weakness(relation)
     {
-        Error::Weakened(&pg::relation_name(relation), &problem.to_utf8()).raise()
+        Error::Weakened(&pg::relation_name(relation), &problem).raise()
     }
     // One that has come to a protected table meanwhile, which the event trigger has left to who makes the change.
     if !change.was_open

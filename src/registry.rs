@@ -327,19 +327,11 @@ pub fn refuse_old_snapshot(relations: Vec<pg::Oid>, schema: Option<pg::Oid>) {
 
 /// What a protected table has lost, of what event triggers watch over, and how it disagrees with its parents and children; of one that
 /// is not protected, whether it has a child that is.
-pub fn weakness(relation: pg::Oid) -> Option<Text> {
+pub fn weakness(relation: pg::Oid) -> Option<String> {
     let Some(relations) = relations() else { Error::NotInstalled.raise() };
     let query = "SELECT coalesce((SELECT _tenancy.weakness($1, p.kind, p.tenant_column, p.undo, '{ROW SECURITY,NOT NULL,POLICY,TRIGGERS}')
                                   FROM _tenancy.protected p WHERE p.relation = $1), (SELECT f FROM _tenancy.family_problems($1) AS f LIMIT 1))";
-    let mut found = None;
-    pg::query::at_latest(|| {
-        pg::query::select(relations.table, query, &[relation.into()], |row| {
-            found = row.get::<Text>(1)?;
-            Ok(())
-        })
-    })
-    .unwrap_or_else(|error| crate::error::internal(error));
-    found
+    names(relations.table, query, &[relation.into()]).pop()
 }
 
 /// The protected table that one which is not protected is a partition or child of, if it is.

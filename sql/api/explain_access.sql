@@ -39,7 +39,7 @@ AS $$
 $$;
 COMMENT ON FUNCTION _tenancy.setting_for(name, text) IS 'what a parameter is for a role, as far as this session can tell';
 
--- The code that entering a tenant would raise; null where it is active, or the caller may not know.
+-- The code that entering a tenant would raise: empty where it is active, null where the caller may not know.
 CREATE FUNCTION _tenancy.obstacle_of(tenant text) RETURNS text
     LANGUAGE plpgsql STABLE PARALLEL SAFE
     SET search_path = pg_catalog, pg_temp

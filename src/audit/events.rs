@@ -64,11 +64,8 @@ impl Drop for Writing {
 
 /// Puts a refusal on record, where it is one of those, in the trail of the context's tenant.
 pub fn refused(code: &'static str, detail: &str) {
-    if !guc::audit_refusals() {
-        return;
-    }
     crate::stat_tenants::refused(code);
-    if RECORDED.contains(&code) {
+    if guc::audit_refusals() && RECORDED.contains(&code) {
         // Of a tenant that is not registered there is no trail.
         let named = pg::guc::assigned().map(|assigned| assigned.id).filter(|id| !id.is_scope());
         let tenant = named.filter(|_| code != "TENANT_NOT_FOUND");
