@@ -170,13 +170,25 @@ pub fn is_tenant(number: pg_sys::Oid) -> bool {
 
 impl Table {
     /// What the policies ask, as they name the table that they are of, each with its level: after them comes what a view asks that is
-    /// written through.
+    /// written through. A join of a table with itself by its key may have been reduced to this one (since 18), and asks what both asked.
     unsafe fn policies(&self) -> impl Iterator<Item = (*mut pg_sys::Expr, pg_sys::Index)> {
-        // SAFETY: lists of lists of expressions.
+        // SAFETY: lists of lists of expressions; the array of the planner has a place for each table of the query.
         unsafe {
-            let entry = *(*self.root).simple_rte_array.add(self.owner as usize);
-            entries((*entry).securityQuals).iter().zip(0..).flat_map(|(cell, level)| {
-                entries(cell.ptr_value.cast()).iter().map(move |cell| (cell.ptr_value.cast(), level))
+            let own = *(*self.root).simple_rte_array.add(self.owner as usize);
+            let removed = entries((*(*self.root).parse).rtable)
+                .iter()
+                .zip(1..)
+                .map(|(cell, number)| (cell.ptr_value.cast::<pg_sys::RangeTblEntry>(), number))
+                .filter(move |(other, number)| {
+                    *number != self.owner as usize
+                        && (**other).relid == (*own).relid
+                        && (*(*self.root).simple_rel_array.add(*number)).is_null()
+                })
+                .map(|(other, _)| other);
+            std::iter::once(own).chain(removed).flat_map(|entry| {
+                entries((*entry).securityQuals).iter().zip(0..).flat_map(|(cell, level)| {
+                    entries(cell.ptr_value.cast()).iter().map(move |cell| (cell.ptr_value.cast(), level))
+                })
             })
         }
     }
