@@ -66,7 +66,7 @@ pub struct Named([bool; guc::PRIVILEGED.len()]);
 /// To be called before the parameters are defined.
 pub fn init() -> Named {
     pg::guc::init(check, check_user, assign);
-    pg::accessor::init(resolve, api::deny_write);
+    pg::accessor::init(resolve, find, api::deny_write);
     pg::setter::init(requested, || {
         if let Err(error) = refuse_in_scope(Source::Session) {
             error.raise()
@@ -444,6 +444,14 @@ fn resolve(form: Form) -> Resolved {
         _ => {}
     }
     registry::resolved(&id)
+}
+
+/// The current tenant, where nothing refuses it: what would is raised by whatever asks for the tenant when it runs.
+fn find() -> Resolved {
+    match confirmed() {
+        Ok(Some(id)) if !id.is_scope() => registry::resolved(&id),
+        _ => Resolved::None,
+    }
 }
 
 /// The current tenant; raises where there is none, unless `tenancy.missing_tenant` is `empty`.

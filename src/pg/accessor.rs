@@ -7,7 +7,10 @@
 //! A `text` result is a pointer, and the executor may keep it until the query ends. So it points at a
 //! `Forms` that lives until no query can be running (`xact::nothing_is_running`), or is a copy.
 
-use std::ptr::addr_of_mut;
+use std::{
+    ptr::addr_of_mut,
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
+};
 
 use pgrx::{pg_sys, prelude::*};
 
@@ -17,10 +20,13 @@ pub struct Forms {
     text: Box<[u32]>,
     uuid: Option<[u8; 16]>,
     bigint: Option<i64>,
+    /// No others have it.
+    number: u32,
 }
 
 impl Forms {
     pub fn new(id: &str, uuid: Option<[u8; 16]>, bigint: Option<i64>) -> Forms {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
         let size = size_of::<u32>() + id.len();
         let mut text = vec![0u32; size.div_ceil(size_of::<u32>())].into_boxed_slice();
         // SAFETY: the buffer has `size` bytes or more: a four-byte header, then the id.
@@ -29,7 +35,7 @@ impl Forms {
             pgrx::varlena::set_varsize_4b(start.cast(), size as i32);
             std::ptr::copy_nonoverlapping(id.as_ptr(), start.add(1).cast(), id.len());
         }
-        Forms { text, uuid, bigint }
+        Forms { text, uuid, bigint, number: NUMBER.fetch_add(1, Relaxed) }
     }
 }
 
@@ -40,9 +46,11 @@ struct Current {
     text: *const u32,
     uuid: *const [u8; 16],
     bigint: Option<i64>,
+    number: u32,
 }
 
-const UNRESOLVED: Current = Current { text: std::ptr::null(), uuid: std::ptr::null(), bigint: None };
+const UNRESOLVED: Current =
+    Current { text: std::ptr::null(), uuid: std::ptr::null(), bigint: None, number: 0 };
 static mut CURRENT: Current = UNRESOLVED;
 
 /// What resolving gave: the tenant's forms, and whether they live until the transaction ends.
@@ -74,17 +82,86 @@ fn no_denier() -> bool {
     false
 }
 
+/// Resolves the current tenant, where there is one and nothing refuses it.
+type Finder = fn() -> Resolved;
+
 static mut RESOLVER: Resolver = no_resolver;
+static mut FINDER: Finder = || Resolved::None;
 static mut DENIER: fn() -> bool = no_denier;
 
-/// Sets the function that resolves the current tenant, which raises an error where there is none to be had, and the one that raises where a row
-/// is not the current tenant's.
-pub fn init(resolver: Resolver, denier: fn() -> bool) {
+/// Sets the function that resolves the current tenant, which raises an error where there is none to be had, the one that does so where there is
+/// one, and the one that raises where a row is not the current tenant's.
+pub fn init(resolver: Resolver, finder: Finder, denier: fn() -> bool) {
     // SAFETY: a backend is single-threaded, and this runs once, when the library is loaded.
     unsafe {
         RESOLVER = resolver;
+        FINDER = finder;
         DENIER = denier;
     }
+}
+
+/// The current tenant, for what runs at once.
+pub struct Known(Current);
+
+impl Known {
+    /// What tells it from others, as long as a transaction does not use very many.
+    pub fn number(&self) -> u32 {
+        self.0.number
+    }
+
+    /// A datum of a form, where it has that; not a copy.
+    pub fn datum(&self, form: Form) -> Option<pg_sys::Datum> {
+        let Current { text, uuid, bigint, .. } = self.0;
+        match form {
+            Form::Text => Some(pg_sys::Datum::from(text)),
+            Form::Uuid => (!uuid.is_null()).then(|| pg_sys::Datum::from(uuid)),
+            Form::Bigint => bigint.map(pg_sys::Datum::from),
+        }
+    }
+}
+
+/// The current tenant, where there is one and nothing refuses it.
+#[inline]
+pub fn known() -> Option<Known> {
+    static mut FOUND: Current = UNRESOLVED;
+    #[pg_guard]
+    unsafe extern "C-unwind" fn find() {
+        // SAFETY: FINDER is only written at load; the pointers it returns are to live `Forms`.
+        unsafe {
+            let finder = FINDER;
+            FOUND = match finder() {
+                Resolved::Kept(forms) => remember(&*forms),
+                Resolved::Passing(forms) => of(&*forms),
+                Resolved::None => UNRESOLVED,
+            };
+        }
+    }
+    // SAFETY: reads backend-local state by value.
+    let current = unsafe {
+        if is_resolved() {
+            *addr_of_mut!(CURRENT)
+        } else {
+            find();
+            FOUND
+        }
+    };
+    (!current.text.is_null()).then_some(Known(current))
+}
+
+fn of(forms: &Forms) -> Current {
+    Current {
+        text: forms.text.as_ptr(),
+        uuid: forms.uuid.as_ref().map_or(std::ptr::null(), |uuid| uuid),
+        bigint: forms.bigint,
+        number: forms.number,
+    }
+}
+
+/// Keeps what has been resolved until it is told to forget it.
+fn remember(forms: &Forms) -> Current {
+    // SAFETY: a backend is single-threaded.
+    unsafe { *addr_of_mut!(CURRENT) = of(forms) }
+    of(forms)
 }
 
 /// Makes the next call resolve the tenant anew. Safe anywhere: no allocation, no error.
@@ -117,11 +194,7 @@ unsafe extern "C-unwind" fn resolve(form: Form, is_null: *mut bool) -> pg_sys::D
         };
         *is_null = false;
         if kept {
-            *addr_of_mut!(CURRENT) = Current {
-                text: forms.text.as_ptr(),
-                uuid: forms.uuid.as_ref().map_or(std::ptr::null(), |uuid| uuid),
-                bigint: forms.bigint,
-            };
+            remember(forms);
         }
         let copy = |from: *const u8, size: usize| {
             let to = pg_sys::palloc(size).cast::<u8>();

@@ -3,13 +3,20 @@
 //! PostgreSQL asks the policies of INSERT, of UPDATE and of SELECT, of each what is permissive and what is restrictive, as a check of its own: an upsert of
 //! a protected table has ten, of which seven ask nothing or what another one asks. Each is planned, prepared for the run, and evaluated for each row
 //! for itself. So before a query is planned, those of the tenant are left out that hold wherever another one of the same kind does, with those that are
-//! true; and what is left, `<column> = current_tenant() OR deny_write()`, becomes one function that says the same.
+//! true; and what is left, `<column> = current_tenant() OR deny_write()`, becomes one function that says the same. Where the plan runs once, for a
+//! tenant that is known (`fixed`), what the query itself says may be answer enough.
 
 use std::ffi::{CStr, c_void};
 
 use pgrx::{pg_sys, prelude::*};
 
-use super::{leakproof, rewrite, scope, statement::entries};
+use super::{
+    accessor::{Form, Known},
+    leakproof, rewrite, scope,
+    statement::entries,
+};
+
+mod proof;
 
 mod raw {
     use super::*;
@@ -33,37 +40,68 @@ mod raw {
 struct Comparison {
     operator: u32,
     tenant: pg_sys::Oid,
+    form: Form,
     is_own: pg_sys::Oid,
 }
 
 /// The functions of the extension, which are looked up once more when any function has changed.
-struct Known {
+struct Functions {
     changes: Option<u64>,
     denies: pg_sys::Oid,
     comparisons: [Comparison; 4],
 }
 
-const NONE: Comparison = Comparison { operator: 0, tenant: pg_sys::InvalidOid, is_own: pg_sys::InvalidOid };
-static mut KNOWN: Known = Known { changes: None, denies: pg_sys::InvalidOid, comparisons: [NONE; 4] };
+const NONE: Comparison =
+    Comparison { operator: 0, tenant: pg_sys::InvalidOid, form: Form::Text, is_own: pg_sys::InvalidOid };
+static mut FUNCTIONS: Functions =
+    Functions { changes: None, denies: pg_sys::InvalidOid, comparisons: [NONE; 4] };
 
-/// Leaves out the checks of a query, and of those in its WITH, that say nothing new, and shortens the others.
-pub unsafe fn simplify(query: *mut pg_sys::Query) {
+/// Leaves out the checks of a query, and of those in its WITH, that say nothing new, and shortens the others. Returns whether any was left out because the
+/// current tenant is this one.
+pub unsafe fn simplify(query: *mut pg_sys::Query, tenant: Option<&Known>) -> bool {
     // SAFETY: a query that PostgreSQL lets its planner change. Frames of plain data, which an error may skip.
     unsafe {
+        let mut is_proven = false;
         if !(*query).withCheckOptions.is_null() {
-            if KNOWN.changes != Some(leakproof::changes()) {
-                look_up();
+            look_up_if_changed();
+            let mut checks = (*query).withCheckOptions;
+            if let Some(tenant) = tenant {
+                checks = proof::unproven(query, checks, tenant);
+                is_proven = checks != (*query).withCheckOptions;
             }
-            (*query).withCheckOptions = needed((*query).withCheckOptions);
+            let kept = needed(checks);
+            shorten(kept);
+            (*query).withCheckOptions = kept;
         }
         if (*query).hasModifyingCTE {
             for cell in entries((*query).cteList) {
                 let inner = (*cell.ptr_value.cast::<pg_sys::CommonTableExpr>()).ctequery;
                 if (*inner).type_ == pg_sys::NodeTag::T_Query {
-                    simplify(inner.cast());
+                    is_proven |= simplify(inner.cast(), tenant);
                 }
             }
         }
+        is_proven
+    }
+}
+
+unsafe fn look_up_if_changed() {
+    // SAFETY: a backend is single-threaded.
+    unsafe {
+        if FUNCTIONS.changes != Some(leakproof::changes()) {
+            look_up();
+        }
+    }
+}
+
+/// In which form a function returns the current tenant, if it is one that does.
+pub unsafe fn form_of(function: pg_sys::Oid) -> Option<Form> {
+    // SAFETY: as above.
+    unsafe {
+        look_up_if_changed();
+        let comparisons = FUNCTIONS.comparisons;
+        let is_it = |its: &Comparison| its.tenant != pg_sys::InvalidOid && its.tenant == function;
+        comparisons.iter().find(|its| is_it(its)).map(|its| its.form)
     }
 }
 
@@ -85,15 +123,21 @@ unsafe fn needed(checks: *mut pg_sys::List) -> *mut pg_sys::List {
                 kept = raw::lappend(kept, check.cast());
             }
         }
+        kept
+    }
+}
+
+unsafe fn shorten(checks: *mut pg_sys::List) {
+    // SAFETY: a list of checks.
+    unsafe {
         // In a scope of several tenants, policies ask for something else (`rewrite`).
-        for cell in entries(kept).iter().filter(|_| !scope::is_given()) {
+        for cell in entries(checks).iter().filter(|_| !scope::is_given()) {
             let check = cell.ptr_value.cast::<pg_sys::WithCheckOption>();
             let short = shortened((*check).qual);
             if !short.is_null() {
                 (*check).qual = short;
             }
         }
-        kept
     }
 }
 
@@ -152,7 +196,7 @@ unsafe fn comparison(operation: *const pg_sys::OpExpr) -> Option<(Comparison, *m
         if (*tenant).xpr.type_ != pg_sys::NodeTag::T_FuncExpr {
             return None;
         }
-        let comparisons = KNOWN.comparisons;
+        let comparisons = FUNCTIONS.comparisons;
         let found = comparisons.into_iter().find(|its| {
             its.tenant != pg_sys::InvalidOid
                 && its.operator == (*operation).opno.to_u32()
@@ -199,7 +243,7 @@ unsafe fn unless_it_raises(node: *mut pg_sys::Node) -> *mut pg_sys::Node {
         let [first, last] = entries((*either).args) else { return none };
         let call = last.ptr_value.cast::<pg_sys::FuncExpr>();
         let is_call = (*call).xpr.type_ == pg_sys::NodeTag::T_FuncExpr;
-        let denies = KNOWN.denies;
+        let denies = FUNCTIONS.denies;
         if is_call && denies != pg_sys::InvalidOid && (*call).funcid == denies {
             first.ptr_value.cast()
         } else {
@@ -245,10 +289,10 @@ unsafe fn shortened(check: *mut pg_sys::Node) -> *mut pg_sys::Node {
 #[cold]
 #[pg_guard]
 unsafe extern "C-unwind" fn look_up() {
-    const TENANTS: [(&CStr, &[u8]); 3] = [
-        (c"current_tenant", b"tenancy_current_tenant"),
-        (c"current_tenant_uuid", b"tenancy_current_tenant_uuid"),
-        (c"current_tenant_bigint", b"tenancy_current_tenant_bigint"),
+    const TENANTS: [(&CStr, &[u8], Form); 3] = [
+        (c"current_tenant", b"tenancy_current_tenant", Form::Text),
+        (c"current_tenant_uuid", b"tenancy_current_tenant_uuid", Form::Uuid),
+        (c"current_tenant_bigint", b"tenancy_current_tenant_bigint", Form::Bigint),
     ];
     let ours = |schema, name, arguments: &[pg_sys::Oid], symbol: &[u8]| {
         let number = rewrite::find(schema, name, arguments);
@@ -257,16 +301,17 @@ unsafe extern "C-unwind" fn look_up() {
     };
     // The operator, what the column is, and which of the functions it is compared with.
     let comparison = |operator, kind, tenant: usize, symbol: &[u8]| {
-        let (name, its) = TENANTS[tenant];
+        let (name, its, form) = TENANTS[tenant];
         Comparison {
             operator,
             tenant: ours(c"tenancy", name, &[], its),
+            form,
             is_own: ours(c"_tenancy", c"is_own", &[kind], symbol),
         }
     };
     // What is invalidated meanwhile is looked up again.
     let changes = leakproof::changes();
-    let known = Known {
+    let functions = Functions {
         changes: Some(changes),
         denies: ours(c"tenancy", c"deny_write", &[], b"deny_write_wrapper"),
         comparisons: [
@@ -277,7 +322,7 @@ unsafe extern "C-unwind" fn look_up() {
         ],
     };
     // SAFETY: a backend is single-threaded.
-    unsafe { KNOWN = known }
+    unsafe { FUNCTIONS = functions }
 }
 
 // Operators of pg_operator.dat that have no name there: bigint = bigint, uuid = uuid, integer = bigint.

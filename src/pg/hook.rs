@@ -11,12 +11,12 @@ use std::ffi::{CStr, c_char, c_int};
 use pgrx::{pg_sys, prelude::*};
 
 use super::{
-    activity, checks, dropping, late, moved,
+    activity, bypass_guard, checks, dropping, fixed, late, moved,
     part::Part,
     planner, portal, pushed_scan, rewrite,
     running::{self, Step, Tenant},
     scope,
-    statement::{Statement, bypassed, entries, has_lost_policies, has_policy, is_exempt, named},
+    statement::{Statement, entries, named},
     unfired,
 };
 
@@ -122,14 +122,16 @@ pub fn observe_by(observer: Observer) {
     unsafe { OBSERVER = Some(observer) }
 }
 
+/// How often the tenant has changed before.
+///
 /// Absorbs the news of other backends: PostgreSQL does so only where it takes a new lock, and a suspended tenant
 /// must be out at its next statement even inside a long transaction. Then asks, if there is anything to ask.
-unsafe fn before_run(query: *mut pg_sys::QueryDesc, count: u64) {
+unsafe fn before_run(query: *mut pg_sys::QueryDesc, count: u64) -> u64 {
     // SAFETY: PostgreSQL passes a valid query; these frames hold only pointers and integers.
     unsafe {
         raw::AcceptInvalidationMessages();
         if super::in_parallel_worker() {
-            return;
+            return running::changes();
         }
         if late::is_unsafe(query) {
             refuse_late();
@@ -147,8 +149,11 @@ unsafe fn before_run(query: *mut pg_sys::QueryDesc, count: u64) {
         if has_part || running::is_kept() || !super::accessor::is_resolved() || super::token::is_given() {
             ask(query, in_parts);
         }
-        if is_guarding() || running::is_inside_check() {
-            guard(query);
+        if fixed::is_of_another((*query).plannedstmt) {
+            refuse_another();
+        }
+        if bypass_guard::is_on() || running::is_inside_check() {
+            bypass_guard::guard(query);
         }
         if moved::may_be_older(query) {
             refuse_older(query);
@@ -156,7 +161,15 @@ unsafe fn before_run(query: *mut pg_sys::QueryDesc, count: u64) {
         if !(*query).already_executed && OBSERVER.is_some_and(|observer| (observer.is_on)()) {
             observe(query);
         }
+        running::changes()
     }
+}
+
+/// Refuses a plan that was made for another tenant.
+#[cold]
+#[pg_guard]
+unsafe extern "C-unwind" fn refuse_another() {
+    crate::error::Error::ChangedInStatement.raise()
 }
 
 /// Tells of the tables that a statement of a client names, itself or by a view.
@@ -205,18 +218,16 @@ unsafe extern "C-unwind" fn look(_query: *const pg_sys::QueryDesc) {
     running::look_now();
 }
 
-/// Reads a parameter; nothing in it raises.
-unsafe fn is_guarding() -> bool {
-    // SAFETY: JUDGES is only written at load.
-    unsafe { JUDGES.is_some_and(|judges| (judges.is_guarding)()) }
-}
-
 /// What comes after a run: it may go on later, or have left rows that are read later, or be followed by another of the same statement.
-unsafe fn after_run(query: *mut pg_sys::QueryDesc, depth: usize) {
+unsafe fn after_run(query: *mut pg_sys::QueryDesc, depth: usize, changes: u64) {
     // SAFETY: the execution of the query has not ended, so its memory is there.
     unsafe {
         // A worker's only query is its leader's, who has its tables locked.
         if !super::in_parallel_worker() {
+            // It has asked nobody.
+            if running::changes() != changes && fixed::is_of_another((*query).plannedstmt) {
+                refuse_another();
+            }
             let is_keeping = portal::active().is_some_and(portal::is_keeping);
             if is_keeping || running::has_followers() || Part::of((*(*query).estate).es_query_cxt).is_some() {
                 note_rows(query);
@@ -309,7 +320,7 @@ unsafe extern "C-unwind" fn executor_run(
     unsafe {
         let depth = running::enter_run(query);
         let step = activity::Step::begin(depth);
-        before_run(query, count);
+        let changes = before_run(query, count);
         let is_told = scope::is_given() && scope::query_runs(query, depth);
         match PREVIOUS {
             Some(previous) => previous(query, direction, count, once),
@@ -319,7 +330,7 @@ unsafe extern "C-unwind" fn executor_run(
             scope::query_ended(query);
         }
         step.end_run(query, (*(*query).estate).es_processed);
-        after_run(query, depth);
+        after_run(query, depth, changes);
     }
 }
 
@@ -333,7 +344,7 @@ unsafe extern "C-unwind" fn executor_run(
     unsafe {
         let depth = running::enter_run(query);
         let step = activity::Step::begin(depth);
-        before_run(query, count);
+        let changes = before_run(query, count);
         let is_told = scope::is_given() && scope::query_runs(query, depth);
         match PREVIOUS {
             Some(previous) => previous(query, direction, count),
@@ -343,7 +354,7 @@ unsafe extern "C-unwind" fn executor_run(
             scope::query_ended(query);
         }
         step.end_run(query, (*(*query).estate).es_processed);
-        after_run(query, depth);
+        after_run(query, depth, changes);
     }
 }
 
@@ -380,13 +391,20 @@ unsafe extern "C-unwind" fn plan(
     // SAFETY: PostgreSQL's own arguments, passed on.
     unsafe {
         let depth = running::enter_plan(query);
-        checks::simplify(query);
+        let tenant = fixed::tenant_of(query, parameters, depth);
+        let mut is_fixed = checks::simplify(query, tenant.as_ref());
+        if let Some(tenant) = &tenant {
+            is_fixed |= fixed::fix(query, tenant, !parameters.is_null());
+        }
         if scope::is_given() {
             rewrite::to_scope(query);
         }
         let planner = PREVIOUS_PLANNER.unwrap_or(raw::standard_planner);
         let plan = planner(query, text, options, parameters);
         late::planned(plan);
+        if let Some(tenant) = tenant.filter(|_| is_fixed) {
+            fixed::tag(plan, tenant.number());
+        }
         if let Some(tenant) = running::leave_plan(depth) {
             tag(plan, &tenant);
         }
@@ -439,44 +457,6 @@ unsafe extern "C-unwind" fn refuse_kept(query: *const pg_sys::QueryDesc) {
     }
 }
 
-/// Judges the tables that a statement reads or writes without their policies.
-#[pg_guard]
-unsafe extern "C-unwind" fn guard(query: *const pg_sys::QueryDesc) {
-    // SAFETY: a valid query; JUDGES is only written at load.
-    unsafe {
-        // PostgreSQL's own checks of foreign keys see all rows by design.
-        // But not what runs inside one: whoever deletes a row does not mean what a trigger of another table does with all rows.
-        let is_inside = running::is_inside_check();
-        if let Some(judges) = JUDGES
-            && (is_inside || !running::is_check())
-            && !super::user::means_all_rows()
-            && !super::user::alters_all_rows()
-        {
-            let plan = (*query).plannedstmt;
-            for cell in entries((*plan).rtable) {
-                if let Some(table) = bypassed(plan, cell.ptr_value.cast(), judges.policy) {
-                    (judges.bypass)(table, is_inside);
-                }
-            }
-        }
-    }
-}
-
-/// The same for COPY of a table, which reads or writes it without a query where no policy applies.
-#[pg_guard]
-unsafe extern "C-unwind" fn guard_copy(statement: *const pg_sys::CopyStmt) {
-    // SAFETY: a valid statement, of which `relation` is null or names a table.
-    unsafe {
-        if let Some(judges) = JUDGES
-            && let Some(table) = copied(statement)
-            && (has_policy(table, judges.policy) || has_lost_policies(table))
-        {
-            // PostgreSQL copies nothing itself where it leaves out the policies of the owner.
-            (judges.bypass)(table, running::is_check());
-        }
-    }
-}
-
 /// Tells of the table that COPY reads or writes without a query.
 #[pg_guard]
 unsafe extern "C-unwind" fn observe_copy(statement: *const pg_sys::CopyStmt) {
@@ -485,26 +465,11 @@ unsafe extern "C-unwind" fn observe_copy(statement: *const pg_sys::CopyStmt) {
         // Whoever will be refused has no access.
         let right = if (*statement).is_from { pg_sys::ACL_INSERT } else { pg_sys::ACL_SELECT };
         if let Some(observer) = OBSERVER
-            && let Some(table) = copied(statement)
+            && let Some(table) = bypass_guard::copied(statement)
             && super::user::has_right(table, right as _)
         {
             (observer.observe)(&[table]);
         }
-    }
-}
-
-/// The table that COPY reads or writes itself; none where that is a query, or all rows are meant.
-unsafe fn copied(statement: *const pg_sys::CopyStmt) -> Option<pg_sys::Oid> {
-    // SAFETY: a valid statement, of which `relation` is null or names a table.
-    unsafe {
-        let name = (*statement).relation;
-        if name.is_null() || super::user::means_all_rows() {
-            return None;
-        }
-        let flags = pg_sys::RVROption::RVR_MISSING_OK;
-        let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
-        let table = pg_sys::RangeVarGetRelidExtended(name, lock, flags, None, std::ptr::null_mut());
-        (table != pg_sys::InvalidOid && is_exempt(table, pg_sys::InvalidOid)).then_some(table)
     }
 }
 
@@ -523,8 +488,8 @@ unsafe extern "C-unwind" fn process_utility(
     unsafe {
         let command = (*statement).utilityStmt;
         let is_copy = (*command).type_ == pg_sys::NodeTag::T_CopyStmt;
-        if is_copy && (is_guarding() || running::is_check()) {
-            guard_copy(command.cast());
+        if is_copy && (bypass_guard::is_on() || running::is_check()) {
+            bypass_guard::guard_copy(command.cast());
         }
         scope::keep_from_writing();
         if scope::is_given() {
@@ -579,6 +544,12 @@ unsafe extern "C-unwind" fn note_called() {
     if let Some(portal) = portal::active().filter(|portal| tenant.is_some() && !portal.holdStore.is_null()) {
         portal::note(portal, tenant);
     }
+}
+
+/// What judges statements, once the hooks are there.
+pub fn judges() -> Option<Judges> {
+    // SAFETY: only written at load.
+    unsafe { JUDGES }
 }
 
 /// Whether a query reads or writes protected tables, with the policies that apply to it.

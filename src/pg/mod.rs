@@ -18,10 +18,12 @@ use version_1;
 
 pub mod accessor;
 pub mod activity;
+mod bypass_guard;
 mod checks;
 pub mod command;
 pub mod dropping;
 pub mod each;
+mod fixed;
 pub mod guc;
 pub mod hook;
 pub mod index_pushdown;

@@ -373,13 +373,22 @@ pub fn is_pushed(plan: *const pg_sys::PlannedStmt) -> bool {
 
 unsafe fn has_item(items: *mut pg_sys::List, cache: c_int) -> bool {
     // SAFETY: a list of such nodes.
+    unsafe { item(items, cache).is_some() }
+}
+
+/// What a plan tells under a number of ours.
+pub unsafe fn item(items: *mut pg_sys::List, cache: c_int) -> Option<u32> {
+    // SAFETY: a list of such nodes.
     unsafe {
-        let mut items = super::statement::entries(items).iter();
-        items.any(|cell| (*cell.ptr_value.cast::<pg_sys::PlanInvalItem>()).cacheId == cache)
+        let mut items = super::statement::entries(items)
+            .iter()
+            .map(|cell| cell.ptr_value.cast::<pg_sys::PlanInvalItem>());
+        items.find(|item| (**item).cacheId == cache).map(|item| (*item).hashValue)
     }
 }
 
-unsafe fn push_item(items: &mut *mut pg_sys::List, cache: c_int, value: u32) {
+/// Has a plan tell something under a number of ours.
+pub unsafe fn push_item(items: &mut *mut pg_sys::List, cache: c_int, value: u32) {
     // SAFETY: nodes in the memory of what is being planned, or was just now.
     unsafe {
         let item = pg_sys::palloc0(size_of::<pg_sys::PlanInvalItem>()).cast::<pg_sys::PlanInvalItem>();

@@ -78,6 +78,8 @@ struct Running {
     is_kept: bool,
     /// How often a query has been planned, or its planner goes on after another.
     plans: u64,
+    /// How often the tenant has changed.
+    changes: u64,
 }
 
 static mut RUNNING: Running = Running {
@@ -95,6 +97,7 @@ static mut RUNNING: Running = Running {
     before: None,
     is_kept: false,
     plans: 0,
+    changes: 0,
 };
 
 /// The state, which is backend-local; nothing that holds on to it calls PostgreSQL.
@@ -319,6 +322,12 @@ pub fn is_any_query() -> bool {
     running().runs.iter().any(|run| matches!(run.step, Step::Query(_)))
 }
 
+/// Another number whenever the tenant has changed.
+#[inline]
+pub fn changes() -> u64 {
+    running().changes
+}
+
 /// Another number while each query is planned.
 #[inline]
 pub fn plans() -> u64 {
@@ -500,6 +509,7 @@ pub fn refuses(tenant: Tenant) -> bool {
 pub fn note_change(from: Tenant, to: Tenant, was_asked: bool) {
     portal::close_others(to);
     let running = running();
+    running.changes += 1;
     if std::mem::take(&mut running.keeps_plan) {
         running.keeps_expression = false;
         planner::drop_plans();

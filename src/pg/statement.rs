@@ -167,3 +167,12 @@ pub unsafe fn entries<'a>(list: *mut pg_sys::List) -> &'a [pg_sys::ListCell] {
         list.as_ref().map_or(&[], |list| std::slice::from_raw_parts(list.elements, list.length as usize))
     }
 }
+
+/// The same, to be changed.
+pub unsafe fn entries_mut<'a>(list: *mut pg_sys::List) -> &'a mut [pg_sys::ListCell] {
+    // SAFETY: as above; nobody else holds on to the cells.
+    unsafe {
+        list.as_ref()
+            .map_or(&mut [], |list| std::slice::from_raw_parts_mut(list.elements, list.length as usize))
+    }
+}

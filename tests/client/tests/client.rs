@@ -3,7 +3,7 @@
 use std::io::Read;
 
 use postgres::error::{DbError, ErrorPosition, SqlState};
-use postgres::{Client, Transaction};
+use postgres::{Client, Row, Transaction};
 use serde_json::Value;
 use tenancy_client_tests::Database;
 
@@ -130,6 +130,46 @@ fn kept_rows_are_closed_with_the_tenant() {
     rows.extend(transaction.query_portal(&portal, 0).expect("the rest"));
     assert_eq!(rows.len(), 100);
     assert!(rows.iter().all(|row| row.get::<_, String>(0).starts_with("acme ")));
+}
+
+/// With values, what is bound has a plan for this once, which compares with the tenant itself; without, one that is kept.
+#[test]
+fn a_portal_is_of_the_tenant_it_was_bound_for() {
+    let database = shop("bound");
+    let mut client = database.app();
+    let statement = client.prepare("SELECT what FROM orders WHERE id > $1").expect("a statement");
+    let kept = client.prepare("SELECT what FROM orders").expect("a statement");
+    let set = |tenant| format!("SET LOCAL tenancy.tenant_id = '{tenant}'");
+    for _ in 0..8 {
+        let mut transaction = begin(&mut client, ACME);
+        let portals = [
+            transaction.bind(&statement, &[&0i64]).expect("a portal"),
+            transaction.bind(&kept, &[]).expect("a portal"),
+        ];
+        let of =
+            |rows: Vec<Row>, name: &str| rows.iter().all(|row| row.get::<_, String>(0).starts_with(name));
+        // Begun for one tenant, and not run: another's context never gets its rows.
+        transaction.batch_execute(&set(BETA)).expect("another tenant");
+        let rows = transaction.query_portal(&portals[1], 0).expect("rows");
+        assert_eq!(rows.len(), 10);
+        assert!(of(rows, "beta "));
+        transaction.batch_execute("SAVEPOINT s").expect("a savepoint");
+        match transaction.query_portal(&portals[0], 0) {
+            Ok(rows) => assert!(rows.len() == 10 && of(rows, "beta ")),
+            Err(error) => assert_eq!(error.code().map(|code| code.code()), Some("42501"), "{error}"),
+        }
+        transaction.rollback().expect("ROLLBACK");
+        // For its own it goes on.
+        let mut transaction = begin(&mut client, ACME);
+        let portal = transaction.bind(&statement, &[&0i64]).expect("a portal");
+        let mut rows = transaction.query_portal(&portal, 30).expect("rows");
+        transaction.batch_execute(&set(BETA)).expect("another tenant");
+        transaction.batch_execute(&set(ACME)).expect("and back");
+        rows.extend(transaction.query_portal(&portal, 0).expect("the rest"));
+        assert_eq!(rows.len(), 100);
+        assert!(of(rows, "acme "));
+        transaction.rollback().expect("ROLLBACK");
+    }
 }
 
 #[test]

@@ -1,0 +1,265 @@
+//! Checks that a query passes by what it says itself.
+//!
+//! A row that is inserted with the current tenant is the current tenant's, and one of its rows that is changed in other columns stays that: as long as
+//! no trigger has a say. A plan that is kept asks nevertheless; this is for those that are made for one tenant (`fixed`).
+
+use pgrx::pg_sys;
+
+use super::{Comparison, Form, Known, comparison, raw, unless_it_raises};
+use crate::pg::{fixed, statement::entries};
+
+mod own {
+    use super::pg_sys;
+    unsafe extern "C-unwind" {
+        pub fn RelationIdGetRelation(relation: pg_sys::Oid) -> pg_sys::Relation;
+        pub fn RelationClose(relation: pg_sys::Relation);
+    }
+}
+
+/// A query that writes, for a tenant.
+struct Writing<'a> {
+    query: *mut pg_sys::Query,
+    checks: *mut pg_sys::List,
+    tenant: &'a Known,
+    /// Whether no trigger changes what is inserted, and what is updated, where it is known.
+    is_as_said: [Option<bool>; 2],
+}
+
+/// The checks that are not proven; the same list where none is.
+pub unsafe fn unproven(
+    query: *mut pg_sys::Query,
+    checks: *mut pg_sys::List,
+    tenant: &Known,
+) -> *mut pg_sys::List {
+    // SAFETY: a query that PostgreSQL lets its planner change, and a list of its checks. Frames of plain data, which an error may skip.
+    unsafe {
+        let mut writing = Writing { query, checks, tenant, is_as_said: [None; 2] };
+        let mut proven = 0u64;
+        for (cell, place) in entries(checks).iter().zip(0..u64::BITS) {
+            if writing.passes(cell.ptr_value.cast()) {
+                proven |= 1 << place;
+            }
+        }
+        if proven == 0 {
+            return checks;
+        }
+        let mut kept = std::ptr::null_mut();
+        for (cell, place) in entries(checks).iter().zip(0..) {
+            if place >= u64::BITS || proven >> place & 1 == 0 {
+                kept = raw::lappend(kept, cell.ptr_value);
+            }
+        }
+        kept
+    }
+}
+
+impl Writing<'_> {
+    unsafe fn passes(&mut self, check: *const pg_sys::WithCheckOption) -> bool {
+        // SAFETY: the caller's query, and one of its checks.
+        unsafe {
+            let query = self.query;
+            let kind = (*check).kind;
+            let is_update = kind == pg_sys::WCOKind::WCO_RLS_UPDATE_CHECK;
+            if !is_update && kind != pg_sys::WCOKind::WCO_RLS_INSERT_CHECK {
+                return false;
+            }
+            let Some(asked) = Asked::by((*check).qual) else { return false };
+            if asked.table != (*query).resultRelation {
+                return false;
+            }
+            let stays = |list| assigned(list, asked.column).is_null();
+            match ((*query).commandType, is_update) {
+                (pg_sys::CmdType::CMD_INSERT, false) => {
+                    let target = assigned((*query).targetList, asked.column);
+                    !target.is_null()
+                        && self.is_written_as_said(false)
+                        && is_tenant(&mut (*target).expr, &asked.its, self.tenant)
+                }
+                // It was found by the same comparison.
+                (pg_sys::CmdType::CMD_UPDATE, true) => {
+                    stays((*query).targetList)
+                        && entries((*self.entry()).securityQuals).iter().any(|cell| {
+                            Asked::plainly(cell.ptr_value.cast()).is_some_and(|other| other == asked)
+                        })
+                        && self.is_written_as_said(true)
+                }
+                // It has passed the same check before it is changed.
+                (pg_sys::CmdType::CMD_INSERT, true) => {
+                    let conflict = (*query).onConflict;
+                    let is_checked = |cell: &pg_sys::ListCell| {
+                        let other = cell.ptr_value.cast::<pg_sys::WithCheckOption>();
+                        let qual = (*other).qual;
+                        let bare = unless_it_raises(qual);
+                        (*other).kind == pg_sys::WCOKind::WCO_RLS_CONFLICT_CHECK
+                            && Asked::plainly(if bare.is_null() { qual } else { bare })
+                                .is_some_and(|other| other == asked)
+                    };
+                    !conflict.is_null()
+                        && stays((*conflict).onConflictSet)
+                        && entries(self.checks).iter().any(is_checked)
+                        && self.is_written_as_said(true)
+                }
+                _ => false,
+            }
+        }
+    }
+
+    /// The table that is written.
+    unsafe fn entry(&self) -> *const pg_sys::RangeTblEntry {
+        // SAFETY: a query that writes has an entry for what it writes.
+        unsafe {
+            let number = (*self.query).resultRelation as usize;
+            entries((*self.query).rtable)[number - 1].ptr_value.cast()
+        }
+    }
+
+    /// Whether rows of the table are written as the query says: no other table has a part of them, and no trigger changes them.
+    unsafe fn is_written_as_said(&mut self, is_update: bool) -> bool {
+        // SAFETY: the table that the query writes, which is locked.
+        unsafe {
+            let entry = self.entry();
+            *self.is_as_said[usize::from(is_update)].get_or_insert_with(|| {
+                if (*entry).relkind as u8 != pg_sys::RELKIND_RELATION {
+                    return false;
+                }
+                let relation = own::RelationIdGetRelation((*entry).relid);
+                if relation.is_null() {
+                    return false;
+                }
+                let is_changed = (*relation).trigdesc.as_ref().is_some_and(|triggers| match is_update {
+                    true => triggers.trig_update_before_row,
+                    false => triggers.trig_insert_before_row,
+                });
+                let has_children = (*(*relation).rd_rel).relhassubclass;
+                own::RelationClose(relation);
+                !is_changed && !has_children
+            })
+        }
+    }
+}
+
+/// A comparison with the current tenant, of a column.
+struct Asked {
+    its: Comparison,
+    collation: pg_sys::Oid,
+    table: i32,
+    column: pg_sys::AttrNumber,
+}
+
+impl PartialEq for Asked {
+    fn eq(&self, other: &Asked) -> bool {
+        (self.its.operator, self.its.tenant, self.collation, self.table, self.column)
+            == (other.its.operator, other.its.tenant, other.collation, other.table, other.column)
+    }
+}
+
+impl Asked {
+    /// What is enough for a check.
+    unsafe fn by(check: *mut pg_sys::Node) -> Option<Asked> {
+        // SAFETY: null or a node, whose tag tells its type.
+        unsafe {
+            let bare = unless_it_raises(check);
+            let node = if bare.is_null() { check } else { bare };
+            if node.is_null() || (*node).type_ != pg_sys::NodeTag::T_BoolExpr {
+                return Asked::plainly(node);
+            }
+            // `<column> IS NULL OR <column> = current_tenant()`.
+            let either = node.cast::<pg_sys::BoolExpr>();
+            match entries((*either).args) {
+                [_, last] if (*either).boolop == pg_sys::BoolExprType::OR_EXPR => {
+                    Asked::plainly(last.ptr_value.cast())
+                }
+                _ => None,
+            }
+        }
+    }
+
+    /// What a condition is.
+    unsafe fn plainly(node: *mut pg_sys::Node) -> Option<Asked> {
+        // SAFETY: as above; a comparison is of a column.
+        unsafe {
+            if node.is_null() || (*node).type_ != pg_sys::NodeTag::T_OpExpr {
+                return None;
+            }
+            let operation = node.cast::<pg_sys::OpExpr>();
+            let (its, mut column) = comparison(operation)?;
+            while (*column.cast::<pg_sys::Node>()).type_ == pg_sys::NodeTag::T_RelabelType {
+                column = (*column.cast::<pg_sys::RelabelType>()).arg.cast();
+            }
+            let column = column.cast::<pg_sys::Var>();
+            Some(Asked {
+                its,
+                collation: (*operation).inputcollid,
+                table: (*column).varno,
+                column: (*column).varattno,
+            })
+        }
+    }
+}
+
+/// What is assigned to a column, or null.
+unsafe fn assigned(list: *mut pg_sys::List, column: pg_sys::AttrNumber) -> *mut pg_sys::TargetEntry {
+    // SAFETY: a list of such entries.
+    unsafe {
+        entries(list)
+            .iter()
+            .map(|cell| cell.ptr_value.cast::<pg_sys::TargetEntry>())
+            .find(|target| !(**target).resjunk && (**target).resno == column)
+            .unwrap_or(std::ptr::null_mut())
+    }
+}
+
+/// Whether a value is the tenant. Where it is a call that asks for it, the tenant takes its place.
+unsafe fn is_tenant(value: &mut *mut pg_sys::Expr, its: &Comparison, tenant: &Known) -> bool {
+    // SAFETY: an expression, whose tag tells its type; a constant is a datum of its type.
+    unsafe {
+        let node = value.cast::<pg_sys::Node>();
+        match (*node).type_ {
+            pg_sys::NodeTag::T_RelabelType => {
+                is_tenant(&mut (*node.cast::<pg_sys::RelabelType>()).arg, its, tenant)
+            }
+            pg_sys::NodeTag::T_FuncExpr if (*node.cast::<pg_sys::FuncExpr>()).funcid == its.tenant => {
+                let constant = fixed::constant(node, tenant);
+                if let Some(constant) = constant {
+                    *value = constant.cast();
+                }
+                constant.is_some()
+            }
+            pg_sys::NodeTag::T_Const => {
+                let constant = &*node.cast::<pg_sys::Const>();
+                !constant.constisnull
+                    && tenant.datum(its.form).is_some_and(|datum| is_same(constant, datum, its.form))
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Whether a constant is the tenant, to the byte: then any collation takes it for equal.
+unsafe fn is_same(constant: &pg_sys::Const, tenant: pg_sys::Datum, form: Form) -> bool {
+    // SAFETY: datums of the types that are said; the text of a constant is stored as it is, or in a way that is none of these.
+    unsafe {
+        let text = |datum: pg_sys::Datum| {
+            let text = datum.cast_mut_ptr::<pg_sys::varlena>();
+            let is_plain = !pgrx::varlena::varatt_is_1b_e(text) && !pgrx::varlena::varatt_is_4b_c(text);
+            is_plain.then(|| {
+                std::slice::from_raw_parts(
+                    pgrx::varlena::vardata_any(text).cast::<u8>(),
+                    pgrx::varlena::varsize_any_exhdr(text),
+                )
+            })
+        };
+        let value = constant.constvalue;
+        match (form, constant.consttype) {
+            (Form::Text, pg_sys::TEXTOID | pg_sys::VARCHAROID) => {
+                text(value).is_some_and(|value| Some(value) == text(tenant))
+            }
+            (Form::Uuid, pg_sys::UUIDOID) => {
+                *value.cast_mut_ptr::<[u8; 16]>() == *tenant.cast_mut_ptr::<[u8; 16]>()
+            }
+            (Form::Bigint, pg_sys::INT8OID) => value.value() == tenant.value(),
+            (Form::Bigint, pg_sys::INT4OID) => i64::from(value.value() as i32) == tenant.value() as i64,
+            _ => false,
+        }
+    }
+}
