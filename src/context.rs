@@ -66,7 +66,7 @@ pub struct Named([bool; guc::PRIVILEGED.len()]);
 /// To be called before the parameters are defined.
 pub fn init() -> Named {
     pg::guc::init(check, check_user, assign);
-    pg::accessor::init(resolve, find, api::deny_write);
+    pg::accessor::init(resolve, find, note_use, api::deny_write);
     pg::setter::init(requested, || {
         if let Err(error) = refuse_in_scope(Source::Session) {
             error.raise()
@@ -376,13 +376,20 @@ fn confirm() -> Result<Option<TenantId>, Error<'static>> {
     Ok(Some(id))
 }
 
-/// The same, for its use: used is as good as set where a transaction is sealed.
+/// The same, for its use.
 fn confirmed() -> Result<Option<TenantId>, Error<'static>> {
     let id = confirm()?;
-    if id.is_some() && FIRST.get().is_none() {
-        FIRST.set(id);
+    if id.is_some() {
+        note_use();
     }
     Ok(id)
+}
+
+/// Notes that the tenant is used, which is as good as set where a transaction is sealed.
+fn note_use() {
+    if FIRST.get().is_none() {
+        FIRST.set(named().ok().flatten());
+    }
 }
 
 /// Notes that the statement that is running is about rows of a tenant; raises where it is about another's.
@@ -448,7 +455,7 @@ fn resolve(form: Form) -> Resolved {
 
 /// The current tenant, where nothing refuses it: what would is raised by whatever asks for the tenant when it runs.
 fn find() -> Resolved {
-    match confirmed() {
+    match confirm() {
         Ok(Some(id)) if !id.is_scope() => registry::resolved(&id),
         _ => Resolved::None,
     }

@@ -87,31 +87,50 @@ type Finder = fn() -> Resolved;
 
 static mut RESOLVER: Resolver = no_resolver;
 static mut FINDER: Finder = || Resolved::None;
+static mut USER: fn() = || ();
 static mut DENIER: fn() -> bool = no_denier;
 
-/// Sets the function that resolves the current tenant, which raises an error where there is none to be had, the one that does so where there is
-/// one, and the one that raises where a row is not the current tenant's.
-pub fn init(resolver: Resolver, finder: Finder, denier: fn() -> bool) {
+/// Sets the function that resolves the current tenant, which raises an error where there is none to be had; the one that does so where there is
+/// one, and is not told that it is used, and the one that is; and the one that raises where a row is not the current tenant's.
+pub fn init(resolver: Resolver, finder: Finder, user: fn(), denier: fn() -> bool) {
     // SAFETY: a backend is single-threaded, and this runs once, when the library is loaded.
     unsafe {
         RESOLVER = resolver;
         FINDER = finder;
+        USER = user;
         DENIER = denier;
     }
 }
 
 /// The current tenant, for what runs at once.
-pub struct Known(Current);
+pub struct Known {
+    current: Current,
+    /// Whether it can be remembered.
+    is_kept: bool,
+}
 
 impl Known {
+    /// Notes that it is used, as by a call that returns it. To be called before anything can change the tenant.
+    pub fn note_use(&self) {
+        // SAFETY: a backend is single-threaded; USER is only written at load.
+        unsafe {
+            if !is_resolved() {
+                USER();
+                if self.is_kept {
+                    *addr_of_mut!(CURRENT) = self.current;
+                }
+            }
+        }
+    }
+
     /// What tells it from others, as long as a transaction does not use very many.
     pub fn number(&self) -> u32 {
-        self.0.number
+        self.current.number
     }
 
     /// A datum of a form, where it has that; not a copy.
     pub fn datum(&self, form: Form) -> Option<pg_sys::Datum> {
-        let Current { text, uuid, bigint, .. } = self.0;
+        let Current { text, uuid, bigint, .. } = self.current;
         match form {
             Form::Text => Some(pg_sys::Datum::from(text)),
             Form::Uuid => (!uuid.is_null()).then(|| pg_sys::Datum::from(uuid)),
@@ -123,29 +142,29 @@ impl Known {
 /// The current tenant, where there is one and nothing refuses it.
 #[inline]
 pub fn known() -> Option<Known> {
-    static mut FOUND: Current = UNRESOLVED;
+    static mut FOUND: Known = Known { current: UNRESOLVED, is_kept: false };
     #[pg_guard]
     unsafe extern "C-unwind" fn find() {
         // SAFETY: FINDER is only written at load; the pointers it returns are to live `Forms`.
         unsafe {
-            let finder = FINDER;
-            FOUND = match finder() {
-                Resolved::Kept(forms) => remember(&*forms),
-                Resolved::Passing(forms) => of(&*forms),
-                Resolved::None => UNRESOLVED,
+            let (current, is_kept) = match FINDER() {
+                Resolved::Kept(forms) => (of(&*forms), true),
+                Resolved::Passing(forms) => (of(&*forms), false),
+                Resolved::None => (UNRESOLVED, false),
             };
+            FOUND = Known { current, is_kept };
         }
     }
     // SAFETY: reads backend-local state by value.
-    let current = unsafe {
+    let (current, is_kept) = unsafe {
         if is_resolved() {
-            *addr_of_mut!(CURRENT)
+            (*addr_of_mut!(CURRENT), true)
         } else {
             find();
-            FOUND
+            (FOUND.current, FOUND.is_kept)
         }
     };
-    (!current.text.is_null()).then_some(Known(current))
+    (!current.text.is_null()).then_some(Known { current, is_kept })
 }
 
 fn of(forms: &Forms) -> Current {
@@ -155,13 +174,6 @@ fn of(forms: &Forms) -> Current {
         bigint: forms.bigint,
         number: forms.number,
     }
-}
-
-/// Keeps what has been resolved until it is told to forget it.
-fn remember(forms: &Forms) -> Current {
-    // SAFETY: a backend is single-threaded.
-    unsafe { *addr_of_mut!(CURRENT) = of(forms) }
-    of(forms)
 }
 
 /// Makes the next call resolve the tenant anew. Safe anywhere: no allocation, no error.
@@ -194,7 +206,7 @@ unsafe extern "C-unwind" fn resolve(form: Form, is_null: *mut bool) -> pg_sys::D
         };
         *is_null = false;
         if kept {
-            remember(forms);
+            *addr_of_mut!(CURRENT) = of(forms);
         }
         let copy = |from: *const u8, size: usize| {
             let to = pg_sys::palloc(size).cast::<u8>();

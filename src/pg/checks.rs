@@ -56,20 +56,19 @@ const NONE: Comparison =
 static mut FUNCTIONS: Functions =
     Functions { changes: None, denies: pg_sys::InvalidOid, comparisons: [NONE; 4] };
 
-/// Leaves out the checks of a query, and of those in its WITH, that say nothing new, and shortens the others. Returns whether any was left out because the
-/// current tenant is this one.
-pub unsafe fn simplify(query: *mut pg_sys::Query, tenant: Option<&Known>) -> bool {
+/// Leaves out the checks of a query, and of those in its WITH, that say nothing new, and shortens the others. Where the tenant is known, it leaves out those
+/// that are proven as well, and returns of what rows (`fixed::proven`).
+pub unsafe fn simplify(query: *mut pg_sys::Query, tenant: Option<&Known>) -> u32 {
     // SAFETY: a query that PostgreSQL lets its planner change. Frames of plain data, which an error may skip.
     unsafe {
-        let mut is_proven = false;
+        let mut proven = 0;
         if !(*query).withCheckOptions.is_null() {
             look_up_if_changed();
-            let mut checks = (*query).withCheckOptions;
-            if let Some(tenant) = tenant {
-                checks = proof::unproven(query, checks, tenant);
-                is_proven = checks != (*query).withCheckOptions;
+            // What is written by the way is looked at when it is written.
+            if let Some(tenant) = tenant.filter(|_| !(*query).hasModifyingCTE) {
+                proven = proof::leave_out_proven(query, tenant);
             }
-            let kept = needed(checks);
+            let kept = needed((*query).withCheckOptions);
             shorten(kept);
             (*query).withCheckOptions = kept;
         }
@@ -77,11 +76,11 @@ pub unsafe fn simplify(query: *mut pg_sys::Query, tenant: Option<&Known>) -> boo
             for cell in entries((*query).cteList) {
                 let inner = (*cell.ptr_value.cast::<pg_sys::CommonTableExpr>()).ctequery;
                 if (*inner).type_ == pg_sys::NodeTag::T_Query {
-                    is_proven |= simplify(inner.cast(), tenant);
+                    simplify(inner.cast(), None);
                 }
             }
         }
-        is_proven
+        proven
     }
 }
 
@@ -177,13 +176,21 @@ unsafe fn is_of_tenant(node: *mut pg_sys::Node) -> bool {
                 let either = node.cast::<pg_sys::BoolExpr>();
                 let [first, last] = entries((*either).args) else { return false };
                 (*either).boolop == pg_sys::BoolExprType::OR_EXPR
-                    && (*first.ptr_value.cast::<pg_sys::Node>()).type_ == pg_sys::NodeTag::T_NullTest
-                    && is_column((*first.ptr_value.cast::<pg_sys::NullTest>()).arg.cast())
+                    && is_null_test(first.ptr_value.cast())
                     && (*last.ptr_value.cast::<pg_sys::Node>()).type_ == pg_sys::NodeTag::T_OpExpr
                     && comparison(last.ptr_value.cast()).is_some()
             }
             _ => false,
         }
+    }
+}
+
+/// Whether a condition is that a column is NULL, or is not.
+unsafe fn is_null_test(node: *const pg_sys::Node) -> bool {
+    // SAFETY: a node, whose tag tells its type.
+    unsafe {
+        (*node).type_ == pg_sys::NodeTag::T_NullTest
+            && is_column((*node.cast::<pg_sys::NullTest>()).arg.cast())
     }
 }
 

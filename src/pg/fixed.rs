@@ -7,15 +7,16 @@
 //!
 //! The plan is marked with the tenant, and runs for no other.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, c_char};
 
 use pgrx::{pg_sys, prelude::*};
 
 use super::{
     accessor::{self, Form, Known},
-    checks, planner, scope,
-    statement::entries,
+    checks, hook, planner, running, scope,
+    statement::{entries, entries_mut, has_policy},
 };
+use crate::error::Error;
 
 mod raw {
     use super::*;
@@ -30,6 +31,8 @@ mod raw {
             by_value: bool,
         ) -> *mut pg_sys::Const;
         pub fn datumCopy(value: pg_sys::Datum, by_value: bool, length: i32) -> pg_sys::Datum;
+        /// What the client has sent.
+        pub static debug_query_string: *const c_char;
     }
 }
 
@@ -37,13 +40,14 @@ mod raw {
 #[inline]
 pub unsafe fn tenant_of(
     query: *const pg_sys::Query,
+    text: *const c_char,
     parameters: pg_sys::ParamListInfo,
     depth: usize,
 ) -> Option<Known> {
     // SAFETY: a query that is about to be planned.
     unsafe {
         let is_bound = !parameters.is_null();
-        if depth == 0 && (*query).hasRowSecurity && !scope::is_given() && runs_once(is_bound) {
+        if depth == 0 && (*query).hasRowSecurity && !scope::is_given() && runs_once(text, is_bound) {
             accessor::known()
         } else {
             None
@@ -52,14 +56,15 @@ pub unsafe fn tenant_of(
 }
 
 /// Whether what is planned now, as the outermost step, is what a client has sent by itself, or has bound values to. Elsewhere it is planned inside a portal,
-/// or in the memory of what calls it; and whoever binds has made the portal before, also where there are no values and the plan is kept.
-unsafe fn runs_once(is_bound: bool) -> bool {
+/// in the memory of what calls it, or has another text; and whoever binds has made the portal before, also where there are no values and the plan is kept.
+unsafe fn runs_once(text: *const c_char, is_bound: bool) -> bool {
     // SAFETY: PostgreSQL's own pointers; a context has a parent or null.
     unsafe {
         let message = pg_sys::MessageContext;
         let current = pg_sys::CurrentMemoryContext;
         pg_sys::ActivePortal.is_null()
             && !message.is_null()
+            && std::ptr::eq(text, raw::debug_query_string)
             // Of several statements in a message each but the last has a part of its memory.
             && (current == message || (*current).parent == message)
             && (is_bound || !is_any_portal())
@@ -98,8 +103,10 @@ pub unsafe fn fix(query: *mut pg_sys::Query, tenant: &Known, is_bound: bool) -> 
         let mut is_any = false;
         for cell in tables {
             let entry = cell.ptr_value.cast::<pg_sys::RangeTblEntry>();
-            for cell in entries((*entry).securityQuals) {
-                is_any |= settle(cell.ptr_value.cast(), tenant);
+            if !(*entry).securityQuals.is_null() && is_protected(entry) {
+                for cell in entries((*entry).securityQuals) {
+                    is_any |= settle(cell.ptr_value.cast(), tenant);
+                }
             }
             if (*entry).rtekind == pg_sys::RTEKind::RTE_SUBQUERY && !(*entry).subquery.is_null() {
                 is_any |= fix((*entry).subquery, tenant, is_bound);
@@ -122,6 +129,32 @@ pub unsafe fn fix(query: *mut pg_sys::Query, tenant: &Known, is_bound: bool) -> 
     }
 }
 
+/// Whether an entry is a protected table.
+pub unsafe fn is_protected(entry: *const pg_sys::RangeTblEntry) -> bool {
+    // SAFETY: an entry; a table that a query names is locked.
+    unsafe {
+        (*entry).rtekind == pg_sys::RTEKind::RTE_RELATION
+            && hook::judges().is_some_and(|judges| has_policy((*entry).relid, judges.policy))
+    }
+}
+
+/// The place in the query's text that a comparison says it is from, which copies of it say as well, where it was one with a call.
+const SETTLED: i32 = -7_251;
+
+/// Whether a condition is of a policy, and has the tenant as a constant.
+pub unsafe fn is_settled(node: *const pg_sys::Node) -> bool {
+    // SAFETY: a node, whose tag tells its type.
+    unsafe {
+        match (*node).type_ {
+            pg_sys::NodeTag::T_OpExpr => (*node.cast::<pg_sys::OpExpr>()).location == SETTLED,
+            pg_sys::NodeTag::T_BoolExpr => entries((*node.cast::<pg_sys::BoolExpr>()).args)
+                .iter()
+                .any(|cell| is_settled(cell.ptr_value.cast())),
+            _ => false,
+        }
+    }
+}
+
 /// The same for a condition, and for what it joins by AND and OR.
 unsafe fn settle(node: *mut pg_sys::Node, tenant: &Known) -> bool {
     // SAFETY: a node, whose tag tells its type.
@@ -133,10 +166,11 @@ unsafe fn settle(node: *mut pg_sys::Node, tenant: &Known) -> bool {
             _ => return false,
         };
         let mut is_any = false;
-        for cell in super::statement::entries_mut(list) {
+        for cell in entries_mut(list) {
             if is_operation {
                 if let Some(constant) = constant(cell.ptr_value.cast(), tenant) {
                     cell.ptr_value = constant.cast();
+                    (*node.cast::<pg_sys::OpExpr>()).location = SETTLED;
                     is_any = true;
                 }
             } else if !cell.ptr_value.is_null() {
@@ -169,20 +203,83 @@ pub unsafe fn constant(node: *const pg_sys::Node, tenant: &Known) -> Option<*mut
 
 /// The number under which a plan tells that it was made for one tenant.
 const FIXED: i32 = -7_250;
+/// The number under which a plan tells what was proven of its rows (`proven`).
+const PROVEN: i32 = -7_252;
+
+/// Rows that are written as the statement says, so that they need no check.
+pub mod proven {
+    pub const INSERTS: u32 = 1;
+    pub const UPDATES: u32 = 2;
+}
 
 /// Marks a plan as one that was made for a tenant.
 #[pg_guard]
-pub unsafe extern "C-unwind" fn tag(plan: *mut pg_sys::PlannedStmt, number: u32) {
+pub unsafe extern "C-unwind" fn tag(plan: *mut pg_sys::PlannedStmt, number: u32, rows: u32) {
     // SAFETY: a plan that was made just now.
-    unsafe { planner::push_item(&mut (*plan).invalItems, FIXED, number) }
+    unsafe {
+        planner::push_item(&mut (*plan).invalItems, FIXED, number);
+        if rows != 0 {
+            planner::push_item(&mut (*plan).invalItems, PROVEN, rows);
+        }
+    }
 }
 
-/// Whether a plan was made for another tenant than the current one, which is known or can be found.
+/// To be called before a plan runs: it must not be for another tenant than the current one. What runs inside a statement is noted as one that touches, for it asks
+/// nobody who would.
 #[inline]
-pub unsafe fn is_of_another(plan: *const pg_sys::PlannedStmt) -> bool {
+pub unsafe fn runs(plan: *const pg_sys::PlannedStmt) {
+    #[pg_guard]
+    unsafe extern "C-unwind" fn confirm(number: u32) {
+        if is_of_another(number) {
+            Error::ChangedInStatement.raise()
+        }
+        running::look_now();
+    }
     // SAFETY: a valid plan.
     unsafe {
-        planner::item((*plan).invalItems, FIXED)
-            .is_some_and(|number| accessor::known().is_none_or(|known| known.number() != number))
+        if let Some(number) = planner::item((*plan).invalItems, FIXED) {
+            confirm(number);
+        }
+    }
+}
+
+/// To be called when a plan has run, and the tenant has changed meanwhile.
+#[cold]
+#[pg_guard]
+pub unsafe extern "C-unwind" fn changed(plan: *const pg_sys::PlannedStmt) {
+    // SAFETY: a valid plan.
+    let number = unsafe { planner::item((*plan).invalItems, FIXED) };
+    if number.is_some_and(is_of_another) {
+        Error::ChangedInStatement.raise()
+    }
+}
+
+fn is_of_another(number: u32) -> bool {
+    accessor::known().is_none_or(|known| known.number() != number)
+}
+
+/// To be called when a query has been started: what was proven of its rows must hold still. Whoever owns the table may have changed it while the plan was made.
+#[inline]
+pub unsafe fn starts(query: *const pg_sys::QueryDesc) {
+    #[pg_guard]
+    unsafe extern "C-unwind" fn confirm(rows: u32, tables: *mut pg_sys::List) {
+        // SAFETY: tables that a query writes, which are open.
+        unsafe {
+            let [table] = entries(tables) else { Error::ProtectionChanged.raise() };
+            let table = table.ptr_value.cast::<pg_sys::ResultRelInfo>();
+            let is_changed = (*table).ri_TrigDesc.as_ref().is_some_and(|triggers| {
+                rows & proven::INSERTS != 0 && triggers.trig_insert_before_row
+                    || rows & proven::UPDATES != 0 && triggers.trig_update_before_row
+            });
+            if is_changed {
+                Error::ProtectionChanged.raise()
+            }
+        }
+    }
+    // SAFETY: a query that has been started.
+    unsafe {
+        if let Some(rows) = planner::item((*(*query).plannedstmt).invalItems, PROVEN) {
+            confirm(rows, (*(*query).estate).es_opened_result_relations);
+        }
     }
 }

@@ -149,9 +149,7 @@ unsafe fn before_run(query: *mut pg_sys::QueryDesc, count: u64) -> u64 {
         if has_part || running::is_kept() || !super::accessor::is_resolved() || super::token::is_given() {
             ask(query, in_parts);
         }
-        if fixed::is_of_another((*query).plannedstmt) {
-            refuse_another();
-        }
+        fixed::runs((*query).plannedstmt);
         if bypass_guard::is_on() || running::is_inside_check() {
             bypass_guard::guard(query);
         }
@@ -163,13 +161,6 @@ unsafe fn before_run(query: *mut pg_sys::QueryDesc, count: u64) -> u64 {
         }
         running::changes()
     }
-}
-
-/// Refuses a plan that was made for another tenant.
-#[cold]
-#[pg_guard]
-unsafe extern "C-unwind" fn refuse_another() {
-    crate::error::Error::ChangedInStatement.raise()
 }
 
 /// Tells of the tables that a statement of a client names, itself or by a view.
@@ -225,8 +216,8 @@ unsafe fn after_run(query: *mut pg_sys::QueryDesc, depth: usize, changes: u64) {
         // A worker's only query is its leader's, who has its tables locked.
         if !super::in_parallel_worker() {
             // It has asked nobody.
-            if running::changes() != changes && fixed::is_of_another((*query).plannedstmt) {
-                refuse_another();
+            if running::changes() != changes {
+                fixed::changed((*query).plannedstmt);
             }
             let is_keeping = portal::active().is_some_and(portal::is_keeping);
             if is_keeping || running::has_followers() || Part::of((*(*query).estate).es_query_cxt).is_some() {
@@ -292,6 +283,7 @@ unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, flags:
             start_tagged(query);
         }
         pushed_scan::starts(query);
+        fixed::starts(query);
         running::leave(depth);
     }
 }
@@ -391,19 +383,21 @@ unsafe extern "C-unwind" fn plan(
     // SAFETY: PostgreSQL's own arguments, passed on.
     unsafe {
         let depth = running::enter_plan(query);
-        let tenant = fixed::tenant_of(query, parameters, depth);
-        let mut is_fixed = checks::simplify(query, tenant.as_ref());
-        if let Some(tenant) = &tenant {
-            is_fixed |= fixed::fix(query, tenant, !parameters.is_null());
-        }
+        let tenant = fixed::tenant_of(query, text, parameters, depth);
+        let proven = checks::simplify(query, tenant.as_ref());
+        let is_fixed = tenant.as_ref().is_some_and(|tenant| fixed::fix(query, tenant, !parameters.is_null()));
         if scope::is_given() {
             rewrite::to_scope(query);
+        }
+        let tenant = tenant.filter(|_| is_fixed || proven != 0);
+        if let Some(tenant) = &tenant {
+            tenant.note_use();
         }
         let planner = PREVIOUS_PLANNER.unwrap_or(raw::standard_planner);
         let plan = planner(query, text, options, parameters);
         late::planned(plan);
-        if let Some(tenant) = tenant.filter(|_| is_fixed) {
-            fixed::tag(plan, tenant.number());
+        if let Some(tenant) = tenant {
+            fixed::tag(plan, tenant.number(), proven);
         }
         if let Some(tenant) = running::leave_plan(depth) {
             tag(plan, &tenant);

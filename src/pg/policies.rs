@@ -19,6 +19,7 @@ use std::ffi::{c_int, c_void};
 use pgrx::{pg_sys, prelude::*};
 
 use super::{
+    fixed,
     index_pushdown::{Judges, marks::is_protected},
     leakproof::function,
     planner::{self, is_quiet},
@@ -259,6 +260,22 @@ impl Table {
     }
 }
 
+/// The policies of a table that have the tenant as a constant.
+pub unsafe fn settled(
+    root: *mut pg_sys::PlannerInfo,
+    rel: *mut pg_sys::RelOptInfo,
+) -> Vec<*mut pg_sys::Expr> {
+    // SAFETY: the planner's own.
+    unsafe {
+        let table = Table { root, rel, owner: owner(root, rel), tenants: OnceCell::new() };
+        table
+            .policies()
+            .filter(|(policy, _)| fixed::is_settled(policy.cast()))
+            .map(|(policy, _)| table.translated(policy.cast()).cast())
+            .collect()
+    }
+}
+
 /// Has the policies of a table asked, and before anything that could tell.
 #[cold]
 unsafe fn settle(table: &Table) {
@@ -333,7 +350,7 @@ unsafe fn level_of(
     unsafe { all.iter().find(|(other, _)| is_equal(clause, *other)).map(|(_, level)| *level) }
 }
 
-unsafe fn is_equal(one: *const pg_sys::Expr, other: *const pg_sys::Expr) -> bool {
+pub unsafe fn is_equal(one: *const pg_sys::Expr, other: *const pg_sys::Expr) -> bool {
     // SAFETY: expressions.
     unsafe { pg_sys::equal(one.cast(), other.cast()) }
 }

@@ -83,3 +83,20 @@ def test_one_call_one_tenant(db, functions):
     assert wire.call(functions["read_acme"]) == "a1,a2,a3"
     assert wire.call(functions["read_globex"]) == "g1,g2"
     assert not wire.query("COMMIT")
+
+
+def test_a_function_in_sql_serves_whoever_calls_it(db, dba):
+    """Its plan is kept with the connection, where a pooler gives that to one tenant after the other."""
+    dba.execute("""
+        CREATE OR REPLACE FUNCTION public.items() RETURNS text LANGUAGE sql AS $$ SELECT string_agg(item, ',' ORDER BY item) FROM orders $$;
+        CREATE OR REPLACE FUNCTION public.items_of_acme() RETURNS text LANGUAGE sql AS $$
+            SELECT set_config('tenancy.tenant_id', 'acme', true); SELECT string_agg(item, ',' ORDER BY item) FROM orders $$;
+    """)
+    items, items_of_acme = (value(dba, f"SELECT 'public.{name}()'::regprocedure::oid::int4") for name in ("items", "items_of_acme"))
+    wire = Wire(db.name, APP)
+    for tenant, expected in [("acme", "a1,a2,a3"), ("globex", "g1,g2"), ("acme", "a1,a2,a3")]:
+        assert not wire.query(f"SET tenancy.tenant_id = '{tenant}'")
+        assert wire.call(items) == expected
+        assert not wire.query("SELECT items()")
+    assert not wire.query("SET tenancy.tenant_id = 'globex'")
+    assert wire.call(items_of_acme) == "a1,a2,a3"

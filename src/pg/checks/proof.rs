@@ -5,8 +5,8 @@
 
 use pgrx::pg_sys;
 
-use super::{Comparison, Form, Known, comparison, raw, unless_it_raises};
-use crate::pg::{fixed, statement::entries};
+use super::{Comparison, Form, Known, comparison, is_null_test, raw, unless_it_raises};
+use crate::pg::{fixed, statement::entries, transition::attribute};
 
 mod own {
     use super::pg_sys;
@@ -25,31 +25,33 @@ struct Writing<'a> {
     is_as_said: [Option<bool>; 2],
 }
 
-/// The checks that are not proven; the same list where none is.
-pub unsafe fn unproven(
-    query: *mut pg_sys::Query,
-    checks: *mut pg_sys::List,
-    tenant: &Known,
-) -> *mut pg_sys::List {
-    // SAFETY: a query that PostgreSQL lets its planner change, and a list of its checks. Frames of plain data, which an error may skip.
+/// Leaves out the checks of a query that are proven; of what rows, see `fixed::proven`.
+pub unsafe fn leave_out_proven(query: *mut pg_sys::Query, tenant: &Known) -> u32 {
+    // SAFETY: a query that PostgreSQL lets its planner change, and its checks. Frames of plain data, which an error may skip.
     unsafe {
+        let checks = (*query).withCheckOptions;
         let mut writing = Writing { query, checks, tenant, is_as_said: [None; 2] };
-        let mut proven = 0u64;
+        let (mut places, mut proven) = (0u64, 0);
         for (cell, place) in entries(checks).iter().zip(0..u64::BITS) {
-            if writing.passes(cell.ptr_value.cast()) {
-                proven |= 1 << place;
+            let check = cell.ptr_value.cast::<pg_sys::WithCheckOption>();
+            if writing.passes(check) {
+                places |= 1 << place;
+                proven |= match (*check).kind {
+                    pg_sys::WCOKind::WCO_RLS_INSERT_CHECK => fixed::proven::INSERTS,
+                    _ => fixed::proven::UPDATES,
+                };
             }
         }
-        if proven == 0 {
-            return checks;
-        }
-        let mut kept = std::ptr::null_mut();
-        for (cell, place) in entries(checks).iter().zip(0..) {
-            if place >= u64::BITS || proven >> place & 1 == 0 {
-                kept = raw::lappend(kept, cell.ptr_value);
+        if proven != 0 {
+            let mut kept = std::ptr::null_mut();
+            for (cell, place) in entries(checks).iter().zip(0..) {
+                if place >= u64::BITS || places >> place & 1 == 0 {
+                    kept = raw::lappend(kept, cell.ptr_value);
+                }
             }
+            (*query).withCheckOptions = kept;
         }
-        kept
+        proven
     }
 }
 
@@ -72,7 +74,7 @@ impl Writing<'_> {
                 (pg_sys::CmdType::CMD_INSERT, false) => {
                     let target = assigned((*query).targetList, asked.column);
                     !target.is_null()
-                        && self.is_written_as_said(false)
+                        && self.is_written_as_said(false, asked.column)
                         && is_tenant(&mut (*target).expr, &asked.its, self.tenant)
                 }
                 // It was found by the same comparison.
@@ -81,7 +83,7 @@ impl Writing<'_> {
                         && entries((*self.entry()).securityQuals).iter().any(|cell| {
                             Asked::plainly(cell.ptr_value.cast()).is_some_and(|other| other == asked)
                         })
-                        && self.is_written_as_said(true)
+                        && self.is_written_as_said(true, asked.column)
                 }
                 // It has passed the same check before it is changed.
                 (pg_sys::CmdType::CMD_INSERT, true) => {
@@ -97,7 +99,7 @@ impl Writing<'_> {
                     !conflict.is_null()
                         && stays((*conflict).onConflictSet)
                         && entries(self.checks).iter().any(is_checked)
-                        && self.is_written_as_said(true)
+                        && self.is_written_as_said(true, asked.column)
                 }
                 _ => false,
             }
@@ -113,13 +115,14 @@ impl Writing<'_> {
         }
     }
 
-    /// Whether rows of the table are written as the query says: no other table has a part of them, and no trigger changes them.
-    unsafe fn is_written_as_said(&mut self, is_update: bool) -> bool {
+    /// Whether rows of the table are written as the query says: no other table has a part of them, no trigger changes them, and the column is not
+    /// computed.
+    unsafe fn is_written_as_said(&mut self, is_update: bool, column: pg_sys::AttrNumber) -> bool {
         // SAFETY: the table that the query writes, which is locked.
         unsafe {
             let entry = self.entry();
             *self.is_as_said[usize::from(is_update)].get_or_insert_with(|| {
-                if (*entry).relkind as u8 != pg_sys::RELKIND_RELATION {
+                if (*entry).relkind as u8 != pg_sys::RELKIND_RELATION || !fixed::is_protected(entry) {
                     return false;
                 }
                 let relation = own::RelationIdGetRelation((*entry).relid);
@@ -131,8 +134,9 @@ impl Writing<'_> {
                     false => triggers.trig_insert_before_row,
                 });
                 let has_children = (*(*relation).rd_rel).relhassubclass;
+                let computed = (*attribute((*relation).rd_att, i32::from(column) - 1)).attgenerated != 0;
                 own::RelationClose(relation);
-                !is_changed && !has_children
+                !is_changed && !has_children && !computed
             })
         }
     }
@@ -166,7 +170,10 @@ impl Asked {
             // `<column> IS NULL OR <column> = current_tenant()`.
             let either = node.cast::<pg_sys::BoolExpr>();
             match entries((*either).args) {
-                [_, last] if (*either).boolop == pg_sys::BoolExprType::OR_EXPR => {
+                [first, last]
+                    if (*either).boolop == pg_sys::BoolExprType::OR_EXPR
+                        && is_null_test(first.ptr_value.cast()) =>
+                {
                     Asked::plainly(last.ptr_value.cast())
                 }
                 _ => None,

@@ -78,7 +78,7 @@ pub unsafe extern "C-unwind" fn mark(
             all.iter().any(|list| entries(*list).iter().any(|cell| waits(rel, cell.ptr_value.cast())));
         if !waits
             || !is_protected(root, rel, judges.policy)
-            || !is_first(rel, judges.trust)
+            || !is_first(root, rel, judges.trust)
             || !has_quiet_joins(root, rel)
         {
             return none;
@@ -181,7 +181,7 @@ unsafe fn mark_alternatives(
 }
 
 /// Whether the policy that asks for the tenant comes before all that could tell of a row: others come first by their names.
-unsafe fn is_first(rel: *const pg_sys::RelOptInfo, trust: Trust) -> bool {
+unsafe fn is_first(root: *mut pg_sys::PlannerInfo, rel: *mut pg_sys::RelOptInfo, trust: Trust) -> bool {
     unsafe extern "C-unwind" fn is_ours(number: pg_sys::Oid, _: *mut c_void) -> bool {
         policies::is_tenant(number)
     }
@@ -190,8 +190,12 @@ unsafe fn is_first(rel: *const pg_sys::RelOptInfo, trust: Trust) -> bool {
         let conditions = || {
             entries((*rel).baserestrictinfo).iter().map(|cell| cell.ptr_value.cast::<pg_sys::RestrictInfo>())
         };
+        let settled = policies::settled(root, rel);
+        let is_policy = |condition: *mut pg_sys::RestrictInfo| {
+            settled.iter().any(|policy| policies::is_equal((*condition).clause, *policy))
+        };
         let ours = conditions()
-            .filter(|condition| planner::calls((**condition).clause.cast(), is_ours))
+            .filter(|condition| is_policy(*condition) || planner::calls((**condition).clause.cast(), is_ours))
             .map(|condition| (*condition).security_level)
             .min();
         ours.is_some_and(|ours| {

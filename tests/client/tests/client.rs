@@ -172,6 +172,42 @@ fn a_portal_is_of_the_tenant_it_was_bound_for() {
     }
 }
 
+/// A portal is a cursor of SQL as well: what a function, or another portal, reads of it are rows that the statement has touched.
+#[test]
+fn a_portal_that_another_statement_reads() {
+    let database = shop("read");
+    database
+        .admin()
+        .batch_execute(
+            "CREATE FUNCTION take(portal text, other text) RETURNS text LANGUAGE plpgsql AS $$
+             DECLARE found text;
+             BEGIN
+                 EXECUTE format('FETCH ALL FROM %I', portal) INTO found;
+                 PERFORM set_config('tenancy.tenant_id', other, true);
+                 RETURN found;
+             END $$",
+        )
+        .expect("a function");
+    let mut client = database.app();
+    let statement = client.prepare("SELECT what FROM orders WHERE id > $1").expect("a statement");
+    let name = "SELECT name FROM pg_cursors WHERE statement LIKE 'SELECT what%'";
+    let mut transaction = begin(&mut client, ACME);
+    let _portal = transaction.bind(&statement, &[&0i64]).expect("a portal");
+    let bound: String = transaction.query_one(name, &[]).expect("its name").get(0);
+    let error = failure(transaction.query("SELECT take($1, $2)", &[&bound, &BETA]));
+    assert_eq!(detail(&error)["code"], "TENANT_ACCESS_DENIED");
+    transaction.rollback().expect("ROLLBACK");
+
+    let mut transaction = begin(&mut client, ACME);
+    let _portal = transaction.bind(&statement, &[&0i64]).expect("a portal");
+    let bound: String = transaction.query_one(name, &[]).expect("its name").get(0);
+    let fetch = transaction.bind(&format!("FETCH ALL FROM \"{bound}\""), &[]).expect("a portal");
+    let rows = transaction.query_portal(&fetch, 1).expect("a row");
+    assert!(rows[0].get::<_, String>(0).starts_with("acme "));
+    transaction.batch_execute(&format!("SET LOCAL tenancy.tenant_id = '{BETA}'")).expect("another tenant");
+    assert_eq!(failure(transaction.query_portal(&fetch, 0)).code().code(), "55000");
+}
+
 #[test]
 fn copy_out_gives_the_tenants_rows() {
     let database = shop("copy");

@@ -113,6 +113,97 @@ SELECT count(*) FILTER (WHERE tenant_id = 'beta') AS of_beta, count(*) FILTER (W
 DROP TABLE child;
 RESET tenancy.tenant_id;
 
+-- A trigger that the table's owner adds while the plan is made.
+RESET tenancy.tenant_id;
+CREATE TABLE mine (id integer PRIMARY KEY, tenant_id text NOT NULL, body text);
+INSERT INTO mine VALUES (4, 'acme'), (5, 'beta');
+ALTER TABLE mine OWNER TO regress_owner;
+SELECT tenancy.protect('mine');
+CREATE FUNCTION arm() RETURNS integer LANGUAGE plpgsql SET search_path = public AS $$
+BEGIN CREATE TRIGGER give_away BEFORE INSERT OR UPDATE ON mine FOR EACH ROW EXECUTE FUNCTION give_away(); RETURN 400; END$$;
+CREATE FUNCTION armed() RETURNS integer LANGUAGE plpgsql IMMUTABLE AS $$BEGIN RETURN arm(); END$$;
+GRANT SET ON PARAMETER tenancy.tenant_id TO regress_owner;
+SET ROLE regress_owner;
+SET tenancy.tenant_id = 'acme';
+INSERT INTO mine (id) VALUES (armed());                                                         -- SHOULD FAIL
+UPDATE mine SET body = 'x' WHERE id = 4 AND armed() > 0;                                        -- SHOULD FAIL
+RESET tenancy.tenant_id;
+RESET ROLE;
+REVOKE SET ON PARAMETER tenancy.tenant_id FROM regress_owner;
+TABLE mine;
+-- Policies of one's own are asked, whatever ours says.
+CREATE FUNCTION tells(integer) RETURNS boolean LANGUAGE plpgsql AS $$BEGIN RAISE WARNING 'asked %', $1; RETURN false; END$$;
+CREATE POLICY either ON plain AS RESTRICTIVE FOR INSERT WITH CHECK (tells(id) OR tenant_id = tenancy.current_tenant());
+CREATE POLICY other ON plain AS RESTRICTIVE FOR UPDATE USING (true) WITH CHECK (body <> 'forbidden');
+SET ROLE regress_app;
+SET tenancy.tenant_id = 'acme';
+INSERT INTO plain (id) VALUES (500);
+UPDATE plain SET body = 'forbidden' WHERE id = 500;                                             -- SHOULD FAIL
+UPDATE plain SET body = 'allowed' WHERE id = 500 RETURNING *;
+RESET ROLE;
+DROP POLICY either ON plain;
+DROP POLICY other ON plain;
+-- Policies of tables that are not protected ask for the tenant, and seal nothing that does not ask.
+RESET tenancy.tenant_id;
+CREATE TABLE computed (id integer PRIMARY KEY, owner text, tenant_id text NOT NULL GENERATED ALWAYS AS (lower(owner)) STORED);
+INSERT INTO computed VALUES (1, 'acme');
+ALTER TABLE computed ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+CREATE POLICY by_hand ON computed USING (tenant_id = tenancy.current_tenant());
+CREATE TABLE elsewhere (id integer);
+ALTER TABLE elsewhere ENABLE ROW LEVEL SECURITY;
+CREATE POLICY all_rows ON elsewhere USING (true);
+GRANT SELECT, INSERT, UPDATE ON computed, elsewhere TO regress_app;
+SET tenancy.seal = 'transaction';
+SET tenancy.tenant_id = 'acme';
+SET ROLE regress_app;
+UPDATE computed SET owner = 'beta';                                                             -- SHOULD FAIL
+INSERT INTO computed VALUES (1, 'acme') ON CONFLICT (id) DO UPDATE SET owner = 'beta';          -- SHOULD FAIL
+BEGIN; SELECT count(*) FROM elsewhere; SET LOCAL tenancy.tenant_id = 'beta'; SELECT count(*) FROM plain WHERE tenant_id = 'beta'; ROLLBACK;
+BEGIN; SELECT count(*) FROM plain; SET LOCAL tenancy.tenant_id = 'beta'; ROLLBACK;               -- SHOULD FAIL
+BEGIN; INSERT INTO plain (id) VALUES (600); SET LOCAL tenancy.tenant_id = 'beta'; ROLLBACK;      -- SHOULD FAIL
+RESET ROLE;
+RESET tenancy.seal;
+RESET tenancy.tenant_id;
+DROP TABLE computed, elsewhere;
+
+-- Conditions reach indexes behind such a policy, and are estimated, as behind one that asks.
+CREATE TABLE documents (id integer PRIMARY KEY, tenant_id text NOT NULL, words tsvector, name varchar(60), created numeric);
+INSERT INTO documents SELECT n, (ARRAY['acme', 'beta'])[1 + n % 2], to_tsvector('simple', 'word' || n), 'Name ' || n, n FROM generate_series(1, 20000) n;
+CREATE INDEX documents_words ON documents USING gin (words);
+CREATE INDEX documents_lower ON documents (lower(name));
+CREATE INDEX documents_created ON documents (created);
+CREATE TABLE bundles (id integer NOT NULL, tenant_id varchar(40), words tsvector) PARTITION BY HASH (id);
+CREATE TABLE bundles_0 PARTITION OF bundles FOR VALUES WITH (MODULUS 2, REMAINDER 0);
+CREATE TABLE bundles_1 PARTITION OF bundles FOR VALUES WITH (MODULUS 2, REMAINDER 1);
+INSERT INTO bundles SELECT id, CASE WHEN id % 10 > 0 THEN tenant_id END, words FROM documents;
+CREATE INDEX bundles_words ON bundles USING gin (words);
+SELECT tenancy.protect('documents'), tenancy.protect('bundles', 'shared');
+VACUUM ANALYZE documents, bundles;
+GRANT SELECT ON documents, bundles TO regress_app;
+CREATE FUNCTION scans() RETURNS jsonb LANGUAGE sql AS $$
+    SELECT jsonb_object_agg(indexrelid::regclass, pg_stat_get_xact_numscans(indexrelid)) FROM pg_index WHERE indrelid::regclass::text ~ '^(documents|bundles)' $$;
+CREATE FUNCTION noted() RETURNS void LANGUAGE sql AS $$ SELECT set_config('my.scans', scans()::text, true) $$;
+CREATE FUNCTION scanned() RETURNS TABLE (index text) LANGUAGE sql AS $$
+    SELECT n.key COLLATE "C" FROM jsonb_each(scans()) n WHERE n.value <> (current_setting('my.scans')::jsonb) -> n.key ORDER BY 1 $$;
+SET tenancy.tenant_id = 'acme';
+SET ROLE regress_app;
+BEGIN; SELECT noted(); SELECT count(*) FROM documents WHERE words @@ to_tsquery('simple', 'word4'); SELECT * FROM scanned(); ROLLBACK;
+BEGIN; SELECT noted(); SELECT count(*) FROM documents WHERE words @@ to_tsquery('simple', 'word5'); SELECT * FROM scanned(); ROLLBACK;
+BEGIN; SELECT noted(); SELECT count(*) FROM documents WHERE tenant_id = 'acme' AND words @@ to_tsquery('simple', 'word4'); SELECT * FROM scanned(); ROLLBACK;
+BEGIN; SELECT noted(); SELECT count(*) FROM documents WHERE tenant_id = tenancy.current_tenant() AND words @@ to_tsquery('simple', 'word4'); SELECT * FROM scanned(); ROLLBACK;
+BEGIN; SELECT noted(); SELECT count(*) FROM documents WHERE lower(name) = 'name 4'; SELECT * FROM scanned(); ROLLBACK;
+BEGIN; SELECT noted(); SELECT count(*) FROM documents WHERE created < 9; SELECT * FROM scanned(); ROLLBACK;
+BEGIN; SELECT noted(); SELECT count(*) FROM bundles WHERE words @@ to_tsquery('simple', 'word4 | word10 | word5'); SELECT * FROM scanned(); ROLLBACK;
+BEGIN; SELECT noted(); SELECT count(*) FROM (SELECT words FROM bundles UNION ALL SELECT words FROM documents) u WHERE words @@ to_tsquery('simple', 'word4 | word10 | word5'); SELECT * FROM scanned(); ROLLBACK;
+BEGIN; SELECT noted(); SELECT count(*) FROM documents a JOIN documents b ON b.name = a.name WHERE a.words @@ to_tsquery('simple', 'word4') AND b.words @@ to_tsquery('simple', 'word4'); SELECT * FROM scanned(); ROLLBACK;
+RESET ROLE;
+SET tenancy.index_pushdown = off;
+SET ROLE regress_app;
+BEGIN; SELECT noted(); SELECT count(*) FROM documents WHERE words @@ to_tsquery('simple', 'word4'); SELECT * FROM scanned(); ROLLBACK;
+RESET ROLE;
+RESET tenancy.index_pushdown;
+RESET tenancy.tenant_id;
+
 -- Columns of the other types, and rows that are everybody's.
 SELECT tenancy.create_tenant('00000000-0000-4000-8000-00000000000c'), tenancy.create_tenant('00000000-0000-4000-8000-00000000000d'),
        tenancy.create_tenant('1003'), tenancy.create_tenant('1004');
@@ -158,6 +249,6 @@ RESET tenancy.tenant_id;
 SELECT * FROM of_all ORDER BY id;
 DEALLOCATE ALL;
 DROP VIEW locked;
-DROP TABLE parts, plain, of_uuid, of_bigint, of_integer, of_varchar, of_all;
-DROP FUNCTION give_away(), give_part_away();
+DROP TABLE parts, plain, mine, documents, bundles, of_uuid, of_bigint, of_integer, of_varchar, of_all;
+DROP FUNCTION give_away(), give_part_away(), arm(), armed(), tells(integer), scanned(), noted(), scans();
 DELETE FROM _tenancy.tenants WHERE id IN ('00000000-0000-4000-8000-00000000000c', '00000000-0000-4000-8000-00000000000d', '1003', '1004');
