@@ -49,6 +49,9 @@ struct Current {
     number: u32,
 }
 
+/// How often it was forgotten: what is found meanwhile may be found for the last time.
+static mut FORGOTTEN: u32 = 0;
+
 const UNRESOLVED: Current =
     Current { text: std::ptr::null(), uuid: std::ptr::null(), bigint: None, number: 0 };
 static mut CURRENT: Current = UNRESOLVED;
@@ -105,8 +108,9 @@ pub fn init(resolver: Resolver, finder: Finder, user: fn(), denier: fn() -> bool
 /// The current tenant, for what runs at once.
 pub struct Known {
     current: Current,
-    /// Whether it can be remembered.
+    /// Whether it can be remembered, and since when.
     is_kept: bool,
+    forgotten: u32,
 }
 
 impl Known {
@@ -116,7 +120,7 @@ impl Known {
         unsafe {
             if !is_resolved() {
                 USER();
-                if self.is_kept {
+                if self.is_kept && self.forgotten == FORGOTTEN {
                     *addr_of_mut!(CURRENT) = self.current;
                 }
             }
@@ -142,29 +146,29 @@ impl Known {
 /// The current tenant, where there is one and nothing refuses it.
 #[inline]
 pub fn known() -> Option<Known> {
-    static mut FOUND: Known = Known { current: UNRESOLVED, is_kept: false };
+    static mut FOUND: Known = Known { current: UNRESOLVED, is_kept: false, forgotten: 0 };
     #[pg_guard]
     unsafe extern "C-unwind" fn find() {
         // SAFETY: FINDER is only written at load; the pointers it returns are to live `Forms`.
         unsafe {
+            let forgotten = FORGOTTEN;
             let (current, is_kept) = match FINDER() {
                 Resolved::Kept(forms) => (of(&*forms), true),
                 Resolved::Passing(forms) => (of(&*forms), false),
                 Resolved::None => (UNRESOLVED, false),
             };
-            FOUND = Known { current, is_kept };
+            FOUND = Known { current, is_kept, forgotten };
         }
     }
     // SAFETY: reads backend-local state by value.
-    let (current, is_kept) = unsafe {
+    unsafe {
         if is_resolved() {
-            (*addr_of_mut!(CURRENT), true)
-        } else {
-            find();
-            (FOUND.current, FOUND.is_kept)
+            return Some(Known { current: *addr_of_mut!(CURRENT), is_kept: true, forgotten: FORGOTTEN });
         }
-    };
-    (!current.text.is_null()).then_some(Known { current, is_kept })
+        find();
+        let Known { current, is_kept, forgotten } = FOUND;
+        (!current.text.is_null()).then_some(Known { current, is_kept, forgotten })
+    }
 }
 
 fn of(forms: &Forms) -> Current {
@@ -181,7 +185,10 @@ pub fn forget() {
     super::member::forget();
     super::scope::forget();
     // SAFETY: a backend is single-threaded, and no reference to CURRENT outlives a statement of this file.
-    unsafe { *addr_of_mut!(CURRENT) = UNRESOLVED }
+    unsafe {
+        *addr_of_mut!(CURRENT) = UNRESOLVED;
+        FORGOTTEN = FORGOTTEN.wrapping_add(1);
+    }
 }
 
 /// Whether the current tenant is known, so that nothing has to be asked.
@@ -195,7 +202,7 @@ pub fn is_resolved() -> bool {
 unsafe extern "C-unwind" fn resolve(form: Form, is_null: *mut bool) -> pg_sys::Datum {
     // SAFETY: RESOLVER is only written at load; the pointers it returns are to live `Forms` (see `Resolved`).
     unsafe {
-        let resolver = RESOLVER;
+        let (resolver, forgotten) = (RESOLVER, FORGOTTEN);
         let (forms, kept) = match resolver(form) {
             Resolved::Kept(forms) => (&*forms, true),
             Resolved::Passing(forms) => (&*forms, false),
@@ -205,7 +212,7 @@ unsafe extern "C-unwind" fn resolve(form: Form, is_null: *mut bool) -> pg_sys::D
             }
         };
         *is_null = false;
-        if kept {
+        if kept && forgotten == FORGOTTEN {
             *addr_of_mut!(CURRENT) = of(forms);
         }
         let copy = |from: *const u8, size: usize| {

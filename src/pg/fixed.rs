@@ -47,7 +47,12 @@ pub unsafe fn tenant_of(
     // SAFETY: a query that is about to be planned.
     unsafe {
         let is_bound = !parameters.is_null();
-        if depth == 0 && (*query).hasRowSecurity && !scope::is_given() && runs_once(text, is_bound) {
+        if depth == 0
+            && (*query).hasRowSecurity
+            && !scope::is_given()
+            && runs_once(text, is_bound)
+            && may_be_fixed(query, is_bound)
+        {
             accessor::known()
         } else {
             None
@@ -84,6 +89,19 @@ unsafe fn is_any_portal() -> bool {
             PORTALS = child;
         }
         PORTALS.is_null() || !(*PORTALS).firstchild.is_null()
+    }
+}
+
+/// Whether PostgreSQL finds a plan that is kept as good, where it makes plans for values until it knows: not of a partitioned table, of which that leaves
+/// out partitions only when it starts.
+unsafe fn may_be_fixed(query: *const pg_sys::Query, is_bound: bool) -> bool {
+    // SAFETY: a query that is about to be planned.
+    unsafe {
+        let is_parent = |cell: &pg_sys::ListCell| {
+            (*cell.ptr_value.cast::<pg_sys::RangeTblEntry>()).relkind as u8
+                == pg_sys::RELKIND_PARTITIONED_TABLE
+        };
+        !is_bound || !entries((*query).rtable).iter().any(is_parent)
     }
 }
 

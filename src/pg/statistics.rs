@@ -79,6 +79,12 @@ pub fn init(judges: Judges) {
     }
 }
 
+/// The number of the tenant column of a protected table.
+pub fn tenant_column(table: pg_sys::Oid) -> Option<i16> {
+    // SAFETY: JUDGES is only written at load.
+    unsafe { JUDGES.and_then(|judges| (judges.column)(table)).map(|column| column.number) }
+}
+
 /// Statistics are lent until this is dropped, by an error as well.
 pub struct Lent(*const pg_sys::PlannerInfo);
 

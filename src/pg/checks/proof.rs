@@ -6,13 +6,14 @@
 use pgrx::pg_sys;
 
 use super::{Comparison, Form, Known, comparison, is_null_test, raw, unless_it_raises};
-use crate::pg::{fixed, statement::entries, transition::attribute};
+use crate::pg::{fixed, statement::entries};
 
 mod own {
     use super::pg_sys;
     unsafe extern "C-unwind" {
         pub fn RelationIdGetRelation(relation: pg_sys::Oid) -> pg_sys::Relation;
         pub fn RelationClose(relation: pg_sys::Relation);
+        pub fn get_attgenerated(relation: pg_sys::Oid, column: pg_sys::AttrNumber) -> std::ffi::c_char;
     }
 }
 
@@ -21,7 +22,7 @@ struct Writing<'a> {
     query: *mut pg_sys::Query,
     checks: *mut pg_sys::List,
     tenant: &'a Known,
-    /// Whether no trigger changes what is inserted, and what is updated, where it is known.
+    /// Whether nothing changes what is inserted, and what is updated, where it is known.
     is_as_said: [Option<bool>; 2],
 }
 
@@ -115,13 +116,13 @@ impl Writing<'_> {
         }
     }
 
-    /// Whether rows of the table are written as the query says: no other table has a part of them, no trigger changes them, and the column is not
-    /// computed.
+    /// Whether a column of rows of the table is written as the query says: it is not computed, no other table has a part of the rows, and no
+    /// trigger changes them.
     unsafe fn is_written_as_said(&mut self, is_update: bool, column: pg_sys::AttrNumber) -> bool {
         // SAFETY: the table that the query writes, which is locked.
         unsafe {
             let entry = self.entry();
-            *self.is_as_said[usize::from(is_update)].get_or_insert_with(|| {
+            let is_plain = *self.is_as_said[usize::from(is_update)].get_or_insert_with(|| {
                 if (*entry).relkind as u8 != pg_sys::RELKIND_RELATION || !fixed::is_protected(entry) {
                     return false;
                 }
@@ -134,10 +135,10 @@ impl Writing<'_> {
                     false => triggers.trig_insert_before_row,
                 });
                 let has_children = (*(*relation).rd_rel).relhassubclass;
-                let computed = (*attribute((*relation).rd_att, i32::from(column) - 1)).attgenerated != 0;
                 own::RelationClose(relation);
-                !is_changed && !has_children && !computed
-            })
+                !is_changed && !has_children
+            });
+            is_plain && own::get_attgenerated((*entry).relid, column) == 0
         }
     }
 }
@@ -194,7 +195,8 @@ impl Asked {
                 column = (*column.cast::<pg_sys::RelabelType>()).arg.cast();
             }
             let column = column.cast::<pg_sys::Var>();
-            Some(Asked {
+            // What the system keeps of a row changes with it.
+            (*column).varattno.is_positive().then(|| Asked {
                 its,
                 collation: (*operation).inputcollid,
                 table: (*column).varno,

@@ -12,6 +12,7 @@ use crate::pg::{
     leakproof::{As, Trust, holds},
     planner, policies, pushed_scan,
     statement::{entries, has_policy},
+    statistics,
 };
 
 pub struct Marked {
@@ -180,7 +181,7 @@ unsafe fn mark_alternatives(
     }
 }
 
-/// Whether the policy that asks for the tenant comes before all that could tell of a row: others come first by their names.
+/// Whether the policy that asks for the tenant, of the tenant column and no other, comes before all that could tell of a row: others come first by their names.
 unsafe fn is_first(root: *mut pg_sys::PlannerInfo, rel: *mut pg_sys::RelOptInfo, trust: Trust) -> bool {
     unsafe extern "C-unwind" fn is_ours(number: pg_sys::Oid, _: *mut c_void) -> bool {
         policies::is_tenant(number)
@@ -194,8 +195,18 @@ unsafe fn is_first(root: *mut pg_sys::PlannerInfo, rel: *mut pg_sys::RelOptInfo,
         let is_policy = |condition: *mut pg_sys::RestrictInfo| {
             settled.iter().any(|policy| policies::is_equal((*condition).clause, *policy))
         };
+        let entry = *(*root).simple_rte_array.add((*rel).relid as usize);
+        let Some(column) = statistics::tenant_column((*entry).relid) else { return false };
+        let is_of_column = |condition: *mut pg_sys::RestrictInfo| {
+            let mut columns = std::ptr::null_mut();
+            pg_sys::pull_varattnos((*condition).clause.cast(), (*rel).relid, &mut columns);
+            let mut only = 0;
+            pg_sys::bms_get_singleton_member(columns, &mut only)
+                && only == i32::from(column) - pg_sys::FirstLowInvalidHeapAttributeNumber
+        };
         let ours = conditions()
             .filter(|condition| is_policy(*condition) || planner::calls((**condition).clause.cast(), is_ours))
+            .filter(|condition| is_of_column(*condition))
             .map(|condition| (*condition).security_level)
             .min();
         ours.is_some_and(|ours| {
