@@ -202,7 +202,7 @@ impl Session<'_> {
         let sql = &plain(sql);
         // Apart, because a string that does not parse runs nothing of it.
         self.must("SAVEPOINT q")?;
-        let release = if sql.starts_with("COPY ") { "" } else { "; RELEASE q" };
+        let release = if sql.starts_with("COPY ") || sql.starts_with("BOUND ") { "" } else { "; RELEASE q" };
         let mut answer = self.run(&format!("{sql}{release}"), told)?;
         if release.is_empty() && answer.error.is_none() {
             // The client does not hand on an error that comes after the last row.
@@ -260,6 +260,9 @@ fn explore(ids: Ids, seed: u64, statements: usize, broken: &str) -> Result<Tally
             match generator.statement(kept.len()) {
                 Run::Plain(sql) | Run::Copy(sql) => {
                     session.guarded(&sql, &sql)?;
+                }
+                Run::Bound(sql) => {
+                    session.guarded(&format!("BOUND {sql}"), &sql)?;
                 }
                 Run::Prepare(name, sql) => {
                     if session.guarded(&format!("PREPARE {name} (integer) AS {sql}"), &sql)? {

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use postgres::error::DbError;
+use postgres::types::ToSql;
 use postgres::{Client, SimpleQueryMessage};
 use tenancy_client_tests::Database;
 
@@ -167,6 +168,8 @@ impl World {
     pub fn say(&mut self, sql: &str) -> Answer {
         let result = if let Some(query) = sql.strip_prefix("COPY ") {
             self.copy(&format!("COPY {query}"))
+        } else if let Some(query) = sql.strip_prefix("BOUND ") {
+            self.bound(query)
         } else {
             self.app.simple_query(sql).map(|messages| {
                 let line = |message: &SimpleQueryMessage| match message {
@@ -191,6 +194,16 @@ impl World {
                 Answer { rows: Vec::new(), error: Some(error), notices }
             }
         }
+    }
+
+    /// By the protocol's own messages, with a value where it has a place for one; the rows of what returns a text.
+    fn bound(&mut self, sql: &str) -> Result<Vec<String>, postgres::Error> {
+        let values: &[&(dyn ToSql + Sync)] = if sql.contains("$1") { &[&1i32] } else { &[] };
+        let rows = self.app.query(sql, values)?;
+        Ok(rows
+            .iter()
+            .map(|row| row.try_get::<_, Option<String>>(0).ok().flatten().unwrap_or("~".into()))
+            .collect())
     }
 
     fn copy(&mut self, sql: &str) -> Result<Vec<String>, postgres::Error> {

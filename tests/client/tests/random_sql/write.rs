@@ -31,6 +31,8 @@ pub enum Run {
     /// PREPARE under a name that later transactions use.
     Prepare(String, String),
     Execute(usize, bool),
+    /// By the protocol's own messages, with a value.
+    Bound(String),
     /// Several, one after the other.
     Cursor(String, Vec<String>),
 }
@@ -197,7 +199,7 @@ impl Generator {
     pub fn statement(&mut self, kept: usize) -> Run {
         self.fresh();
         let depth = 1 + self.random.below(2);
-        match self.random.weighted(&[44, 18, 5, 8, 4, 5, if kept > 0 { 9 } else { 0 }, 4, 2, 1]) {
+        match self.random.weighted(&[38, 16, 5, 8, 4, 5, if kept > 0 { 9 } else { 0 }, 4, 2, 1, 8]) {
             0 => Run::Plain(self.select(depth)),
             1 => Run::Plain(self.write(depth, false)),
             2 => Run::Plain(self.merge()),
@@ -242,6 +244,18 @@ impl Generator {
                         "DROP TABLE taken".into(),
                     ],
                 )
+            }
+            // With a value, so that there is a plan for this once.
+            10 if self.random.chance(60) => Run::Bound(format!(
+                "SELECT q::text FROM ({}) AS q WHERE $1::integer IS NOT NULL",
+                self.select(depth)
+            )),
+            10 => {
+                let mut text = self.write(1, false);
+                if let Some(at) = text.rfind(" WHERE ") {
+                    text.insert_str(at + 7, "$1::integer IS NOT NULL AND ");
+                }
+                Run::Bound(text)
             }
             _ => Run::Plain(
                 self.random
