@@ -17,16 +17,19 @@ KINDS = {
     "collated": ('text COLLATE "POSIX"', "acme", "globex", False),
 }
 UPSERT = "INSERT INTO {t} (id, note) VALUES (1, 'again') ON CONFLICT (tenant_id, id) DO UPDATE SET note = excluded.note"
-# What a statement checks: without what says nothing new. Those of an upsert are of the new row, of the one that is there, and of what becomes of it.
+# What a statement checks: in a plan that is kept, without what says nothing new; those of an upsert are of the new row, of the one that is there, and of what becomes of it.
+# And where the plan runs once, without what the statement itself says as well.
 STATEMENTS = {
-    "INSERT INTO {t} (id) VALUES (%s)": 1,
-    "INSERT INTO {t} (id) VALUES (%s) RETURNING note": 1,
-    "UPDATE {t} SET note = 'new' WHERE id = %s": 1,
-    UPSERT + " WHERE {t}.id = %s": 3,
-    "WITH i AS (INSERT INTO {t} (id) VALUES (%s) RETURNING id) UPDATE {t} SET note = 'x' FROM i WHERE {t}.id = i.id": 2,
-    "MERGE INTO {t} USING (SELECT %s::int AS id) s ON {t}.id = s.id WHEN NOT MATCHED THEN INSERT (id) VALUES (s.id) WHEN MATCHED THEN UPDATE SET note = 'merged'": None,
-    "DELETE FROM {t} WHERE id = %s": 0,
+    "INSERT INTO {t} (id) VALUES ($1)": (1, 0),
+    "INSERT INTO {t} (id) VALUES ($1) RETURNING note": (1, 0),
+    "UPDATE {t} SET note = 'new' WHERE id = $1": (1, 0),
+    UPSERT + " WHERE {t}.id = $1": (3, 1),
+    "WITH i AS (INSERT INTO {t} (id) VALUES ($1) RETURNING id) UPDATE {t} SET note = 'x' FROM i WHERE {t}.id = i.id": (2, 2),
+    "MERGE INTO {t} USING (SELECT $1::int AS id) s ON {t}.id = s.id WHEN NOT MATCHED THEN INSERT (id) VALUES (s.id) WHEN MATCHED THEN UPDATE SET note = 'merged'": (None, None),
+    "DELETE FROM {t} WHERE id = $1": (0, 0),
 }
+# Kinds of which the default is computed once more for the column, so that the statement does not say what it is.
+COMPUTED = {"varchar", "integer"}
 
 
 @pytest.fixture(scope="module")
@@ -61,14 +64,31 @@ def test_asked_once(db, name):
     _, tenant, _, is_short = KINDS[name]
     with db.connect("postgres") as dba:
         functions = column(dba, "SELECT oid::text FROM pg_proc WHERE proname = 'is_own'")
-    for number, (statement, expected) in enumerate(STATEMENTS.items()):
+    for number, (statement, (expected, _)) in enumerate(STATEMENTS.items()):
         with db.connect(APP) as app:
             set_session(app, tenant)
-            (plan,) = [plan for plan in plans(app, statement.format(t=f"of_{name}"), [100 + number]) if f"of_{name}" in plan or expected == 0]
+            app.execute(f"SET plan_cache_mode = force_generic_plan; PREPARE kept (int) AS {statement.format(t=f'of_{name}')}")
+            (plan,) = [plan for plan in plans(app, f"EXECUTE kept ({100 + number})") if f"of_{name}" in plan or expected == 0]
             checks = plan.count("{WITHCHECKOPTION")
             if expected is not None:
                 assert checks == expected, (statement, plan)
             assert any(f":funcid {function} " in plan for function in functions) == (is_short and checks > 0), (statement, plan)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_not_asked_what_the_statement_says(db, name):
+    """By itself, and bound to a value."""
+    _, tenant, _, _ = KINDS[name]
+    for number, (statement, (kept, expected)) in enumerate(STATEMENTS.items()):
+        if name in COMPUTED and statement.startswith("INSERT"):
+            # What becomes of the one that is there says nothing of the column.
+            expected = kept - ("CONFLICT" in statement)
+        for text, arguments in ((statement.replace("$1", str(120 + number)), None), (statement.replace("$1", "%s"), [140 + number])):
+            with db.connect(APP) as app:
+                set_session(app, tenant)
+                (plan,) = [plan for plan in plans(app, text.format(t=f"of_{name}"), arguments) if f"of_{name}" in plan or expected == 0]
+                if expected is not None:
+                    assert plan.count("{WITHCHECKOPTION") == expected, (text, plan)
 
 
 def test_how_often_it_would_be_asked(db, app):
@@ -240,7 +260,8 @@ def test_without_the_function(server):
             for kind in ("text", "uuid", "bigint", "integer"):
                 database.run(f"ALTER EXTENSION tenancy DROP FUNCTION _tenancy.is_own({kind})", f"DROP FUNCTION _tenancy.is_own({kind})")
             app.execute("INSERT INTO orders (item) VALUES ('after')")
-            (plan,) = [plan for plan in plans(app, "INSERT INTO orders (item) VALUES ('later')") if "orders" in plan]
+            app.execute("PREPARE later AS INSERT INTO orders (item) VALUES ('later')")
+            (plan,) = [plan for plan in plans(app, "EXECUTE later") if "orders" in plan]
             assert plan.count("{WITHCHECKOPTION") == 1 and "{BOOLEXPR" in plan
             with refused("TENANT_ACCESS_DENIED"):
                 app.execute("INSERT INTO orders (tenant_id, item) VALUES ('globex', 'theirs')")

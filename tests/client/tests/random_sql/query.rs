@@ -268,10 +268,10 @@ impl Generator {
                 )
             }
             // Its first part is true of no row but another's, and cheaper than the last. Without the second, an AND within an OR goes on
-            // with the row of NULLs that an outer join makes.
+            // with the row of NULLs that an outer join makes; and of a table of an outer query, it would be asked elsewhere than the last.
             23 => {
                 let (other, row) = (self.other_tenant(), self.random.below(12));
-                let text = canary::text(other, row);
+                let (text, alias) = (canary::text(other, row), &scope[0].alias);
                 format!("({alias}.s = '{text}' AND {alias}.s IS NOT NULL AND 1 / zero() IS NOT NULL)")
             }
             _ => {
