@@ -163,6 +163,8 @@ def test_error_of_a_worker_arrives_whole(connect, dba):
     pid = app.info.backend_pid
     set_session(app, "globex")
     assert workers_launched(app, query) >= 1
+    # A plan that is kept asks for the tenant in each worker.
+    app.execute(f"PREPARE kept AS {query}")
 
     def suspend():
         eventually(lambda: value(dba, asleep, [pid]))
@@ -172,7 +174,7 @@ def test_error_of_a_worker_arrives_whole(connect, dba):
     thread.start()
     try:
         with refused("TENANT_SUSPENDED") as caught:
-            value(app, query)
+            value(app, "EXECUTE kept")
     finally:
         thread.join()
         dba.execute("SELECT tenancy.resume_tenant('globex')")
