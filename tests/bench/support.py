@@ -40,7 +40,11 @@ def awake():
     A processor that sleeps between two statements takes longer to wake than a statement takes, which would hide what
     is measured, and differently on each machine. A busy server does not sleep.
     """
-    spin = "import os\nos.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))\nwhile True: pass"
+    # They end with whoever has started them, also where that is killed.
+    spin = (
+        "import os\nos.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))\n"
+        f"while os.getppid() == {os.getpid()}:\n  for _ in range(10_000_000): pass"
+    )
     spinners = [subprocess.Popen([sys.executable, "-c", spin]) for _ in range(os.cpu_count() or 1)]
     try:
         yield
