@@ -1,5 +1,6 @@
 """Signing in with a password: no guess goes uncounted, nobody waits for another's transaction, and no answer tells what was wrong."""
 
+import random
 import re
 import statistics
 import threading
@@ -224,6 +225,14 @@ def items_of(session, user):
     return items(session)
 
 
+def set_timeout(connection, milliseconds):
+    """As often as it takes: on a slow machine the timeout before ends this statement too."""
+    for _ in range(1000):
+        with suppress(psycopg.errors.QueryCanceled):
+            return connection.execute(f"SET statement_timeout = {milliseconds}")
+    return pytest.fail("it is cancelled each time")
+
+
 def suppress_all(work, *arguments, **more):
     with suppress(Exception):
         work(*arguments, **more)
@@ -247,16 +256,18 @@ class TestOracles:
             for _ in range(4):  # another process may have disturbed the first
                 took = {name: [] for name in wrong}
                 for _ in range(30):
-                    for name, who in wrong.items():
+                    # In another order each time: what disturbs in regular intervals would always meet the same one.
+                    for name, who in random.sample(list(wrong.items()), len(wrong)):
                         begun = time.perf_counter()
                         assert answer(guest, **who) == "CREDENTIALS_INVALID"
                         took[name].append(time.perf_counter() - begun)
-                medians = {name: statistics.median(all_of_it) for name, all_of_it in took.items()}
-                if max(medians.values()) < 1.25 * min(medians.values()):
+                # Of those that were disturbed the least, as somebody who listens would.
+                quartiles = {name: statistics.quantiles(all_of_it, n=4)[0] for name, all_of_it in took.items()}
+                if max(quartiles.values()) < 1.25 * min(quartiles.values()):
                     break
             else:
-                pytest.fail(f"{medians}")
-            assert min(medians.values()) > 0.002, "the hash is a slow one"
+                pytest.fail(f"{quartiles}")
+            assert min(quartiles.values()) > 0.002, "the hash is a slow one"
         finally:
             db.run(f"ALTER DATABASE {db.name} RESET tenancy.max_failed_sign_ins")
 
@@ -476,7 +487,7 @@ class TestKeptFailures:
         try:
             guest, answered = connect(GUEST), 0
             for number in range(120):
-                guest.execute(f"SET statement_timeout = {1 + number % 40}")
+                set_timeout(guest, 1 + number % 40)
                 given = answer(guest, user, password="x")
                 assert given == "CREDENTIALS_INVALID" or given.startswith("57014")
                 answered += given == "CREDENTIALS_INVALID"
