@@ -1,9 +1,66 @@
 -- Foreign keys between protected tables. PostgreSQL's checks of foreign keys see all rows, so a key without the tenant column lets a row
 -- point at one of another tenant, and tells whether that exists. One that has it on both sides cannot. Re-runnable.
 
+-- A name for the unique index of a table, or partition, that a foreign key is to reference: by numbers where it would be too long, or is taken.
+CREATE FUNCTION _tenancy.key_name(relation regclass, columns text, key oid) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE WHEN octet_length(n.name) <= 63 AND NOT EXISTS (SELECT FROM pg_class t WHERE t.relnamespace = c.relnamespace AND t.relname = n.name)
+                THEN n.name ELSE format('tenancy_%s_%s_key', relation::oid, key) END
+    FROM pg_class c, LATERAL (SELECT format('tenancy_%s_%s_key', c.relname, columns) AS name) n WHERE c.oid = relation
+$$;
+COMMENT ON FUNCTION _tenancy.key_name(regclass, text, oid) IS 'a name for a unique index that a foreign key is to reference';
+
+-- Makes what a foreign key is to reference. A partitioned table gets an index of its partitions' indexes, each of which can be built
+-- while rows are written; no constraint, which PostgreSQL could only make with all of them at once.
+CREATE FUNCTION _tenancy.key_statements(relation regclass, columns text, names text, key oid) RETURNS text[]
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT array_agg(s.statement ORDER BY t.depth, t.relation::text COLLATE "C", s.place)
+    FROM (SELECT m.relation, m.depth, c.relkind, quote_ident(n.nspname) AS schema, quote_ident(_tenancy.key_name(m.relation, names, key)) AS name,
+                 quote_ident(pn.nspname) || '.' || quote_ident(_tenancy.key_name(i.inhparent, names, key)) AS above
+          FROM _tenancy.tree(key_statements.relation) m JOIN pg_class c ON c.oid = m.relation JOIN pg_namespace n ON n.oid = c.relnamespace
+          LEFT JOIN (pg_inherits i JOIN pg_class p ON p.oid = i.inhparent JOIN pg_namespace pn ON pn.oid = p.relnamespace)
+              ON i.inhrelid = m.relation AND p.relkind = 'p' AND m.depth > 0
+          -- The index of a table that is inherited from is its own.
+          WHERE m.depth = 0 OR p.relkind = 'p') t,
+        LATERAL (VALUES
+            (1, CASE t.relkind WHEN 'p' THEN format('CREATE UNIQUE INDEX %s ON ONLY %s (%s);', t.name, t.relation, columns)
+                    ELSE format('CREATE UNIQUE INDEX CONCURRENTLY %s ON %s (%s);', t.name, t.relation, columns) END),
+            (2, CASE WHEN t.depth > 0 THEN format('ALTER INDEX %s ATTACH PARTITION %s.%s;', t.above, t.schema, t.name)
+                    WHEN t.relkind <> 'p' THEN format('ALTER TABLE %s ADD CONSTRAINT %s UNIQUE USING INDEX %s;', t.relation, t.name, t.name) END)) AS s(place, statement)
+    WHERE s.statement IS NOT NULL
+$$;
+COMMENT ON FUNCTION _tenancy.key_statements(regclass, text, text, oid) IS
+'the statements that make what a foreign key is to reference, none of which holds writers up for long';
+
+-- Makes a foreign key. Before 18, one of a partitioned table cannot be NOT VALID at first, but takes over those of its partitions without
+-- a look at their rows. Each of these has a constraint for each partition of the other table: too many where both have many.
+CREATE FUNCTION _tenancy.reference_statements(relation regclass, parent regclass, name text, definition text) RETURNS text[]
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH server AS (SELECT current_setting('server_version_num')::integer AS version), member AS (
+        SELECT m.relation, c.relkind, m.relation = reference_statements.relation AS is_root
+        FROM server s, _tenancy.tree(reference_statements.relation) m JOIN pg_class c ON c.oid = m.relation
+        WHERE m.relation = reference_statements.relation OR s.version < 180000 AND c.relkind <> 'p' AND c.relispartition
+    )
+    SELECT array_agg(s.statement ORDER BY t.is_root, t.relation::text COLLATE "C", s.place)
+    FROM (SELECT m.relation, m.is_root, m.relkind <> 'p' OR v.version >= 180000 AS is_validated FROM member m, server v
+          WHERE m.is_root OR (SELECT count(*) FROM member) * (SELECT count(*) FROM _tenancy.tree(reference_statements.parent)) <= 1000) t,
+        LATERAL (VALUES
+            (1, format('ALTER TABLE %s ADD CONSTRAINT %I %s', t.relation, name, definition) || CASE WHEN t.is_validated THEN ' NOT VALID;' ELSE ';' END),
+            (2, CASE WHEN t.is_validated THEN format('ALTER TABLE %s VALIDATE CONSTRAINT %I;', t.relation, name) END)) AS s(place, statement)
+    WHERE s.statement IS NOT NULL
+$$;
+COMMENT ON FUNCTION _tenancy.reference_statements(regclass, regclass, text, text) IS
+'the statements that make a foreign key, none of which holds writers up for long but where, before 18, both tables have many partitions';
+
 -- The foreign keys between protected tables whose rows have tenants, from or to a table (null for all), and how to give those that lack
 -- it the tenant column. obstacle says why that cannot be done; statements are to be run one by one, each in a transaction of its own, and
--- none of them holds writers up for long; by a role that is exempt from row-level security, or PostgreSQL checks only the rows that
+-- none of them holds writers up for long, but for those that wait for open transactions and let writers wait behind them; by a role that is exempt from row-level security, or PostgreSQL checks only the rows that
 -- it sees.
 CREATE FUNCTION _tenancy.foreign_keys(relation regclass)
     RETURNS TABLE (relation regclass, name name, parent regclass, is_scoped boolean, obstacle text, is_owned boolean, bytes bigint,
@@ -14,7 +71,6 @@ AS $$
     WITH keys AS (
         SELECT k.*, c.tenant_column AS child_column, p.tenant_column AS parent_column, c.kind AS child_kind, p.kind AS parent_kind,
                ca.attnum AS child_attnum, pa.attnum AS parent_attnum, ca.atttypid AS child_type, pa.atttypid AS parent_type,
-               cc.relkind AS child_relkind, pc.relkind AS parent_relkind, pc.relname AS parent_name, pc.relnamespace AS parent_schema,
                pg_has_role(cc.relowner, 'USAGE') AND pg_has_role(pc.relowner, 'USAGE') AS is_owned
         FROM pg_constraint k
         JOIN pg_class cc ON cc.oid = k.conrelid JOIN pg_class pc ON pc.oid = k.confrelid
@@ -40,9 +96,9 @@ AS $$
                (SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY u.place)
                 FROM unnest(coalesce(nullif(k.confdelsetcols, '{}'), k.conkey)) WITH ORDINALITY AS u(attnum, place)
                 JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.attnum) AS set_columns,
-               (SELECT format('tenancy_%s_%s_key', k.parent_name, string_agg(a.attname, '_' ORDER BY u.place))
+               (SELECT string_agg(a.attname, '_' ORDER BY u.place)
                 FROM unnest(k.confkey) WITH ORDINALITY AS u(attnum, place)
-                JOIN pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = u.attnum) AS target,
+                JOIN pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = u.attnum) AS names,
                -- An index that PostgreSQL accepts as the target of the new key.
                EXISTS (SELECT FROM pg_index i WHERE i.indrelid = k.confrelid AND i.indisunique AND i.indisvalid AND i.indimmediate
                        AND i.indpred IS NULL AND i.indexprs IS NULL AND i.indnkeyatts = cardinality(k.confkey) + 1
@@ -51,11 +107,8 @@ AS $$
                            = (SELECT array_agg(n ORDER BY n) FROM unnest(k.confkey || k.parent_attnum) AS n)) AS has_target
         FROM keys k
     ), named AS (
-        SELECT k.*, c.is_scoped, c.is_plain, c.has_target, k.child_attnum = ANY (k.conkey) OR k.parent_attnum = ANY (k.confkey) AS has_tenant_column, c.child_columns, c.parent_columns,
-               -- By the table's number where a name would be too long, or is taken.
-               CASE WHEN octet_length(c.target) <= 63
-                         AND NOT EXISTS (SELECT FROM pg_class t WHERE t.relnamespace = k.parent_schema AND t.relname = c.target)
-                    THEN c.target ELSE format('tenancy_%s_key', k.oid) END AS target,
+        SELECT k.*, c.is_scoped, c.is_plain, c.has_target, k.child_attnum = ANY (k.conkey) OR k.parent_attnum = ANY (k.confkey) AS has_tenant_column, c.names,
+               format('%I, %s', k.parent_column, c.parent_columns) AS target_columns,
                CASE WHEN octet_length(k.conname) <= 55 THEN 'tenancy_' || k.conname ELSE format('tenancy_%s', k.oid) END AS new_name,
                format('FOREIGN KEY (%I, %s) REFERENCES %s (%I, %s)%s%s%s', k.child_column, c.child_columns, k.confrelid::regclass,
                       k.parent_column, c.parent_columns,
@@ -80,18 +133,8 @@ AS $$
            (SELECT sum(pg_relation_size(t.relation)) FROM _tenancy.tree(n.conrelid) t)::bigint
                + (SELECT sum(pg_relation_size(t.relation)) FROM _tenancy.tree(n.confrelid) t)::bigint,
            CASE WHEN n.is_scoped OR n.has_tenant_column OR NOT n.is_plain THEN '{}' ELSE
-               CASE WHEN n.has_target THEN '{}'::text[]
-                    WHEN n.parent_relkind = 'p' THEN ARRAY[
-                        format('ALTER TABLE %s ADD CONSTRAINT %I UNIQUE (%I, %s);', n.confrelid::regclass, n.target, n.parent_column, n.parent_columns)]
-                    ELSE ARRAY[
-                        format('CREATE UNIQUE INDEX CONCURRENTLY %I ON %s (%I, %s);', n.target, n.confrelid::regclass, n.parent_column, n.parent_columns),
-                        format('ALTER TABLE %s ADD CONSTRAINT %I UNIQUE USING INDEX %I;', n.confrelid::regclass, n.target, n.target)] END
-               -- Since 18, a partitioned table can have one that is not valid yet.
-               || CASE WHEN n.child_relkind = 'p' AND current_setting('server_version_num')::integer < 180000 THEN ARRAY[
-                        format('ALTER TABLE %s ADD CONSTRAINT %I %s;', n.conrelid::regclass, n.new_name, n.definition)]
-                    ELSE ARRAY[
-                        format('ALTER TABLE %s ADD CONSTRAINT %I %s NOT VALID;', n.conrelid::regclass, n.new_name, n.definition),
-                        format('ALTER TABLE %s VALIDATE CONSTRAINT %I;', n.conrelid::regclass, n.new_name)] END
+               CASE WHEN n.has_target THEN '{}' ELSE _tenancy.key_statements(n.confrelid, n.target_columns, n.names, n.oid) END
+               || _tenancy.reference_statements(n.conrelid, n.confrelid, n.new_name, n.definition)
                || ARRAY[format('ALTER TABLE %s DROP CONSTRAINT %I;', n.conrelid::regclass, n.conname),
                         format('ALTER TABLE %s RENAME CONSTRAINT %I TO %I;', n.conrelid::regclass, n.new_name, n.conname)] END
     FROM named n
@@ -134,6 +177,8 @@ BEGIN
                 -- Read anew: the key before this one may have made the index that this one needs.
                 FOR statement IN SELECT unnest(f.statements) FROM _tenancy.foreign_keys(scope_foreign_keys.relation) f
                                  WHERE f.relation = item.relation AND f.name = item.name LOOP
+                    -- Nobody is spared by taking partition by partition in one transaction.
+                    CONTINUE WHEN statement ~ '(ADD CONSTRAINT .* FOREIGN KEY|VALIDATE CONSTRAINT) ' AND NOT starts_with(statement, format('ALTER TABLE %s ', item.relation));
                     EXECUTE regexp_replace(statement, '^CREATE UNIQUE INDEX CONCURRENTLY', 'CREATE UNIQUE INDEX');
                 END LOOP;
                 FOREACH member IN ARRAY forced LOOP

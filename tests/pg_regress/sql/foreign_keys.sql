@@ -81,6 +81,48 @@ SELECT unnest(statements) FROM tenancy.foreign_keys WHERE relation = 'small'::re
 SELECT conname, convalidated, pg_get_constraintdef(oid) FROM pg_constraint WHERE contype = 'f' AND conrelid = 'small'::regclass;
 DROP TABLE small, large;
 
+-- Partitions, and partitions of partitions, on both sides: index by index, and key by key.
+CREATE TABLE place (region text, id integer, tenant_id text NOT NULL, PRIMARY KEY (region, id)) PARTITION BY LIST (region);
+CREATE TABLE place_eu PARTITION OF place FOR VALUES IN ('eu') PARTITION BY RANGE (id);
+CREATE TABLE place_eu_1 PARTITION OF place_eu FOR VALUES FROM (0) TO (10);
+CREATE TABLE "place_eu_Two" PARTITION OF place_eu FOR VALUES FROM (10) TO (20);
+CREATE TABLE place_us PARTITION OF place FOR VALUES IN ('us');
+CREATE TABLE visit (id integer, tenant_id text NOT NULL, region text, place_id integer,
+                    CONSTRAINT at FOREIGN KEY (region, place_id) REFERENCES place ON DELETE SET NULL) PARTITION BY RANGE (id);
+CREATE TABLE visit_1 PARTITION OF visit FOR VALUES FROM (0) TO (10);
+CREATE TABLE visit_2 PARTITION OF visit FOR VALUES FROM (10) TO (20) PARTITION BY LIST (id);
+CREATE TABLE visit_2_1 PARTITION OF visit_2 DEFAULT;
+INSERT INTO place VALUES ('eu', 1, 'acme'), ('eu', 11, 'beta'), ('us', 1, 'acme');
+INSERT INTO visit VALUES (1, 'acme', 'eu', 1), (11, 'beta', 'eu', 11), (12, 'acme', 'us', 1);
+SET client_min_messages = warning;
+SELECT tenancy.protect('place'), tenancy.protect('visit', foreign_keys => 'keep');
+RESET client_min_messages;
+SELECT s.statement FROM tenancy.foreign_keys f, unnest(f.statements) WITH ORDINALITY AS s(statement, place)
+WHERE f.relation = 'visit'::regclass AND s.statement !~ '(ADD|VALIDATE) CONSTRAINT' ORDER BY s.place;
+-- The key of a partitioned table is only made where its rows are known to be good: NOT VALID, or with those of all partitions.
+SELECT count(*) FILTER (WHERE s.statement ~ 'NOT VALID;$') = count(*) FILTER (WHERE s.statement ~ 'VALIDATE CONSTRAINT tenancy_at;$') AS all_validated,
+       bool_and(s.statement ~ 'NOT VALID;$' OR s.place > v.last) FILTER (WHERE s.statement ~ 'ADD CONSTRAINT') AS none_is_scanned_for
+FROM tenancy.foreign_keys f, unnest(f.statements) WITH ORDINALITY AS s(statement, place),
+     LATERAL (SELECT max(x.place) AS last FROM unnest(f.statements) WITH ORDINALITY AS x(statement, place) WHERE x.statement ~ 'VALIDATE') v
+WHERE f.relation = 'visit'::regclass;
+-- 18 has others than those before it.
+\set ECHO none
+SELECT unnest(statements) FROM tenancy.foreign_keys WHERE relation = 'visit'::regclass \gexec
+\set ECHO all
+SELECT relation, name, parent, is_scoped, obstacle FROM tenancy.foreign_keys;
+SELECT c.conrelid::regclass, bool_and(c.convalidated) AS valid, count(*), min(pg_get_constraintdef(c.oid)) AS definition
+FROM pg_constraint c WHERE c.contype = 'f' AND c.conrelid::regclass::text ~ '^visit' AND c.confrelid = 'place'::regclass GROUP BY 1 ORDER BY 1;
+SELECT i.indrelid::regclass, i.indexrelid::regclass, i.indisvalid FROM pg_index i
+WHERE i.indrelid::regclass::text ~ '^"?place' AND i.indisunique AND NOT i.indisprimary ORDER BY i.indrelid::regclass::text COLLATE "C";
+INSERT INTO visit VALUES (2, 'acme', 'eu', 11);                -- SHOULD FAIL: of beta
+INSERT INTO visit VALUES (13, 'beta', 'us', 1);                -- SHOULD FAIL: of acme
+CREATE TABLE visit_3 PARTITION OF visit FOR VALUES FROM (20) TO (30);
+INSERT INTO visit VALUES (21, 'beta', 'eu', 1);                -- SHOULD FAIL: of acme
+INSERT INTO visit VALUES (21, 'beta', 'eu', 11);
+DELETE FROM place WHERE tenant_id = 'beta';
+SELECT * FROM visit ORDER BY id;
+DROP TABLE visit, place;
+
 -- Rows that reference those of another tenant already; shared tables; a key to itself; another's table; partitions.
 CREATE TABLE project (id integer PRIMARY KEY, tenant_id text NOT NULL, parent_id integer REFERENCES project);
 CREATE TABLE task (id integer, tenant_id text NOT NULL, project_id integer REFERENCES project);
