@@ -96,6 +96,8 @@ DECLARE
     bypass text;
     bound record;
     may_set boolean;
+    signs_in boolean;
+    way text;
     is_mine boolean;
     tenant text;
     error text;
@@ -122,6 +124,8 @@ BEGIN
     bypass := _tenancy.bypass_of(relation, role);
     SELECT b.value, b.origin INTO bound FROM _tenancy.setting_of(role, 'tenancy.tenant_id') b;
     may_set := has_parameter_privilege(role, 'tenancy.tenant_id', 'SET');
+    signs_in := _tenancy.signs_in(role);
+    way := 'BEGIN; ' || CASE WHEN may_set THEN 'SET LOCAL tenancy.tenant_id = ''...'';' ELSE 'SELECT tenancy.authenticate(''{"token": "..."}'');' END;
     -- Which tenant another role is bound to is not for a tenant to be told.
     is_mine := pg_has_role(role, 'MEMBER');
     -- The context of this session, else the one that the role's own sessions begin with.
@@ -170,7 +174,8 @@ BEGIN
     crossed := CASE WHEN jsonb_array_length(crossing -> 'tenants') > 5 THEN format('%s tenants', jsonb_array_length(crossing -> 'tenants'))
                     ELSE (SELECT 'tenants ' || string_agg(quote_ident(t), ', ') FROM jsonb_array_elements_text(crossing -> 'tenants') AS t) END;
     item := 'may be';
-    value := CASE WHEN may_set THEN 'any tenant' WHEN bound.value IS NULL THEN 'no tenant'
+    value := CASE WHEN may_set THEN 'any tenant'
+                  WHEN bound.value IS NULL THEN CASE WHEN signs_in THEN 'the tenant that it signs in to' WHEN signs_in IS NULL THEN 'no tenant, unless it signs in' ELSE 'no tenant' END
                   ELSE coalesce('tenant ' || CASE WHEN is_mine THEN quote_ident(bound.value) END, 'one tenant') || ', by ' || bound.origin END;
     RETURN NEXT;
     item := 'context';
@@ -211,12 +216,13 @@ BEGIN
         WHEN permissive = 0 THEN 'It sees no rows, because no permissive policy lets any through'
             || CASE WHEN protected.kind IS NULL THEN '.' ELSE format(': SELECT tenancy.protect(%L, %L, %L, access_policy => true);', relation, protected.kind, protected.tenant_column) END
         WHEN protected.kind IS NULL THEN 'It sees what its policies let through; the table is not protected by tenancy.'
-        WHEN error = 'TENANT_CONTEXT_MISSING' AND NOT may_set THEN
-            format('It can be no tenant: GRANT SET ON PARAMETER tenancy.tenant_id TO %I; or ALTER ROLE %I SET tenancy.tenant_id = ''...'';', role, role)
+        WHEN error = 'TENANT_CONTEXT_MISSING' AND NOT may_set AND signs_in IS NOT TRUE THEN
+            format('It can be no tenant%s: GRANT SET ON PARAMETER tenancy.tenant_id TO %I; or ALTER ROLE %I SET tenancy.tenant_id = ''...'';',
+                CASE WHEN signs_in IS NULL THEN ', unless it signs in' ELSE '' END, role, role)
         WHEN error = 'TENANT_CONTEXT_MISSING' AND missing_tenant = 'empty' THEN
             CASE protected.kind WHEN 'shared' THEN 'It sees everybody''s rows and no tenant''s' ELSE 'It sees no rows' END
-            || ', because no tenant is set: BEGIN; SET LOCAL tenancy.tenant_id = ''...'';'
-        WHEN error = 'TENANT_CONTEXT_MISSING' THEN 'Reads raise TENANT_CONTEXT_MISSING: BEGIN; SET LOCAL tenancy.tenant_id = ''...'';'
+            || ', because no tenant is set: ' || way
+        WHEN error = 'TENANT_CONTEXT_MISSING' THEN 'Reads raise TENANT_CONTEXT_MISSING: ' || way
         WHEN error IS NOT NULL THEN format('Reads raise %s.', error)
         ELSE 'It sees the rows of ' || coalesce(crossed, 'tenant ' || quote_ident(tenant), 'its tenant')
             || CASE WHEN protected.kind = 'shared' THEN ' and everybody''s' ELSE '' END

@@ -15,22 +15,24 @@ AS $$
 $$;
 COMMENT ON FUNCTION _tenancy.playground(regclass) IS 'the kind and tenant column of a table that tenancy.prove plays with';
 
--- Who plays: whether the role may set its tenant, or which it is bound to; what keeps it from being any; and the search_path that its
--- statements see.
+-- Who plays: whether the role may set its tenant, or which it is bound to; whether it can be any tenant, in that way or by signing in;
+-- what keeps it from being any; and the search_path that its statements see.
 CREATE FUNCTION _tenancy.player(role name) RETURNS jsonb
     LANGUAGE sql STABLE PARALLEL UNSAFE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT jsonb_build_object('role', player.role, 'may_set', p.may_set, 'bound', p.bound,
+    SELECT jsonb_build_object('role', player.role, 'may_set', p.may_set, 'bound', p.bound, 'is_free', p.is_free,
         'path', coalesce((_tenancy.setting_of(player.role, 'search_path')).value,
                          (SELECT s.reset_val FROM pg_settings s WHERE s.name = 'search_path')),
         'obstacle', CASE
-            WHEN p.may_set THEN NULL
-            WHEN p.bound IS NULL THEN format('the role may be no tenant: GRANT SET ON PARAMETER tenancy.tenant_id TO %I;', player.role)
+            WHEN p.is_free THEN NULL
+            WHEN p.bound IS NULL THEN
+                format('the role may be no tenant: GRANT SET ON PARAMETER tenancy.tenant_id TO %I; or trust an issuer of tokens: tenancy.set_issuer()', player.role)
             WHEN NOT EXISTS (SELECT FROM _tenancy.tenants n WHERE n.id = p.bound AND n.status = 'active') THEN
                 format('the role is bound to tenant "%s", which is not active', p.bound) END)
-    FROM (SELECT has_parameter_privilege(player.role, 'tenancy.tenant_id', 'SET') AS may_set,
-                 (_tenancy.setting_of(player.role, 'tenancy.tenant_id')).value AS bound) p
+    FROM (SELECT s.may_set, s.bound, s.may_set OR s.bound IS NULL AND _tenancy.signs_in(player.role) AS is_free
+          FROM (SELECT has_parameter_privilege(player.role, 'tenancy.tenant_id', 'SET') AS may_set,
+                       (_tenancy.setting_of(player.role, 'tenancy.tenant_id')).value AS bound) s) p
 $$;
 COMMENT ON FUNCTION _tenancy.player(name) IS 'which tenants a role may be; for tenancy.prove';
 
@@ -53,7 +55,7 @@ BEGIN
         (SELECT jsonb_agg(DISTINCT n.name) FROM pg_class c JOIN pg_namespace s ON s.oid = c.relnamespace, unnest(ARRAY[c.relname, s.nspname]) AS n(name)
          WHERE c.oid IN (SELECT t.relation FROM _tenancy.tree(set_scene.relation) t
                          UNION SELECT v.view FROM _tenancy.views_over(set_scene.relation, (player ->> 'role')::name) v)));
-    IF (player ->> 'may_set')::boolean THEN
+    IF (player ->> 'is_free')::boolean THEN
         own_tenant := _tenancy.fresh_tenant(relation, tenant_column);
     END IF;
     other_tenant := _tenancy.fresh_tenant(relation, tenant_column);
@@ -67,7 +69,7 @@ BEGIN
     IF other IS NULL THEN
         -- Rows of two tenants that are there: in order of their ids, so that an index on the tenant column finds them at once.
         looks := '{}';
-        own := CASE WHEN (player ->> 'may_set')::boolean THEN _tenancy.find_tenant_row(relation, tenant_column, NULL)
+        own := CASE WHEN (player ->> 'is_free')::boolean THEN _tenancy.find_tenant_row(relation, tenant_column, NULL)
                     ELSE _tenancy.find_row(relation, format('t.%I = %L', tenant_column, own_tenant), own_tenant) END;
         other := _tenancy.find_tenant_row(relation, tenant_column, own ->> 'tenant');
         IF own IS NULL OR other IS NULL THEN
@@ -184,7 +186,7 @@ DECLARE
 BEGIN
     SELECT * INTO planted FROM _tenancy.plant_row(relation, NULL, NULL);
     planted.sample := coalesce(planted.sample, _tenancy.find_row(relation, 'true', NULL));
-    IF (player ->> 'may_set')::boolean THEN
+    IF (player ->> 'is_free')::boolean THEN
         tenant := tenancy.create_tenant(gen_random_uuid()::text, 'throw-away tenant of prove()');
     END IF;
     IF planted.sample IS NULL THEN

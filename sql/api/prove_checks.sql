@@ -17,7 +17,7 @@ BEGIN
     IF (SELECT r.rolsuper OR r.rolbypassrls FROM pg_roles r WHERE r.rolname = current_user) THEN
         PERFORM _tenancy.begin_anew();
     END IF;
-    -- A role that is bound to its tenant is there already; one that may set it does so itself.
+    -- A role that is bound to its tenant, or has signed in, is there already; one that may set it does so itself.
     IF NOT may_set THEN
         PERFORM set_config('tenancy.tenant_id', tenant, true);
     END IF;

@@ -318,6 +318,23 @@ AS $$
 $$;
 COMMENT ON FUNCTION _tenancy.setting_of(name, text) IS 'the value that ALTER ROLE or ALTER DATABASE gives a parameter for a role, and which of them';
 
+-- Whether a role can be a tenant by signing in: it may call authenticate, and somebody's tokens are trusted. Null where the caller may not know.
+CREATE FUNCTION _tenancy.signs_in(role name) RETURNS boolean
+    LANGUAGE plpgsql STABLE PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF NOT has_function_privilege(role, 'tenancy.authenticate(jsonb, boolean)', 'EXECUTE') THEN
+        RETURN false;
+    ELSIF NOT has_table_privilege('tenancy.issuers', 'SELECT') THEN
+        RETURN NULL;
+    END IF;
+    RETURN EXISTS (SELECT FROM tenancy.issuers);
+END
+$$;
+COMMENT ON FUNCTION _tenancy.signs_in(name) IS
+'whether a role can be a tenant by tenancy.authenticate(); null where the caller may not know whether any issuer is trusted';
+
 -- A tenant id that is not in use, of a form that the column can hold.
 CREATE FUNCTION _tenancy.fresh_tenant(relation regclass, tenant_column name) RETURNS text
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE

@@ -310,7 +310,9 @@ BEGIN
                 RETURN;
             END IF;
         END IF;
-        weakness := _tenancy.weakness(member.relation, member.kind, member.tenant_column, member.undo, '{ROW SECURITY,POLICY}');
+        -- What keeps history from being rewritten is a trigger.
+        weakness := _tenancy.weakness(member.relation, member.kind, member.tenant_column, member.undo,
+            CASE WHEN member.kind = 'audit' THEN '{ROW SECURITY,POLICY,TRIGGERS}' ELSE '{ROW SECURITY,POLICY}' END::text[]);
         IF weakness IS NOT NULL THEN
             RETURN NEXT _tenancy.finding('partitions', 'leaked', format('%s, where it is addressed directly: %s', member.relation, weakness));
             RETURN;
@@ -348,6 +350,9 @@ DECLARE
     own_rows bigint := (stage ->> 'own_rows')::bigint;
     relkind "char" := (SELECT c.relkind FROM pg_class c WHERE c.oid = relation);
     outcome record;
+    member record;
+    attempt jsonb;
+    truncated jsonb;
     names text;
 BEGIN
     IF kind <> 'system' THEN
@@ -367,20 +372,36 @@ BEGIN
             WHEN outcome.state = '0A000' THEN _tenancy.finding('copy from', 'held', 'refused: ' || outcome.message)
             ELSE _tenancy.refused(stage, 'copy from', outcome) END;
     END IF;
-    outcome := _tenancy.try(stage, tenant, format('TRUNCATE %s', relation), NULL, stage ->> 'harm',
-        -- Whoever uses the table should not wait behind it.
-        'SET LOCAL lock_timeout = ''100ms''');
-    RETURN NEXT CASE
-        WHEN outcome.harm IS NOT NULL THEN _tenancy.finding('truncate', 'leaked', format('REVOKE TRUNCATE ON %s FROM %I;', relation, role))
-        WHEN outcome.state = '0A000' THEN _tenancy.finding('truncate', 'leaked', 'only a foreign key stood in its way: ' || outcome.message)
-        ELSE _tenancy.refused(stage, 'truncate', outcome) END;
+    -- Each by itself: partitions and children have triggers and privileges of their own.
+    FOR member IN
+        SELECT t.relation, t.depth FROM _tenancy.tree(relation) t
+        WHERE t.depth = 0 OR has_table_privilege(role, t.relation, 'TRUNCATE')
+        ORDER BY t.depth, t.relation::text COLLATE "C"
+    LOOP
+        outcome := _tenancy.try(stage, tenant, format('TRUNCATE %s', member.relation), NULL, stage ->> 'harm',
+            -- Whoever uses the table should not wait behind it.
+            'SET LOCAL lock_timeout = ''100ms''');
+        attempt := CASE
+            WHEN outcome.harm IS NOT NULL OR member.depth > 0 AND outcome.state IS NULL THEN
+                _tenancy.finding('truncate', 'leaked', format('REVOKE TRUNCATE ON %s FROM %I;', member.relation, role))
+            WHEN outcome.state = '0A000' THEN _tenancy.finding('truncate', 'leaked', 'only a foreign key stood in its way: ' || outcome.message)
+            ELSE _tenancy.refused(stage, 'truncate', outcome) END;
+        IF truncated IS NULL OR attempt ->> 'result' <> 'held' THEN
+            truncated := attempt;
+        END IF;
+        EXIT WHEN attempt ->> 'result' = 'leaked';
+    END LOOP;
+    RETURN NEXT truncated;
     IF kind = 'system' THEN
         RETURN;
     END IF;
-    SELECT string_agg(p.privilege, ', ') INTO names FROM unnest(ARRAY['TRIGGER', 'REFERENCES']) AS p(privilege)
-    WHERE has_table_privilege(role, relation, p.privilege) OR p.privilege = 'REFERENCES' AND has_any_column_privilege(role, relation, p.privilege);
-    RETURN NEXT CASE WHEN names IS NULL THEN _tenancy.finding('privileges', 'held')
-        ELSE _tenancy.finding('privileges', 'leaked', format('%s read rows of all tenants: REVOKE %s ON %s FROM %I;', names, names, relation, role)) END;
+    SELECT t.relation, string_agg(p.privilege, ', ') AS names INTO member
+    FROM _tenancy.tree(relation) t, unnest(ARRAY['TRIGGER', 'REFERENCES']) AS p(privilege)
+    WHERE has_table_privilege(role, t.relation, p.privilege) OR p.privilege = 'REFERENCES' AND has_any_column_privilege(role, t.relation, p.privilege)
+    GROUP BY t.relation, t.depth ORDER BY t.depth, t.relation::text COLLATE "C" LIMIT 1;
+    RETURN NEXT CASE WHEN NOT FOUND THEN _tenancy.finding('privileges', 'held')
+        ELSE _tenancy.finding('privileges', 'leaked', format('%s read rows of all tenants: REVOKE %s ON %s FROM %I;',
+            member.names, member.names, member.relation, role)) END;
     SELECT string_agg(d.objid::regclass::text, ', ') INTO names
     FROM pg_depend d JOIN pg_class c ON c.oid = d.objid
     WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = relation AND d.deptype IN ('a', 'i')

@@ -78,6 +78,27 @@ ALTER TABLE part_gamma NO FORCE ROW LEVEL SECURITY;
 ALTER POLICY tenancy_isolation ON part_gamma USING (tenant_id = tenancy.current_tenant());
 SELECT result, detail FROM tenancy.prove('regress_app', 'part') WHERE check_name = 'partitions';
 ROLLBACK;
+-- Privileges and triggers are each partition's own.
+BEGIN;
+GRANT TRUNCATE ON part_acme, part_gamma TO regress_app;
+SELECT result, detail FROM tenancy.prove('regress_app', 'part') WHERE check_name = 'truncate';
+SET LOCAL tenancy.restoring = on;
+ALTER TABLE part_gamma DISABLE TRIGGER tenancy_guard;
+SELECT result, detail FROM tenancy.prove('regress_app', 'part') WHERE check_name = 'truncate';
+GRANT REFERENCES (id), TRIGGER ON part_beta TO regress_app;
+SELECT result, detail FROM tenancy.prove('regress_app', 'part') WHERE check_name = 'privileges';
+ROLLBACK;
+CREATE TABLE history (tenant_id text NOT NULL, id integer, PRIMARY KEY (tenant_id, id)) PARTITION BY LIST (tenant_id);
+CREATE TABLE history_rest PARTITION OF history DEFAULT;
+GRANT SELECT, INSERT ON history, history_rest TO regress_app;
+SELECT tenancy.protect('history', 'audit');
+SELECT * FROM summary('regress_app', 'history');
+BEGIN;
+SET LOCAL tenancy.restoring = on;
+ALTER TABLE history_rest DISABLE TRIGGER tenancy_guard;
+SELECT result, detail FROM tenancy.prove('regress_app', 'history') WHERE result <> 'held';
+ROLLBACK;
+DROP TABLE history;
 
 -- Foreign keys, with the tenant and without.
 CREATE TABLE project (tenant_id text, id integer, PRIMARY KEY (tenant_id, id), UNIQUE (id));
@@ -206,6 +227,21 @@ DROP TABLE odd, booked, child, parent; DROP TYPE mood, pair; DROP DOMAIN positiv
 SELECT * FROM tenancy.prove_tap('regress_app', 'task');
 -- Where the role may be no tenant, nothing has been proved; nor where nothing is protected.
 SELECT * FROM tenancy.prove_tap('regress_outsider', 'task');
+-- A role that signs in is any tenant, where somebody's tokens are trusted and it may use them.
+BEGIN;
+SELECT tenancy.set_issuer('https://id.example', '{"keys": [{"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}');
+GRANT SELECT, INSERT, UPDATE, DELETE ON doc TO regress_outsider;
+SELECT result, detail FROM tenancy.prove('regress_outsider', 'doc') WHERE check_name IN ('control', 'role');
+SELECT * FROM summary('regress_outsider', 'doc');
+SELECT item, value FROM tenancy.explain_access('doc', 'regress_outsider') WHERE item IN ('may be', 'verdict');
+SET LOCAL tenancy.restoring = on;
+ALTER POLICY tenancy_isolation ON doc USING (true);
+ALTER POLICY tenancy_access ON doc USING (true);
+SELECT * FROM summary('regress_outsider', 'doc');
+REVOKE EXECUTE ON FUNCTION tenancy.authenticate FROM PUBLIC;
+SELECT result, detail FROM tenancy.prove('regress_outsider', 'doc') WHERE check_name = 'control';
+SELECT value FROM tenancy.explain_access('doc', 'regress_outsider') WHERE item = 'may be';
+ROLLBACK;
 BEGIN;
 DELETE FROM _tenancy.protected;
 SELECT * FROM tenancy.prove_tap('regress_app');
