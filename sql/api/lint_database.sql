@@ -1,18 +1,23 @@
 -- The rules of lint that look at the database as a whole, and at the server. Re-runnable.
 
 CREATE VIEW _tenancy.lint_publications AS
-    -- A filter of rows is what tells tenants apart here: policies do not.
+    -- A filter of rows is what tells tenants apart here: policies do not. Which tenants it lets through is not judged, but that it asks for the tenant:
+    -- by the filter itself, as pg_depend does not tell its columns from those of the publication's list of columns.
     WITH sent AS MATERIALIZED (
-        SELECT r.prpubid AS pub, p.relation, p.relation AS listed, NULL::regnamespace AS schema FROM pg_publication_rel r JOIN _tenancy.lint_protected p ON p.oid = r.prrelid
-        WHERE p.kind <> 'system' AND r.prqual IS NULL
+        SELECT r.prpubid AS pub, p.relation, p.relation AS listed, NULL::regnamespace AS schema,
+               CASE WHEN r.prqual IS NOT NULL THEN format(': its row filter does not tell tenants apart by %I', p.tenant_column) COLLATE "default" END AS filter
+        FROM pg_publication_rel r JOIN _tenancy.lint_protected p ON p.oid = r.prrelid
+        WHERE p.kind <> 'system'
+          AND (r.prqual IS NULL OR strpos(r.prqual::text, format(':varattno %s ', p.attnum)) = 0 OR _tenancy.lint_always_true(r.prqual, r.prrelid))
         UNION
-        SELECT n.pnpubid, p.relation, NULL, n.pnnspid::regnamespace FROM pg_publication_namespace n JOIN _tenancy.lint_protected p ON p.relnamespace = n.pnnspid WHERE p.kind <> 'system'
+        SELECT n.pnpubid, p.relation, NULL, n.pnnspid::regnamespace, NULL FROM pg_publication_namespace n JOIN _tenancy.lint_protected p ON p.relnamespace = n.pnnspid WHERE p.kind <> 'system'
         UNION
-        SELECT b.oid, p.relation, NULL, NULL FROM pg_publication b, _tenancy.lint_protected p WHERE b.puballtables AND p.kind <> 'system'
+        SELECT b.oid, p.relation, NULL, NULL, NULL FROM pg_publication b, _tenancy.lint_protected p WHERE b.puballtables AND p.kind <> 'system'
     )
     -- One of listed tables names each, so that one that is accepted says nothing of those that are added.
     SELECT 'publication' AS rule, 'warning' AS severity, quote_ident(b.pubname) AS object,
-           format('publishes the rows of all tenants of %s%s', min(s.relation::text), CASE WHEN count(*) > 1 THEN format(' and %s more protected tables', count(*) - 1) END) AS problem,
+           format('publishes the rows of all tenants of %s%s%s', min(s.relation::text), CASE WHEN count(*) > 1 THEN format(' and %s more protected tables', count(*) - 1) END,
+                  min(s.filter)) AS problem,
            CASE WHEN s.listed IS NOT NULL THEN
                     format(E'ALTER PUBLICATION %I DROP TABLE %s;\n-- or publish the rows of one tenant: ALTER PUBLICATION ... ADD TABLE ... WHERE (... = ''<tenant>'');', b.pubname, s.listed)
                 WHEN s.schema IS NOT NULL THEN format('ALTER PUBLICATION %I DROP TABLES IN SCHEMA %s;', b.pubname, s.schema)

@@ -58,6 +58,29 @@ CREATE VIEW _tenancy.lint_relations AS
       AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e');
 COMMENT ON VIEW _tenancy.lint_relations IS 'the relations of users, as the rules of lint look at them';
 
+-- Is a policy's or a publication's condition true of all rows? Not judged, but known by its form: true, a constant or a column that is NOT NULL
+-- compared with itself or asked whether it is null, and an OR with one of them. PostgreSQL writes the expression of each operator in parentheses, so
+-- that a part between two ORs is one of the outermost where as many are opened as closed, in it and before it.
+CREATE FUNCTION _tenancy.lint_always_true(condition pg_node_tree, relation oid) RETURNS boolean
+    LANGUAGE sql STABLE PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH part AS (
+        SELECT p.words, p.place, length(replace(p.words, ')', '')) - length(replace(p.words, '(', '')) AS opened
+        FROM pg_get_expr(condition, lint_always_true.relation) AS c(words),
+             string_to_table(CASE WHEN condition::text ~ '^\{BOOLEXPR :boolop or ' THEN substr(c.words, 2, length(c.words) - 2) ELSE c.words END, ' OR ')
+             WITH ORDINALITY AS p(words, place)
+    )
+    SELECT coalesce(bool_or(m.side IS NULL OR m.side ~ '^(E?''([^'']|'''')*''(::[\w ".\[\]]+)?|[\d.]+|true|false)$'
+                            OR EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = lint_always_true.relation AND a.attnotnull AND quote_ident(a.attname) = m.side)), false)
+    FROM (SELECT part.words, part.opened, sum(part.opened) OVER (ORDER BY part.place) AS depth FROM part) o
+    CROSS JOIN LATERAL regexp_matches(o.words, '^(?:true|\(([^()]+|\([^()]+\)::text) (?:= \1|IS NOT NULL)\))$') AS f(found)
+    -- A varchar is compared as text.
+    CROSS JOIN LATERAL regexp_replace(f.found[1], '^\(([^()]+)\)::text$', '\1') AS m(side)
+    WHERE o.opened = 0 AND o.depth = 0
+$$;
+COMMENT ON FUNCTION _tenancy.lint_always_true(pg_node_tree, oid) IS 'whether a condition has one of the forms that are true of every row of the relation; false for null';
+
 -- Where rows of tenants can be read: the protected tables, and all views on them, and on those.
 CREATE VIEW _tenancy.lint_holders AS
     WITH RECURSIVE reads AS MATERIALIZED (

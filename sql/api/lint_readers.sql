@@ -93,12 +93,30 @@ COMMENT ON VIEW _tenancy.lint_names IS 'the relations that these functions name,
 
 -- Functions, views and materialized views over protected tables.
 CREATE VIEW _tenancy.lint_readers AS
-    WITH holder AS MATERIALIZED (
+    WITH RECURSIVE holder AS MATERIALIZED (
         SELECT * FROM _tenancy.lint_holders
     ), reached AS MATERIALIZED (
         SELECT r.root, r.oid, r.oid::regprocedure::text AS name, n.relation, r.parsed AND n.parsed AS parsed, i.print
         FROM _tenancy.lint_reach r JOIN _tenancy.lint_names n ON n.oid = r.oid JOIN holder h ON h.oid = n.relation
         JOIN _tenancy.lint_routines i ON i.oid = r.oid
+    ), ours AS MATERIALIZED (
+        -- What is not everybody's to read, or everybody's own rows of it.
+        SELECT c.oid, c.oid AS source, false AS asks, c.relrowsecurity AND x.public AS by_policy
+        FROM pg_class c, LATERAL (SELECT EXISTS (SELECT FROM aclexplode(c.relacl) a WHERE a.grantee = 0 AND a.privilege_type = 'SELECT')) x(public)
+        WHERE c.relnamespace IN ('tenancy'::regnamespace, '_tenancy'::regnamespace) AND c.relkind IN ('r', 'p', 'v') AND (NOT x.public OR c.relrowsecurity)
+    ), shown(oid, source, asks, by_policy) AS (
+        SELECT * FROM ours
+        UNION
+        -- A view of ours that everybody may read asks whose the rows are, unless it has its caller's rights.
+        SELECT c.oid, s.source, s.asks OR c.relkind = 'v' AND c.relnamespace NOT IN ('tenancy'::regnamespace, '_tenancy'::regnamespace)
+                                AND pg_get_viewdef(c.oid) ~* '\m(current_tenant|current_tenant_uuid|current_tenant_bigint|current_user_id|current_setting|current_user|session_user)\M',
+               s.by_policy
+        FROM shown s
+        JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = s.oid
+        JOIN pg_rewrite w ON w.oid = d.objid AND w.ev_class <> s.oid
+        JOIN pg_class c ON c.oid = w.ev_class AND c.relkind IN ('v', 'm')
+        WHERE c.relnamespace NOT IN ('tenancy'::regnamespace, '_tenancy'::regnamespace)
+           OR 'security_invoker=true' = ANY (c.reloptions)
     )
     SELECT 'view_bypasses' AS rule, 'error' AS severity, r.oid::regclass::text AS object,
            format('reads %s%s with the rights of %I%s, and is granted to others', h.source,
@@ -118,6 +136,22 @@ CREATE VIEW _tenancy.lint_readers AS
             FROM aclexplode(r.relacl) x WHERE x.grantee <> r.relowner), format('REVOKE ALL ON %s FROM PUBLIC;', r.oid::regclass)), NULL
     FROM holder h JOIN _tenancy.lint_relations r ON r.oid = h.oid
     WHERE r.relkind = 'm'
+    UNION ALL
+    -- The same of our own tables: what they say of all tenants, shown with the rights of somebody who may read it. Not to administrators.
+    SELECT 'private_shown', 'warning', r.oid::regclass::text,
+           format('shows %s what is of all tenants, with the rights of %I: %s%s', g.to_whom, pg_get_userbyid(r.relowner), min(s.source::regclass::text),
+                  CASE WHEN count(DISTINCT s.source) > 1 THEN format(' and %s more', count(DISTINCT s.source) - 1) END),
+           format('REVOKE ALL ON %s FROM %s;', r.oid::regclass, g.to_whom), g.to_whom
+    FROM shown s JOIN _tenancy.lint_relations r ON r.oid = s.oid
+    CROSS JOIN LATERAL (
+        SELECT x.grantee FROM pg_class c, aclexplode(c.relacl) x WHERE c.oid = r.oid AND x.privilege_type = 'SELECT'
+        UNION
+        SELECT x.grantee FROM pg_attribute a, aclexplode(a.attacl) x WHERE a.attrelid = r.oid AND x.privilege_type = 'SELECT') x
+    CROSS JOIN LATERAL (SELECT CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(x.grantee)) END) g(to_whom)
+    WHERE (r.relkind = 'm' OR NOT r.invoker AND NOT s.asks) AND (r.owner_bypasses OR NOT s.by_policy)
+      AND has_table_privilege(r.relowner, s.source, 'SELECT') AND x.grantee <> r.relowner
+      AND (x.grantee = 0 OR x.grantee IN (SELECT m.role FROM _tenancy.lint_applications a JOIN _tenancy.lint_memberships m ON m.member = a.oid))
+    GROUP BY r.oid, r.relowner, g.to_whom
     UNION ALL
     -- The same through a function: proof in a parsed body, or a name in a text.
     SELECT 'materialized_view', CASE WHEN NOT r.granted THEN 'info' WHEN bool_or(n.parsed) THEN 'error' ELSE 'warning' END, r.oid::regclass::text,

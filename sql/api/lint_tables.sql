@@ -13,7 +13,7 @@ CREATE VIEW _tenancy.lint_unprotected AS
     ), candidate AS MATERIALIZED (
         SELECT DISTINCT ON (r.oid) r.oid::regclass AS relation, r.relkind, r.granted, r.relrowsecurity, a.attname, a.atttypid, a.atttypmod,
                EXISTS (SELECT FROM pg_policy y WHERE y.polrelid = r.oid) AS policies,
-               EXISTS (SELECT FROM pg_policy y WHERE y.polrelid = r.oid AND y.polpermissive AND pg_get_expr(y.polqual, y.polrelid) = 'true')
+               EXISTS (SELECT FROM pg_policy y WHERE y.polrelid = r.oid AND y.polpermissive AND _tenancy.lint_always_true(y.polqual, y.polrelid))
                AND NOT EXISTS (SELECT FROM pg_policy y WHERE y.polrelid = r.oid AND NOT y.polpermissive) AS open
         FROM known k
         JOIN pg_attribute a ON a.attname = k.name AND (k.type IS NULL OR k.type = a.atttypid) AND a.attnum > 0 AND NOT a.attisdropped
@@ -198,7 +198,8 @@ CREATE VIEW _tenancy.lint_policies AS
         SELECT * FROM _tenancy.lint_protected WHERE kind <> 'system'
     ), own AS MATERIALIZED (
         SELECT y.oid, y.polname, y.polpermissive, p.relation, p.tenant_column, p.mend,
-               pg_get_expr(y.polqual, y.polrelid) AS using_expr, pg_get_expr(y.polwithcheck, y.polrelid) AS check_expr,
+               y.polqual IS NOT NULL AS has_using, _tenancy.lint_always_true(y.polqual, y.polrelid) AS using_open,
+               y.polwithcheck IS NOT NULL AS has_check, _tenancy.lint_always_true(y.polwithcheck, y.polrelid) AS check_open,
                EXISTS (SELECT FROM pg_policy a WHERE a.polrelid = y.polrelid AND a.polname = 'tenancy_access') AS access
         FROM pg_policy y JOIN p ON p.oid = y.polrelid
         WHERE y.polname NOT IN ('tenancy_isolation', 'tenancy_insert', 'tenancy_update', 'tenancy_delete', 'tenancy_access')
@@ -207,20 +208,19 @@ CREATE VIEW _tenancy.lint_policies AS
            format('permissive policy %I lets everything through: only tenancy_isolation keeps the tenants apart', o.polname) AS problem,
            format('DROP POLICY %I ON %s;', o.polname, o.relation) AS remedy, o.polname::text AS detail
     FROM own o
-    WHERE o.polpermissive AND ('true' IN (o.using_expr, o.check_expr) OR o.using_expr ~* '\mor true\M' OR o.check_expr ~* '\mor true\M')
+    WHERE o.polpermissive AND (o.using_open OR o.check_open)
     UNION ALL
     -- Permissive policies are OR-ed, so one beside tenancy_access narrows nothing, which is what its author meant it to do.
     SELECT 'policy_idle', 'warning', o.relation::text,
            format('permissive policy %I has no effect: policy tenancy_access lets through what it would hide', o.polname),
            regexp_replace(o.mend, '(, access_policy => \w+)?\);$', ', access_policy => false);'), o.polname::text
     FROM own o
-    WHERE o.polpermissive AND o.access AND coalesce(o.using_expr, '') <> 'true' AND coalesce(o.check_expr, '') <> 'true'
-      AND coalesce(o.using_expr, '') !~* '\mor true\M' AND coalesce(o.check_expr, '') !~* '\mor true\M'
+    WHERE o.polpermissive AND o.access AND NOT (o.using_open OR o.check_open)
     UNION ALL
     SELECT 'policy_idle', 'warning', o.relation::text, format('restrictive policy %I is always true, and so narrows nothing', o.polname),
            format('DROP POLICY %I ON %s;', o.polname, o.relation), o.polname::text
     FROM own o
-    WHERE NOT o.polpermissive AND coalesce(o.using_expr, 'true') = 'true' AND coalesce(o.check_expr, 'true') = 'true'
+    WHERE NOT o.polpermissive AND (o.using_open OR NOT o.has_using) AND (o.check_open OR NOT o.has_check)
     UNION ALL
     -- An IMMUTABLE function is evaluated when a statement is planned: a cached plan keeps the tenant that it was planned for.
     SELECT 'immutable_context', 'error', y.polrelid::regclass::text,

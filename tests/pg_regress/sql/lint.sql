@@ -58,6 +58,10 @@ CREATE TABLE open_ungranted (tenant_id text);
 CREATE TABLE open_policy (tenant_id text);
 ALTER TABLE open_policy ENABLE ROW LEVEL SECURITY;
 CREATE POLICY own ON open_policy USING (tenant_id = current_user);
+CREATE TABLE open_wide (id integer NOT NULL, tenant_id text);
+ALTER TABLE open_wide ENABLE ROW LEVEL SECURITY;
+CREATE POLICY wide ON open_wide USING (id IS NOT NULL);        -- hides nothing
+GRANT SELECT ON open_policy, open_wide TO regress_lint_app;
 CREATE TABLE open_org (org bigint);
 CREATE TABLE not_that_org (org text);                          -- of another type than the column of that name that is known
 CREATE TABLE open_type (tenant_id numeric);
@@ -68,6 +72,7 @@ CREATE SERVER regress_lint_server FOREIGN DATA WRAPPER regress_lint_fdw;
 CREATE FOREIGN TABLE far (tenant_id text) SERVER regress_lint_server;
 GRANT SELECT ON far TO regress_lint_app;
 SELECT * FROM pg_temp.findings() WHERE object ~ 'open|org|forgotten|far';
+DROP TABLE open_wide;
 SELECT * FROM pg_temp.mend('table_unprotected');
 SELECT * FROM pg_temp.mend('tenant_column_type');
 SELECT * FROM pg_temp.mend('table_uncategorised');
@@ -217,6 +222,35 @@ SELECT * FROM tenancy.lint();                                  -- SHOULD FAIL
 SELECT * FROM tenancy.accepted_findings;                       -- SHOULD FAIL
 RESET ROLE;
 SELECT subject, not_examined IS NULL AS uncountable FROM tenancy.lint_coverage();
+-- The counts, by what each of these adds. The protected table: three indexes (one is the foreign key's), a foreign key, three policies, two triggers and a rule.
+BEGIN;
+CREATE TEMP TABLE before AS SELECT * FROM tenancy.lint_coverage();
+CREATE TABLE counted (id integer PRIMARY KEY, tenant_id text, parent integer REFERENCES counted);
+SELECT tenancy.protect('counted');
+CREATE POLICY own ON counted USING (id > 0);
+CREATE RULE own AS ON INSERT TO counted DO ALSO NOTHING;
+CREATE FUNCTION counted_trigger() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+CREATE TRIGGER own AFTER INSERT ON counted EXECUTE FUNCTION counted_trigger();
+CREATE TABLE counted_too (id integer);
+CREATE TABLE counted_theirs (id integer);
+ALTER EXTENSION plpgsql ADD TABLE counted_theirs;
+CREATE TEMP TABLE not_counted (id integer);
+CREATE VIEW counted_view AS SELECT * FROM counted;
+CREATE FUNCTION counted_dynamic() RETURNS void LANGUAGE plpgsql SECURITY DEFINER AS 'BEGIN EXECUTE ''SELECT''; END';
+CREATE FUNCTION counted_dynamic_bound() RETURNS void LANGUAGE plpgsql SECURITY DEFINER AS 'BEGIN EXECUTE ''SELECT''; END';
+ALTER FUNCTION counted_dynamic_bound() OWNER TO regress_lint_owner;
+CREATE FUNCTION counted_not() RETURNS integer LANGUAGE internal SECURITY DEFINER AS 'pg_backend_pid';
+CREATE FUNCTION not_counted() RETURNS integer LANGUAGE sql AS 'SELECT 1';
+CREATE ROLE regress_lint_counted LOGIN;
+CREATE ROLE regress_lint_counted_too;
+GRANT SELECT ON counted TO regress_lint_counted, regress_lint_counted_too;
+SET LOCAL client_min_messages = error;                         -- wal_level
+CREATE PUBLICATION regress_lint_counted FOR TABLE counted_too;
+CREATE USER MAPPING FOR regress_lint_counted SERVER regress_lint_server;
+ALTER DATABASE template1 IS_TEMPLATE false;
+SELECT c.subject, c.examined - b.examined AS examined, c.not_examined - b.not_examined AS not_examined
+FROM tenancy.lint_coverage() WITH ORDINALITY c(subject, examined, not_examined, note, place) FULL JOIN before b USING (subject) ORDER BY c.place;
+ROLLBACK;
 DROP FOREIGN DATA WRAPPER regress_lint_fdw CASCADE;
 DROP SCHEMA lint CASCADE;
 DROP ROLE regress_lint_app, regress_lint_owner;

@@ -110,6 +110,40 @@ SELECT * FROM pg_temp.findings('policy|immutable');
 SELECT pg_temp.remedies('policy|immutable') \gexec
 SELECT * FROM pg_temp.findings('policy|immutable');
 
+-- Which conditions are known to be true of every row, and which are, of rows with every kind of null: none that hides one is found.
+CREATE TABLE wide (id integer NOT NULL, tenant_id text, "The Code" varchar(9) NOT NULL, note text, flag boolean);
+SELECT tenancy.protect('wide', access_policy => false);
+CREATE TABLE forms (n integer GENERATED ALWAYS AS IDENTITY, condition text, found boolean, is_true boolean);
+INSERT INTO forms (condition) VALUES ('true'), ('1 = 1'), ($$'a' = 'a'$$), ($$'it''s' = 'it''s'$$), ('id IS NOT NULL'), ('"The Code" IS NOT NULL'), ('"The Code" = "The Code"'),
+    ('tenant_id = tenant_id'), ($$note = 'x' OR 1 = 1$$), ($$1 = 1 OR note = 'x' AND flag$$), ('flag OR true OR id = 2'), ($$(note = 'x' AND flag) OR id = id$$),
+    -- As it should be.
+    ('false'), ('1 = 0'), ($$'a' = 'b'$$), ('NULL = NULL'), ('NULL::boolean'), ('flag'), ('flag = true'), ('note IS NOT NULL'), ('note = note'), ('id IS NULL'), ('id = 1'),
+    ('id = id AND flag'), ('(flag OR true) AND id = 1'), ('(flag OR true) = (id = 1)'), ('NOT (flag OR true)'), ('id = 1 OR (id = 2 AND (flag OR true OR id = 3))'),
+    ($$note = 'a OR true'$$), ($$note = 'x' OR note = ' OR true OR '$$), ($$note = '1 = 1'$$), ($$current_setting('a.b', true) = 'x'$$), ($$tenant_id = current_setting('a.b', true)$$),
+    ($$current_user = 'somebody'$$), ('EXISTS (SELECT FROM forms f WHERE f.n = wide.id + 100 OR false)'), ('(id = id) IS NULL'),
+    -- True, and not known.
+    ('2 > 1'), ('NOT false'), ('current_user = current_user'), ('id IS NOT NULL AND 1 = 1'), ('(SELECT true)');
+DO $$ DECLARE f record; BEGIN
+    FOR f IN SELECT * FROM forms LOOP
+        EXECUTE format('CREATE POLICY %I ON wide FOR SELECT USING (%s)', f.n, f.condition);
+        EXECUTE format('UPDATE forms SET is_true = (SELECT bool_and(coalesce(%s, false)) FROM (VALUES (1, ''acme'', ''a'', ''x'', true), (2, ''globex'', ''b'', NULL, NULL), (3, ''acme'', ''c'', ''y'', false))
+                        AS wide(id, tenant_id, "The Code", note, flag)) WHERE n = $1', f.condition) USING f.n;
+    END LOOP;
+END $$;
+UPDATE forms f SET found = EXISTS (SELECT FROM tenancy.lint() l WHERE l.key = format('policy_open:"Lint Too".wide:%s', f.n));
+SELECT found, is_true, condition FROM forms ORDER BY n;
+-- The same of WITH CHECK, and of restrictive policies, of which both have to be true.
+CREATE POLICY written ON wide FOR INSERT WITH CHECK (note = 'x' OR 1 = 1);
+CREATE POLICY written_not ON wide FOR INSERT WITH CHECK (note = 'x');
+CREATE POLICY narrows ON wide AS RESTRICTIVE USING (1 = 1) WITH CHECK (note = 'x');
+CREATE POLICY narrows_not ON wide AS RESTRICTIVE USING (1 = 1) WITH CHECK (id IS NOT NULL);
+CREATE POLICY narrows_neither ON wide AS RESTRICTIVE;
+SELECT rule, problem FROM pg_temp.findings('policy') WHERE object ~ 'wide' AND problem ~ 'policy (written|narrows)';
+-- Beside tenancy_access, each that is not open is idle.
+SELECT tenancy.protect('wide', access_policy => true);
+SELECT rule, count(*) FROM pg_temp.findings('policy') WHERE object ~ 'wide' GROUP BY rule ORDER BY rule;
+DROP TABLE wide, forms;
+
 -- What reads with other rights.
 CREATE ROLE regress_lint_owner;
 GRANT USAGE, CREATE ON SCHEMA "Lint Too" TO regress_lint_owner;
@@ -137,6 +171,39 @@ SELECT * FROM pg_temp.findings('view|definer');
 SELECT pg_temp.remedies('view_bypasses|definer') \gexec
 SELECT * FROM pg_temp.findings('view_bypasses|definer');
 SELECT p.proname, p.prosecdef, p.proconfig FROM pg_proc p WHERE p.pronamespace = '"Lint Too"'::regnamespace AND p.proname ~ 'by_|pg_temp|fixed' ORDER BY 1;
+
+-- Views that show what the extension keeps of all tenants.
+CREATE VIEW "Weird Tenants" AS SELECT id, name FROM tenancy.tenants;
+CREATE VIEW over_tenants AS SELECT * FROM "Weird Tenants";
+CREATE MATERIALIZED VIEW kept_users AS SELECT * FROM _tenancy.users WHERE id <> current_user;
+CREATE VIEW all_usage AS SELECT * FROM tenancy.usage_records;
+GRANT SELECT ON over_tenants, all_usage TO regress_lint_too;
+GRANT SELECT (id) ON "Weird Tenants" TO "Weird Role";
+GRANT SELECT ON kept_users TO PUBLIC;
+-- As it should be: of the caller's tenant, with the caller's rights, over a view that everybody may read, of an owner whom policies bind, not for
+-- applications, and without the right to read it.
+CREATE VIEW own_tenant AS SELECT id, name FROM tenancy.tenants WHERE id = tenancy.current_tenant();
+CREATE VIEW over_own_tenant AS SELECT * FROM own_tenant;
+CREATE VIEW invoked WITH (security_invoker = true) AS SELECT id, name FROM tenancy.tenants;
+CREATE VIEW own_members AS SELECT * FROM tenancy.members;
+CREATE VIEW own_usage AS SELECT * FROM tenancy.usage_records;
+CREATE VIEW for_administrators AS SELECT * FROM tenancy.tenants;
+CREATE VIEW unreadable AS SELECT * FROM tenancy.tenants;
+ALTER VIEW own_usage OWNER TO regress_lint_owner;
+ALTER VIEW unreadable OWNER TO regress_lint_owner;
+GRANT SELECT ON own_tenant, over_own_tenant, invoked, own_members, own_usage, unreadable TO PUBLIC;
+GRANT SELECT ON for_administrators TO regress_lint_owner;
+SELECT * FROM pg_temp.findings('private_shown');
+BEGIN;
+SELECT tenancy.create_tenant('lint_too', 'Seen'), tenancy.create_tenant('lint_mine', 'Mine');
+SET LOCAL ROLE "Weird Role";
+SELECT has_table_privilege('tenancy.tenants', 'SELECT') AS may_read;
+SET LOCAL tenancy.tenant_id = 'lint_mine';
+SELECT id FROM "Weird Tenants" WHERE id ~ '^lint_' ORDER BY id;
+SELECT id FROM over_own_tenant WHERE id ~ '^lint_' ORDER BY id;
+ROLLBACK;
+SELECT pg_temp.remedies('private_shown') \gexec
+SELECT * FROM pg_temp.findings('private_shown');
 
 -- A name that does not end with its line runs nothing of its own where a remedy is pasted.
 CREATE FUNCTION "newline
@@ -169,6 +236,17 @@ SELECT pg_temp.remedies('publication') \gexec
 SELECT * FROM pg_temp.findings('publication');
 SELECT pubname, tablename FROM pg_publication_tables WHERE pubname ~ 'lint_too';
 DROP PUBLICATION lint_too_listed, lint_too_schema;
+-- Row filters that do not tell tenants apart, a list of columns with the tenant's beside one of them; and those of one tenant.
+CREATE PUBLICATION lint_too_true FOR TABLE "Weird Table" WHERE (true);
+CREATE PUBLICATION lint_too_id FOR TABLE "Weird Table" WHERE (id > 0);
+CREATE PUBLICATION lint_too_columns FOR TABLE "Weird Table" (id, "The Tenant") WHERE (id > 0);
+CREATE PUBLICATION lint_too_any FOR TABLE "Weird Table" WHERE ("The Tenant" IS NOT NULL);
+CREATE PUBLICATION lint_too_or FOR TABLE "Weird Table" WHERE ("The Tenant" = 'acme' OR 1 = 1);
+CREATE PUBLICATION lint_too_acme FOR TABLE "Weird Table" WHERE ("The Tenant" = 'acme'), drifting (id, tenant_id) WHERE (id > 0 AND tenant_id IN ('acme', 'globex'));
+SELECT * FROM pg_temp.findings('publication');
+SELECT pg_temp.remedies('publication') \gexec
+SELECT * FROM pg_temp.findings('publication');
+DROP PUBLICATION lint_too_true, lint_too_id, lint_too_columns, lint_too_any, lint_too_or, lint_too_acme;
 
 -- Parameters that are left on, and event triggers that do not fire; the last of them not even there.
 SET tenancy.restoring = on;

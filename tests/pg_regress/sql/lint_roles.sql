@@ -38,6 +38,21 @@ ALTER TABLE doc OWNER TO regress_lint_owner;
 CREATE ROLE regress_lint_dba LOGIN SUPERUSER;
 CREATE ROLE regress_lint_backup LOGIN BYPASSRLS;
 SELECT * FROM pg_temp.findings();
+-- What injected SQL, other sessions and those of a pooler can reach is a recommendation, where it is asked for: of who may be any tenant, and not of
+-- who is bound to one, but for objects beside the tables.
+BEGIN;
+GRANT CREATE ON SCHEMA lint TO regress_lint_app, regress_lint_bound;
+GRANT TEMPORARY ON DATABASE regress TO regress_lint_app;
+SELECT count(*) FROM pg_temp.findings();
+SELECT rule, severity, object FROM tenancy.lint('info')
+WHERE rule IN ('role_may_set_tenant', 'statements_visible', 'temporary_tables', 'schema_create') AND object ~ 'regress_lint' ORDER BY rule, object;
+ALTER ROLE regress_lint_app SET tenancy.seal = 'transaction';
+ALTER ROLE regress_lint_app SET track_activities = off;
+REVOKE TEMPORARY ON DATABASE regress FROM PUBLIC, regress_lint_app;
+REVOKE CREATE ON SCHEMA lint FROM regress_lint_app, regress_lint_bound;
+SELECT count(*) FROM tenancy.lint('info')
+WHERE rule IN ('role_may_set_tenant', 'statements_visible', 'temporary_tables', 'schema_create') AND object ~ 'regress_lint';
+ROLLBACK;
 
 -- Roles that bypass, or can.
 CREATE ROLE regress_lint_super LOGIN SUPERUSER;
