@@ -3,6 +3,21 @@
 -- It returns more columns.
 DROP FUNCTION IF EXISTS _tenancy.import_statement(json, text);
 
+-- An array of the names passed for an object with them.
+ALTER TABLE _tenancy.protected
+    DROP CONSTRAINT protected_options_check, DROP CONSTRAINT protected_undo_check,
+    ADD CONSTRAINT protected_options_check CHECK (
+        jsonb_typeof(options) = 'object' AND options ?& '{reference,create_index,access_policy}' AND jsonb_typeof(options -> 'reference') = 'boolean' AND jsonb_typeof(options -> 'create_index') = 'boolean'
+        AND jsonb_typeof(options -> 'access_policy') IN ('boolean', 'null')),
+    ADD CONSTRAINT protected_undo_check CHECK (
+        jsonb_typeof(undo) = 'object' AND undo ?& '{row_security,forced,not_null,own_not_null,default,reference,access,index,own_index,revoked}'
+        AND jsonb_typeof(undo -> 'row_security') = 'boolean' AND jsonb_typeof(undo -> 'forced') = 'boolean'
+        AND jsonb_typeof(undo -> 'not_null') = 'boolean' AND jsonb_typeof(undo -> 'own_not_null') = 'boolean'
+        AND jsonb_typeof(undo -> 'default') = 'boolean' AND jsonb_typeof(undo -> 'reference') = 'boolean'
+        AND jsonb_typeof(undo -> 'access') = 'boolean' AND jsonb_typeof(undo -> 'index') IN ('string', 'null')
+        AND jsonb_typeof(undo -> 'own_index') IN ('string', 'null') AND undo ->> 'own_index' IS DISTINCT FROM ''
+        AND jsonb_typeof(undo -> 'revoked') = 'array' AND NOT jsonb_path_exists(undo, 'strict $.revoked[*] ? (@.type() <> "object")'));
+
 -- What policies call has no list of privileges any more (sql/grants.sql), unless somebody has changed it.
 DO $$
 DECLARE

@@ -60,6 +60,10 @@ SELECT to_regclass('shared_place.victim_index');
 SET ROLE regress_mallory;
 \set VERBOSITY terse
 SELECT _tenancy.save_protection('shared_place.trap', 'tenant', 'tenant_id', '{"create_index": "boom"}', '{}');   -- SHOULD FAIL
+SELECT _tenancy.save_protection('shared_place.trap', 'tenant', 'tenant_id', '["reference", "create_index", "access_policy"]', :'undo');   -- SHOULD FAIL: the names alone
+SELECT _tenancy.save_protection('shared_place.trap', 'tenant', 'tenant_id', :'options',
+    '["row_security", "forced", "not_null", "own_not_null", "default", "reference", "access", "index", "own_index", "revoked"]');   -- SHOULD FAIL: the names alone
+SELECT _tenancy.save_protection('shared_place.trap', 'tenant', 'tenant_id', :'options', jsonb_set(:'undo', '{revoked}', '["GRANT"]'));   -- SHOULD FAIL
 SELECT _tenancy.save_protection('shared_place.trap', 'tenant', 'tenant_id',
     '{"create_index": true, "reference": false, "access_policy": null}', '{"index": 7}');   -- SHOULD FAIL
 \set VERBOSITY default
@@ -80,6 +84,17 @@ DROP ROLE regress_mallory;
 -- Operators that wait in a schema of the installer's path are not taken into the extension.
 CREATE DATABASE regress_install;
 \c regress_install
+-- A role that may create in the database makes extensions that are trusted, and so not this one, whose code is the server's.
+GRANT CREATE ON DATABASE regress_install TO regress_outsider;
+SET ROLE regress_outsider;
+CREATE EXTENSION btree_gist;
+DROP EXTENSION btree_gist;
+CREATE EXTENSION tenancy;                                      -- SHOULD FAIL
+CREATE EXTENSION tenancy SCHEMA public;                        -- SHOULD FAIL
+RESET ROLE;
+CREATE EXTENSION tenancy SCHEMA public;                        -- SHOULD FAIL: a superuser does not choose where either
+REVOKE CREATE ON DATABASE regress_install FROM regress_outsider;
+SELECT extname FROM pg_extension WHERE extname <> 'plpgsql';
 -- A schema of the extension's name, made by somebody who waits for it: taken over by nobody.
 \set SHOW_CONTEXT never
 CREATE SCHEMA tenancy AUTHORIZATION regress_outsider;
