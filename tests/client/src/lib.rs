@@ -98,6 +98,12 @@ impl Database {
         &self.role
     }
 
+    /// What grants or revokes privileges on a parameter.
+    pub fn change_privileges(&self, command: &str) {
+        let _one_at_a_time = GRANTS.lock().unwrap_or_else(PoisonError::into_inner);
+        self.admin().batch_execute(command).unwrap_or_else(|error| panic!("{command}: {error}"));
+    }
+
     /// Another role, which may nothing.
     pub fn another_role(&mut self, label: &str) -> String {
         let role = format!("{}_{label}", self.name);

@@ -10,7 +10,7 @@ use tenancy_client_tests::Database;
 const ACME: &str = "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11";
 const BETA: &str = "b0eebc99-9c0b-4ef8-bb6d-6bb9bd380b22";
 
-/// Two tenants, with 100 and 10 orders.
+/// Two tenants, with 100 and 10 orders; the same under policies of one's own: by the setting, and by a function that says it never changes.
 fn shop(label: &str) -> Database {
     let database = Database::create(label);
     database
@@ -21,6 +21,14 @@ fn shop(label: &str) -> Database {
                                   CONSTRAINT orders_number UNIQUE (tenant_id, number));
              INSERT INTO orders (tenant_id, number, what) SELECT '{ACME}', n, 'acme ' || n FROM generate_series(1, 100) n;
              INSERT INTO orders (tenant_id, number, what) SELECT '{BETA}', n, 'beta ' || n FROM generate_series(1, 10) n;
+             CREATE FUNCTION hand_tenant() RETURNS uuid IMMUTABLE LANGUAGE plpgsql AS
+                 'BEGIN RETURN current_setting(''app.tenant'')::uuid; END';
+             CREATE TABLE hand AS TABLE orders;
+             CREATE TABLE folded AS TABLE orders;
+             CREATE POLICY isolation ON hand USING (tenant_id = current_setting('app.tenant')::uuid);
+             CREATE POLICY isolation ON folded USING (tenant_id = hand_tenant());
+             ALTER TABLE hand ENABLE ROW LEVEL SECURITY;
+             ALTER TABLE folded ENABLE ROW LEVEL SECURITY;
              SELECT tenancy.protect('orders');"
         ))
         .expect("the shop");
@@ -29,8 +37,20 @@ fn shop(label: &str) -> Database {
 
 fn begin<'a>(client: &'a mut Client, tenant: &str) -> Transaction<'a> {
     let mut transaction = client.transaction().expect("BEGIN");
-    transaction.batch_execute(&format!("SET LOCAL tenancy.tenant_id = '{tenant}'")).expect("SET LOCAL");
+    go_to(&mut transaction, tenant);
     transaction
+}
+
+/// For our tables and for those under policies of one's own.
+fn go_to(transaction: &mut Transaction, tenant: &str) {
+    let both = format!("SET LOCAL tenancy.tenant_id = '{tenant}'; SET LOCAL app.tenant = '{tenant}'");
+    transaction.batch_execute(&both).expect("SET LOCAL");
+}
+
+/// How many rows there are, where all are of one tenant.
+fn of(rows: &[Row], name: &str) -> usize {
+    assert!(rows.iter().all(|row| row.get::<_, String>(0).starts_with(name)), "not of {name}");
+    rows.len()
 }
 
 fn failure<T>(result: Result<T, postgres::Error>) -> DbError {
@@ -63,6 +83,12 @@ fn each_transaction_has_its_tenant() {
 fn a_prepared_statement_serves_every_tenant() {
     let database = shop("prepared");
     let mut client = database.app();
+    // By hand, beta gets what the plan was made for.
+    let read = client.prepare("SELECT what FROM folded").expect("prepare");
+    for tenant in [ACME, BETA] {
+        let rows = begin(&mut client, tenant).query(&read, &[]).expect("rows");
+        assert_eq!(of(&rows, "acme "), 100, "{tenant}");
+    }
     for mode in ["auto", "force_generic_plan", "force_custom_plan"] {
         client.batch_execute(&format!("SET plan_cache_mode = {mode}")).expect("SET");
         let read = client.prepare("SELECT what FROM orders WHERE number = $1").expect("prepare");
@@ -93,8 +119,7 @@ fn a_portal_is_read_in_parts() {
     let mut sizes = Vec::new();
     loop {
         let rows = transaction.query_portal(&portal, 30).expect("rows");
-        assert!(rows.iter().all(|row| row.get::<_, String>(0).starts_with("acme ")));
-        sizes.push(rows.len());
+        sizes.push(of(&rows, "acme "));
         // Statements between two parts of a suspended portal.
         let count: i64 = transaction.query_one("SELECT count(*) FROM orders", &[]).expect("count").get(0);
         assert_eq!(count, 100);
@@ -110,14 +135,22 @@ fn a_portal_is_read_in_parts() {
 fn kept_rows_are_closed_with_the_tenant() {
     let database = shop("kept");
     let mut client = database.app();
+    // By hand beta gets the rest of acme's; and where rows are not kept, one statement gives those of both.
+    for (command, name, rest) in
+        [("UPDATE hand SET what = what RETURNING what", "acme ", 70), ("SELECT what FROM hand", "beta ", 10)]
+    {
+        let mut transaction = begin(&mut client, ACME);
+        let portal = transaction.bind(command, &[]).expect("a portal");
+        assert_eq!(of(&transaction.query_portal(&portal, 30).expect("rows"), "acme "), 30);
+        go_to(&mut transaction, BETA);
+        assert_eq!(of(&transaction.query_portal(&portal, 0).expect("the rest"), name), rest, "{command}");
+    }
     for command in ["UPDATE orders SET what = what RETURNING what", "SELECT what FROM orders"] {
         let mut transaction = begin(&mut client, ACME);
         let portal = transaction.bind(command, &[]).expect("a portal");
         let rows = transaction.query_portal(&portal, 30).expect("rows");
         assert_eq!(rows.len(), 30);
-        transaction
-            .batch_execute(&format!("SET LOCAL tenancy.tenant_id = '{BETA}'"))
-            .expect("another tenant");
+        go_to(&mut transaction, BETA);
         // The portal of what writes is closed; the other asks for the tenant again.
         let error = transaction.query_portal(&portal, 30).expect_err(command);
         let expected = if command.starts_with("UPDATE") { "55000" } else { "42501" };
@@ -126,10 +159,9 @@ fn kept_rows_are_closed_with_the_tenant() {
     let mut transaction = begin(&mut client, ACME);
     let portal = transaction.bind("UPDATE orders SET what = what RETURNING what", &[]).expect("a portal");
     let mut rows = transaction.query_portal(&portal, 30).expect("rows");
-    transaction.batch_execute(&format!("SET LOCAL tenancy.tenant_id = '{ACME}'")).expect("the same tenant");
+    go_to(&mut transaction, ACME);
     rows.extend(transaction.query_portal(&portal, 0).expect("the rest"));
-    assert_eq!(rows.len(), 100);
-    assert!(rows.iter().all(|row| row.get::<_, String>(0).starts_with("acme ")));
+    assert_eq!(of(&rows, "acme "), 100);
 }
 
 /// With values, what is bound has a plan for this once, which compares with the tenant itself; without, one that is kept.
@@ -137,25 +169,29 @@ fn kept_rows_are_closed_with_the_tenant() {
 fn a_portal_is_of_the_tenant_it_was_bound_for() {
     let database = shop("bound");
     let mut client = database.app();
+    // By hand, begun for acme and not run, it gives beta acme's rows.
+    let folded = client.prepare("SELECT what FROM folded WHERE id > $1").expect("a statement");
+    let mut transaction = begin(&mut client, ACME);
+    let portal = transaction.bind(&folded, &[&0i64]).expect("a portal");
+    go_to(&mut transaction, BETA);
+    assert_eq!(of(&transaction.query_portal(&portal, 0).expect("rows"), "acme "), 100);
+    transaction.rollback().expect("ROLLBACK");
+
     let statement = client.prepare("SELECT what FROM orders WHERE id > $1").expect("a statement");
     let kept = client.prepare("SELECT what FROM orders").expect("a statement");
-    let set = |tenant| format!("SET LOCAL tenancy.tenant_id = '{tenant}'");
     for _ in 0..8 {
         let mut transaction = begin(&mut client, ACME);
         let portals = [
             transaction.bind(&statement, &[&0i64]).expect("a portal"),
             transaction.bind(&kept, &[]).expect("a portal"),
         ];
-        let of =
-            |rows: Vec<Row>, name: &str| rows.iter().all(|row| row.get::<_, String>(0).starts_with(name));
         // Begun for one tenant, and not run: another's context never gets its rows.
-        transaction.batch_execute(&set(BETA)).expect("another tenant");
+        go_to(&mut transaction, BETA);
         let rows = transaction.query_portal(&portals[1], 0).expect("rows");
-        assert_eq!(rows.len(), 10);
-        assert!(of(rows, "beta "));
+        assert_eq!(of(&rows, "beta "), 10);
         transaction.batch_execute("SAVEPOINT s").expect("a savepoint");
         match transaction.query_portal(&portals[0], 0) {
-            Ok(rows) => assert!(rows.len() == 10 && of(rows, "beta ")),
+            Ok(rows) => assert_eq!(of(&rows, "beta "), 10),
             Err(error) => assert_eq!(error.code().map(|code| code.code()), Some("42501"), "{error}"),
         }
         transaction.rollback().expect("ROLLBACK");
@@ -163,11 +199,10 @@ fn a_portal_is_of_the_tenant_it_was_bound_for() {
         let mut transaction = begin(&mut client, ACME);
         let portal = transaction.bind(&statement, &[&0i64]).expect("a portal");
         let mut rows = transaction.query_portal(&portal, 30).expect("rows");
-        transaction.batch_execute(&set(BETA)).expect("another tenant");
-        transaction.batch_execute(&set(ACME)).expect("and back");
+        go_to(&mut transaction, BETA);
+        go_to(&mut transaction, ACME);
         rows.extend(transaction.query_portal(&portal, 0).expect("the rest"));
-        assert_eq!(rows.len(), 100);
-        assert!(of(rows, "acme "));
+        assert_eq!(of(&rows, "acme "), 100);
         transaction.rollback().expect("ROLLBACK");
     }
 }
@@ -183,29 +218,42 @@ fn a_portal_that_another_statement_reads() {
              DECLARE found text;
              BEGIN
                  EXECUTE format('FETCH ALL FROM %I', portal) INTO found;
-                 PERFORM set_config('tenancy.tenant_id', other, true);
+                 PERFORM set_config('app.tenant', other, true), set_config('tenancy.tenant_id', other, true);
                  RETURN found;
              END $$",
         )
         .expect("a function");
     let mut client = database.app();
-    let statement = client.prepare("SELECT what FROM orders WHERE id > $1").expect("a statement");
-    let name = "SELECT name FROM pg_cursors WHERE statement LIKE 'SELECT what%'";
-    let mut transaction = begin(&mut client, ACME);
-    let _portal = transaction.bind(&statement, &[&0i64]).expect("a portal");
-    let bound: String = transaction.query_one(name, &[]).expect("its name").get(0);
-    let error = failure(transaction.query("SELECT take($1, $2)", &[&bound, &BETA]));
-    assert_eq!(detail(&error)["code"], "TENANT_ACCESS_DENIED");
-    transaction.rollback().expect("ROLLBACK");
+    // By hand, the statement goes on for beta with a row of acme's, and so does the portal.
+    for (table, by_hand) in [("hand", true), ("orders", false)] {
+        let query = format!("SELECT what FROM {table} WHERE id > $1");
+        let statement = client.prepare(&query).expect("a statement");
+        let name = "SELECT name FROM pg_cursors WHERE statement LIKE 'SELECT what%'";
+        let mut transaction = begin(&mut client, ACME);
+        let _portal = transaction.bind(&statement, &[&0i64]).expect("a portal");
+        let bound: String = transaction.query_one(name, &[]).expect("its name").get(0);
+        let taken = transaction.query("SELECT take($1, $2), current_setting('app.tenant')", &[&bound, &BETA]);
+        if by_hand {
+            let taken = &taken.expect("a row")[0];
+            assert_eq!((taken.get(0), taken.get(1)), ("acme 1", BETA));
+        } else {
+            assert_eq!(detail(&failure(taken))["code"], "TENANT_ACCESS_DENIED");
+        }
+        transaction.rollback().expect("ROLLBACK");
 
-    let mut transaction = begin(&mut client, ACME);
-    let _portal = transaction.bind(&statement, &[&0i64]).expect("a portal");
-    let bound: String = transaction.query_one(name, &[]).expect("its name").get(0);
-    let fetch = transaction.bind(&format!("FETCH ALL FROM \"{bound}\""), &[]).expect("a portal");
-    let rows = transaction.query_portal(&fetch, 1).expect("a row");
-    assert!(rows[0].get::<_, String>(0).starts_with("acme "));
-    transaction.batch_execute(&format!("SET LOCAL tenancy.tenant_id = '{BETA}'")).expect("another tenant");
-    assert_eq!(failure(transaction.query_portal(&fetch, 0)).code().code(), "55000");
+        let mut transaction = begin(&mut client, ACME);
+        let _portal = transaction.bind(&statement, &[&0i64]).expect("a portal");
+        let bound: String = transaction.query_one(name, &[]).expect("its name").get(0);
+        let fetch = transaction.bind(&format!("FETCH ALL FROM \"{bound}\""), &[]).expect("a portal");
+        assert_eq!(of(&transaction.query_portal(&fetch, 1).expect("a row"), "acme "), 1);
+        go_to(&mut transaction, BETA);
+        let rest = transaction.query_portal(&fetch, 0);
+        if by_hand {
+            assert_eq!(of(&rest.expect("the rest"), "acme "), 99);
+        } else {
+            assert_eq!(failure(rest).code().code(), "55000");
+        }
+    }
 }
 
 #[test]
@@ -344,8 +392,16 @@ fn a_role_without_the_privilege_cannot_choose() {
     let database = shop("privilege");
     let mut admin = database.admin();
     let role = database.role();
-    admin.batch_execute(&format!("REVOKE SET ON PARAMETER tenancy.tenant_id FROM {role}")).expect("REVOKE");
+    database.change_privileges(&format!("REVOKE SET ON PARAMETER tenancy.tenant_id FROM {role}"));
+    // By hand, whoever is bound to beta becomes acme.
+    admin.batch_execute(&format!("ALTER ROLE {role} SET app.tenant = '{BETA}'")).expect("ALTER ROLE");
     let mut client = database.app();
+    for (command, name, orders) in
+        [("SELECT".to_owned(), "beta ", 10), (format!("SET app.tenant = '{ACME}'"), "acme ", 100)]
+    {
+        client.batch_execute(&command).expect("a setting");
+        assert_eq!(of(&client.query("SELECT what FROM hand", &[]).expect("rows"), name), orders);
+    }
     for attempt in [
         format!("SET tenancy.tenant_id = '{ACME}'"),
         format!("SET LOCAL tenancy.tenant_id = '{ACME}'"),

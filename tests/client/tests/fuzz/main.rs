@@ -22,7 +22,7 @@ const SLOW: Duration = Duration::from_secs(20);
 /// caches that are filled anew. With a million inputs, that is less than 24 bytes for each.
 const GROWTH: u64 = 24 << 20;
 
-/// Targets: a name, what it is given, who calls it, and the call of the input `t`, as jsonb `j`, as members of a good key `k`.
+/// Targets: a name, what it is given, who calls it, and the call of the input `t`, as jsonb `j`, as members of a good key `k`; `n` is a number by lot.
 #[derive(Clone, Copy)]
 struct Target {
     name: &'static str,
@@ -42,7 +42,7 @@ const fn of(name: &'static str, input: Input, by_admin: bool, call: &'static str
     Target { name, input, by_admin, call }
 }
 
-const TARGETS: [Target; 31] = [
+const TARGETS: [Target; 39] = [
     of("set_config", Input::Text, false, "PERFORM set_config('tenancy.tenant_id', t, true)"),
     of("SET LOCAL", Input::Text, false, "EXECUTE format('SET LOCAL tenancy.tenant_id = %L', t)"),
     of("SET, then used", Input::Text, false, "PERFORM set_config('tenancy.tenant_id', t, true), tenancy.current_tenant()"),
@@ -120,22 +120,59 @@ const TARGETS: [Target; 31] = [
         false,
         "PERFORM set_config('tenancy.tenant_id', 'acme', true), tenancy.record_metric('fuzzed_total', j), tenancy.record_metric(coalesce(j ->> 'sub', 'fuzzed'))",
     ),
+    // What protect and the event triggers call with the rights of a table's owner, who can call it as well: owned is protected, fresh is not.
+    // What was saved is read with that of all other tables.
+    of(
+        "save_protection",
+        Input::Json,
+        false,
+        "PERFORM _tenancy.save_protection('owned', 'tenant', 'tenant_id', bent(p.options, j, n % 2 * n), bent(p.undo, j, (n + 1) % 2 * n)) FROM _tenancy.protection('owned') p;
+         PERFORM count(drift) FROM tenancy.protected_tables",
+    ),
+    of(
+        "add_protection",
+        Input::Json,
+        false,
+        "IF n % 3 = 0 THEN PERFORM _tenancy.begin_change('fresh'); END IF;
+         PERFORM _tenancy.add_protection('fresh', 'tenant', 'tenant_id', bent(p.options, j, n % 2 * n), bent(p.undo, j, (n + 1) % 2 * n)) FROM _tenancy.protection('owned') p;
+         PERFORM count(drift) FROM tenancy.protected_tables",
+    ),
+    of(
+        "unprotect",
+        Input::Json,
+        false,
+        "PERFORM _tenancy.save_protection('owned', 'tenant', 'tenant_id', p.options, bent(p.undo, j, n) || CASE n % 5 WHEN 0 THEN jsonb_build_object('revoked', jsonb_build_array(j)) ELSE '{}' END)
+         FROM _tenancy.protection('owned') p;
+         IF n % 4 = 0 THEN PERFORM tenancy.unprotect('owned'); END IF",
+    ),
+    of(
+        "weakness",
+        Input::Json,
+        false,
+        "PERFORM _tenancy.weakness('owned', 'tenant', 'tenant_id', bent('{\"access\": true}', j, n), '{ROW SECURITY,NOT NULL,OWNER,TRIGGERS,POLICY}')",
+    ),
+    of(
+        "drift",
+        Input::Json,
+        false,
+        "PERFORM _tenancy.drift('owned', (ARRAY['tenant', 'shared', 'audit', 'system', t])[1 + n % 5], 'tenant_id', bent(p.options, j, n % 2 * n), bent(p.undo, j, (n + 1) % 2 * n)) FROM _tenancy.protection('owned') p",
+    ),
+    of(
+        "apply",
+        Input::Json,
+        false,
+        "PERFORM _tenancy.apply(CASE n % 8 WHEN 0 THEN 'fresh' ELSE 'owned' END::regclass, 'tenant', 'tenant_id', bent(p.options, j, n % 2 * n), true, bent(p.undo, j, (n + 1) % 2 * n)) FROM _tenancy.protection('owned') p",
+    ),
+    of("metric_line", Input::Json, false, "PERFORM _tenancy.metric_line('fuzzed', j, n)"),
+    // Granted to nobody, and given what report_data makes: names of any kind, and what is none of its.
+    of(
+        "report_page",
+        Input::Json,
+        true,
+        "PERFORM _tenancy.report_page(CASE n % 4 WHEN 0 THEN bent(p.page, j, n / 64) ELSE jsonb_set(p.page, '{tenants,0,name}', to_jsonb(t)) END) FROM page p",
+    ),
     of("raise code", Input::Text, false, "PERFORM _tenancy.raise(t, t, '{}', t)"),
     of("raise detail", Input::Json, false, "PERFORM _tenancy.raise('TENANT_NOT_FOUND', 'not found', j)"),
-];
-
-/// Functions with an argument of type jsonb that are not tried, and why.
-const NOT_TRIED: [(&str, &str); 7] = [
-    ("metric_line", "called by metrics with what record_metric keeps; only writes it as a line"),
-    ("apply", "called by protect with options of its own"),
-    ("report_page", "called by report with what report_data makes of everything; granted to nobody"),
-    ("drift", "called by protected_tables with what save_protection keeps"),
-    ("save_protection", "called by protect; refuses whoever does not own the table"),
-    ("add_protection", "called for new tables; refuses whoever does not own the table"),
-    (
-        "weakness",
-        "called by event triggers with what save_protection keeps; reads no more of it than a boolean",
-    ),
 ];
 
 /// The targets that never succeed, and those that never fail, with what can be read as a text, or as JSON: in an encoding of single bytes, almost
@@ -143,11 +180,31 @@ const NOT_TRIED: [(&str, &str); 7] = [
 const NEVER_GOOD: [&str; 4] = ["authenticate", "sign_in", "raise code", "raise detail"];
 const NEVER_BAD: [&str; 1] = ["user_id"];
 
+/// Targets that are told of a code that is none, or of a page that report_data did not make: a defect of whoever calls them.
+const MAY_BE_INTERNAL: [&str; 2] = ["raise code", "report_page"];
+
+/// What PostgreSQL itself says of nonsense that somebody gives by hand to a function of the schema _tenancy: targets, and how it begins. It is the
+/// call of that somebody that fails, or unprotect of a table for which its owner has saved nonsense.
+const OF_POSTGRESQL: [(&str, &str); 7] = [
+    ("save_protection", "23514 new row for relation"),
+    ("add_protection", "23514 new row for relation"),
+    ("unprotect", "23514 new row for relation"),
+    ("weakness", "22P02 invalid input syntax for type boolean"),
+    ("drift", "22P02 invalid input syntax for type boolean"),
+    ("apply", "22P02 invalid input syntax for type boolean"),
+    ("metric_line", "22023 cannot call jsonb_each_text on a non-object"),
+];
+
+/// They run commands, or look at a whole table: a twentieth of the inputs, where that is enough, and fewer at once.
+const SLOWER: [&str; 6] = ["save_protection", "add_protection", "unprotect", "weakness", "drift", "apply"];
+const ENOUGH: usize = 1_000;
+
 /// Tries each input and rolls back what it did: outcomes with their number, an example, and the time of the slowest.
 fn probe(target: &Target) -> String {
     let Target { call, .. } = target;
     let json = if target.input == Input::Json {
         "j := t::jsonb;
+                     n := hashtext(t) & 1048575;
                      k := jsonb_build_object('kty', 'oct', 'k', repeat('A', 43)) || CASE jsonb_typeof(j) WHEN 'object' THEN j ELSE '{}' END;"
     } else {
         ""
@@ -155,7 +212,7 @@ fn probe(target: &Target) -> String {
     format!(
         "CREATE OR REPLACE FUNCTION pg_temp.probe(inputs bytea[]) RETURNS TABLE (outcome text, example bytea) LANGUAGE plpgsql AS $probe$
          DECLARE
-             b bytea; t text; j jsonb; k jsonb; state text; detail text; message text;
+             b bytea; t text; j jsonb; k jsonb; n integer; state text; detail text; message text;
          BEGIN
              FOREACH b IN ARRAY inputs LOOP
                  BEGIN
@@ -174,7 +231,9 @@ fn probe(target: &Target) -> String {
                      GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, detail = PG_EXCEPTION_DETAIL, message = MESSAGE_TEXT;
                  END;
                  outcome := CASE WHEN state = 'ZZ999' THEN 'ok' ELSE state || ' ' || CASE WHEN detail LIKE '{{\"code\":%'
-                     THEN coalesce(detail::json ->> 'code', detail) ELSE concat(left(message, 60), ' | ', left(detail, 60)) END END;
+                     THEN coalesce(detail::json ->> 'code', detail)
+                     -- Without what it quotes of the input.
+                     ELSE regexp_replace(left(message, 80), '\".*', '\"...') END END;
                  example := b;
                  RETURN NEXT;
              END LOOP;
@@ -205,6 +264,7 @@ fn fuzz(client: &mut Client, target: &Target, seed: u64, cases: usize) -> Result
         .map_err(fail)?;
     let pid: i32 = client.query_one("SELECT pg_backend_pid()", &[]).map_err(fail)?.get(0);
     let mut outcomes = Outcomes { all: BTreeMap::new(), slowest: Duration::ZERO, growth: 0 };
+    let at_once = if SLOWER.contains(&target.name) { BATCH / 4 } else { BATCH };
     let (mut done, mut first) = (0, None);
     while done < cases {
         let input = |_| match target.input {
@@ -212,7 +272,7 @@ fn fuzz(client: &mut Client, target: &Target, seed: u64, cases: usize) -> Result
             Input::Host => inputs::host(&mut random),
             Input::Json => inputs::json(&mut random),
         };
-        let batch: Vec<Vec<u8>> = (0..BATCH.min(cases - done)).map(input).collect();
+        let batch: Vec<Vec<u8>> = (0..at_once.min(cases - done)).map(input).collect();
         let begun = Instant::now();
         for row in client.query(&call, &[&batch]).map_err(fail)? {
             let count: i64 = row.get(1);
@@ -236,17 +296,32 @@ fn catalogue(client: &mut Client) -> BTreeSet<String> {
     rows.iter().map(|row| row.get(0)).chain(["ok".to_owned(), "not read".to_owned()]).collect()
 }
 
+/// What is good, bent by an input and a number: as it is, the input instead, both, what is left of it, its keys, one of its values replaced.
+const BENT: &str = "CREATE FUNCTION bent(good jsonb, j jsonb, n integer) RETURNS jsonb LANGUAGE sql AS $$
+     SELECT CASE n % 9 WHEN 0 THEN good WHEN 1 THEN j WHEN 2 THEN good || j WHEN 3 THEN good - f.key WHEN 4 THEN (SELECT jsonb_agg(k) FROM jsonb_object_keys(good) k)
+            ELSE good || jsonb_build_object(f.key, f.value) END
+     FROM (SELECT (SELECT k FROM jsonb_object_keys(good) k OFFSET n / 9 % (SELECT count(*) FROM jsonb_object_keys(good)) LIMIT 1) AS key,
+                  coalesce((SELECT v FROM jsonb_path_query(j, '$.*') v LIMIT 1), j) AS value) f $$";
+
 fn run(database: &Database, seed: u64, cases: usize) -> Vec<String> {
     let mut admin = database.admin();
+    database.change_privileges(&format!("GRANT SET ON PARAMETER tenancy.user_id TO {}", database.role()));
     admin
         .batch_execute(&format!(
             "SELECT tenancy.create_tenant('acme', subdomain => 'acme'), tenancy.create_tenant('7'),
                     tenancy.set_default_quota('calls', 1000000000),
                     tenancy.set_signing_key('here', jsonb_build_object('kty', 'oct', 'k', repeat('A', 43)));
              SELECT tenancy.grant_cross_tenant('{role}', '{{*}}', 'infinity');
-             GRANT SET ON PARAMETER tenancy.user_id TO {role};
              CREATE TABLE watched (id int, tenant_id text);
-             SELECT tenancy.protect('watched'), tenancy.cache_watch('watched', 'acme')",
+             SELECT tenancy.protect('watched'), tenancy.cache_watch('watched', 'acme');
+             CREATE TABLE owned (id int, tenant_id text);
+             CREATE TABLE fresh (id int, tenant_id text);
+             GRANT CREATE ON SCHEMA public TO {role};
+             ALTER TABLE owned OWNER TO {role};
+             ALTER TABLE fresh OWNER TO {role};
+             SELECT tenancy.protect('owned');
+             CREATE TABLE page AS SELECT _tenancy.report_data(10, 2) AS page;
+             {BENT}",
             role = database.role()
         ))
         .expect("set up");
@@ -261,6 +336,7 @@ fn run(database: &Database, seed: u64, cases: usize) -> Vec<String> {
         if target.name.starts_with("track_usage") || target.name == "check_quota" {
             client.batch_execute("SET tenancy.tenant_id = 'acme'").expect("a tenant");
         }
+        let cases = if SLOWER.contains(&target.name) { cases.min(ENOUGH.max(cases / 20)) } else { cases };
         let begun = Instant::now();
         match fuzz(&mut client, target, seed, cases) {
             Err(fault) => faults.push(fault),
@@ -268,7 +344,7 @@ fn run(database: &Database, seed: u64, cases: usize) -> Vec<String> {
                 let counts: Vec<_> =
                     outcomes.all.iter().map(|(outcome, (count, _))| format!("{outcome}: {count}")).collect();
                 println!(
-                    "{} ({:.1} s, slowest thousand {:.2} s, growth {} kB): {}",
+                    "{} ({:.1} s, slowest batch {:.2} s, growth {} kB): {}",
                     target.name,
                     begun.elapsed().as_secs_f32(),
                     outcomes.slowest.as_secs_f32(),
@@ -276,8 +352,11 @@ fn run(database: &Database, seed: u64, cases: usize) -> Vec<String> {
                     counts.join(", ").chars().take(900).collect::<String>()
                 );
                 for (outcome, (count, example)) in &outcomes.all {
-                    if !known.contains(outcome)
-                        || outcome.ends_with(" INTERNAL_ERROR") && target.name != "raise code"
+                    let is_of_postgresql = OF_POSTGRESQL
+                        .iter()
+                        .any(|(name, start)| *name == target.name && outcome.starts_with(start));
+                    if !(known.contains(outcome) || is_of_postgresql)
+                        || outcome.ends_with(" INTERNAL_ERROR") && !MAY_BE_INTERNAL.contains(&target.name)
                     {
                         let shown: String = String::from_utf8_lossy(example).chars().take(300).collect();
                         faults.push(format!(
@@ -287,7 +366,7 @@ fn run(database: &Database, seed: u64, cases: usize) -> Vec<String> {
                     }
                 }
                 if outcomes.slowest > SLOW {
-                    faults.push(format!("{}: {:?} for a thousand inputs", target.name, outcomes.slowest));
+                    faults.push(format!("{}: {:?} for a batch of inputs", target.name, outcomes.slowest));
                 }
                 if outcomes.growth > GROWTH {
                     faults.push(format!(
@@ -352,7 +431,6 @@ fn every_jsonb_argument_is_tried() {
         let tried = TARGETS
             .iter()
             .any(|target| target.input == Input::Json && calls.iter().any(|call| target.call.contains(call)));
-        let excused = NOT_TRIED.iter().any(|(function, _)| *function == name);
-        assert!(tried != excused, "{name} has an argument of type jsonb: try it, or say why not");
+        assert!(tried, "{name} has an argument of type jsonb, and nothing tries it");
     }
 }
