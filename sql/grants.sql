@@ -54,7 +54,8 @@ GRANT EXECUTE ON FUNCTION
     _tenancy.drift(regclass, text, name, jsonb, jsonb), _tenancy.is_protected(regclass), _tenancy.is_migrated(regclass), _tenancy.protection(regclass),
     _tenancy.check_relation(regclass), _tenancy.check_column(regclass, name), _tenancy.check_rows(regclass, name, boolean),
     _tenancy.apply(regclass, text, name, jsonb, boolean, jsonb),
-    _tenancy.foreign_keys(regclass), _tenancy.scope_foreign_keys(regclass, text),
+    _tenancy.foreign_keys(regclass), _tenancy.key_name(regclass, text, oid), _tenancy.key_statements(regclass, text, text, oid),
+    _tenancy.reference_statements(regclass, regclass, text, text), _tenancy.scope_foreign_keys(regclass, text),
     _tenancy.save_protection(regclass, text, text, jsonb, jsonb), _tenancy.forget_protection(regclass),
     _tenancy.meters_of(regclass), _tenancy.is_watched(regclass), _tenancy.is_counted(regclass), _tenancy.meter_triggers(), _tenancy.is_audited(regclass), _tenancy.audit_triggers(),
     _tenancy.own_triggers(regclass, text), _tenancy.present_triggers(regclass, text), _tenancy.family_problems(regclass), _tenancy.refuse_old_snapshot(oid[], oid),
@@ -68,7 +69,7 @@ GRANT EXECUTE ON FUNCTION
     _tenancy.audit_row(),
     -- It tells what catalogs show to all, and counts for those who see everything.
     tenancy.explain_access(regclass, name, boolean), _tenancy.policies_for(regclass, name), _tenancy.bypass_of(regclass, name),
-    _tenancy.count_visible(regclass, name, text), _tenancy.setting_of(name, text), _tenancy.setting_for(name, text), _tenancy.obstacle_of(text)
+    _tenancy.count_visible(regclass, name, text), _tenancy.setting_of(name, text), _tenancy.setting_for(name, text), _tenancy.signs_in(name), _tenancy.obstacle_of(text)
     TO PUBLIC;
 
 -- It tells where the isolation of tenants is weak.

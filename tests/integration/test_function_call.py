@@ -1,6 +1,7 @@
 """The function call of the protocol (PQfn): no query, no portal, and yet one statement for one tenant."""
 
 import os
+import re
 import socket
 import struct
 
@@ -53,28 +54,55 @@ class Wire:
         return [message for message in self.wait() if message[0] == b"E"]
 
 
-@pytest.fixture
-def functions(dba):
-    dba.execute("""
-        CREATE OR REPLACE FUNCTION public.read_acme() RETURNS text LANGUAGE plpgsql AS $$
-        BEGIN
-            PERFORM set_config('tenancy.tenant_id', 'acme', true);
-            RETURN string_agg(item, ',' ORDER BY item) FROM orders;
-        END$$;
-        CREATE OR REPLACE FUNCTION public.read_globex() RETURNS text LANGUAGE plpgsql AS $$
-        BEGIN
-            PERFORM set_config('tenancy.tenant_id', 'globex', true);
-            RETURN string_agg(item, ',' ORDER BY item) FROM orders;
-        END$$;
-        CREATE OR REPLACE FUNCTION public.read_both() RETURNS text LANGUAGE plpgsql AS $$
-        BEGIN
-            RETURN read_acme() || '/' || read_globex();
-        END$$;
-    """)
-    return {name: value(dba, f"SELECT 'public.{name}()'::regprocedure::oid::int4") for name in ("read_acme", "read_globex", "read_both")}
+def make(dba, text):
+    """Makes functions; returns their numbers, by name."""
+    dba.execute(text)
+    return {name: value(dba, f"SELECT 'public.{name}()'::regprocedure::oid::int4") for name in re.findall(r"FUNCTION public\.(\w+)", text)}
 
 
-def test_one_call_one_tenant(db, functions):
+@pytest.fixture(scope="module")
+def by_hand(db):
+    """The same rows, under policies of one's own: by the setting, and by a function that says it never changes."""
+    db.run(
+        f"""CREATE FUNCTION hand_tenant() RETURNS text IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN RETURN current_setting('app.tenant'); END $$;
+            CREATE TABLE hand AS TABLE orders;
+            CREATE TABLE folded AS TABLE orders;
+            CREATE POLICY isolation ON hand USING (tenant_id = current_setting('app.tenant'));
+            CREATE POLICY isolation ON folded USING (tenant_id = hand_tenant());
+            ALTER TABLE hand ENABLE ROW LEVEL SECURITY;
+            ALTER TABLE folded ENABLE ROW LEVEL SECURITY;
+            GRANT SELECT ON hand, folded TO {APP}"""
+    )
+
+
+# Each becomes a tenant and reads a table, by itself and one after the other.
+READERS = """
+    CREATE OR REPLACE FUNCTION public.read_acme() RETURNS text LANGUAGE plpgsql AS $$
+    BEGIN
+        PERFORM set_config('{setting}', 'acme', true);
+        RETURN string_agg(item, ',' ORDER BY item) FROM {table};
+    END$$;
+    CREATE OR REPLACE FUNCTION public.read_globex() RETURNS text LANGUAGE plpgsql AS $$
+    BEGIN
+        PERFORM set_config('{setting}', 'globex', true);
+        RETURN string_agg(item, ',' ORDER BY item) FROM {table};
+    END$$;
+    CREATE OR REPLACE FUNCTION public.read_both() RETURNS text LANGUAGE plpgsql AS $$
+    BEGIN
+        RETURN read_acme() || '/' || read_globex();
+    END$$;
+"""
+
+
+def test_by_hand_one_call_reads_both(db, dba, by_hand):
+    functions = make(dba, READERS.format(setting="app.tenant", table="hand"))
+    wire = Wire(db.name, APP)
+    assert wire.call(functions["read_acme"]) == "a1,a2,a3"
+    assert wire.call(functions["read_both"]) == "a1,a2,a3/g1,g2"
+
+
+def test_one_call_one_tenant(db, dba):
+    functions = make(dba, READERS.format(setting="tenancy.tenant_id", table="orders"))
     wire = Wire(db.name, APP)
     assert wire.call(functions["read_acme"]) == "a1,a2,a3"
     assert wire.call(functions["read_both"])[b"M"] == "tenant cannot change while a statement reads or writes its rows"
@@ -85,18 +113,36 @@ def test_one_call_one_tenant(db, functions):
     assert not wire.query("COMMIT")
 
 
-def test_a_function_in_sql_serves_whoever_calls_it(db, dba):
-    """Its plan is kept with the connection, where a pooler gives that to one tenant after the other."""
-    dba.execute("""
-        CREATE OR REPLACE FUNCTION public.items() RETURNS text LANGUAGE sql AS $$ SELECT string_agg(item, ',' ORDER BY item) FROM orders $$;
-        CREATE OR REPLACE FUNCTION public.items_of_acme() RETURNS text LANGUAGE sql AS $$
-            SELECT set_config('tenancy.tenant_id', 'acme', true); SELECT string_agg(item, ',' ORDER BY item) FROM orders $$;
-    """)
-    items, items_of_acme = (value(dba, f"SELECT 'public.{name}()'::regprocedure::oid::int4") for name in ("items", "items_of_acme"))
+# What a function reads, by a plan that is kept with the connection: in PL/pgSQL in every version, in SQL since 18.
+ITEMS = {
+    "plpgsql": "CREATE OR REPLACE FUNCTION public.items() RETURNS text LANGUAGE plpgsql AS $$BEGIN RETURN string_agg(item, ',' ORDER BY item) FROM {table}; END$$",
+    "sql": "CREATE OR REPLACE FUNCTION public.items() RETURNS text LANGUAGE sql AS $$SELECT string_agg(item, ',' ORDER BY item) FROM {table}$$",
+}
+
+
+def test_by_hand_a_plan_serves_another(db, dba, by_hand):
+    items = make(dba, ITEMS["plpgsql"].format(table="folded"))["items"]
+    wire = Wire(db.name, APP)
+    for tenant in ("acme", "globex"):
+        assert not wire.query(f"SET app.tenant = '{tenant}'")
+        assert wire.call(items) == "a1,a2,a3", tenant
+
+
+@pytest.mark.parametrize("language", ITEMS)
+def test_a_plan_serves_whoever_calls_it(db, dba, language):
+    """Where a pooler gives the connection to one tenant after the other."""
+    items = make(dba, ITEMS[language].format(table="orders"))["items"]
     wire = Wire(db.name, APP)
     for tenant, expected in [("acme", "a1,a2,a3"), ("globex", "g1,g2"), ("acme", "a1,a2,a3")]:
         assert not wire.query(f"SET tenancy.tenant_id = '{tenant}'")
         assert wire.call(items) == expected
         assert not wire.query("SELECT items()")
+
+
+def test_a_function_in_sql_becomes_a_tenant(db, dba):
+    text = """CREATE OR REPLACE FUNCTION public.items_of_acme() RETURNS text LANGUAGE sql AS $$
+        SELECT set_config('tenancy.tenant_id', 'acme', true); SELECT string_agg(item, ',' ORDER BY item) FROM orders $$"""
+    items_of_acme = make(dba, text)["items_of_acme"]
+    wire = Wire(db.name, APP)
     assert not wire.query("SET tenancy.tenant_id = 'globex'")
     assert wire.call(items_of_acme) == "a1,a2,a3"

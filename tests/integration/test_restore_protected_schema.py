@@ -72,6 +72,23 @@ def test_superuser_into_the_schema(dump, target):
     assert target.run("SELECT tenant_id, body FROM app.doc ORDER BY 1") == ROWS
 
 
+def test_superuser_who_is_not_known_as_restoring(dump, target):
+    """pg_restore --enable-row-security sets row_security on: tables are protected as they are created, and their policies then come once more."""
+    done = pg_program("pg_restore", *options(target, "postgres"), "--no-owner", "-n", "app", "--enable-row-security", "-d", target.name, dump, check=False)
+    assert done.returncode == 1
+    for policy in ("tenancy_isolation", "tenancy_access"):
+        assert f'policy "{policy}" for table "doc" already exists' in done.stderr
+    target.run("DROP TABLE app.doc, app.part")
+    restore(target, dump, "postgres", "-n", "app", "--enable-row-security", PGOPTIONS="-c tenancy.restoring=on")
+    assert_protected(target)
+
+
+def test_superuser_into_a_schema_that_protects(dump, target):
+    """By row_security alone, which pg_restore sets off."""
+    restore(target, dump, "postgres", "-n", "app")
+    assert_protected(target)
+
+
 def test_owner(dump, target):
     with pytest.raises(AssertionError, match="row-level security"):
         restore(target, dump, OWNER, "-t", "doc")

@@ -62,7 +62,78 @@ DELETE FROM _tenancy.protected;                                -- SHOULD FAIL
 COPY _tenancy.tenants TO STDOUT;                               -- SHOULD FAIL
 SELECT most_common_vals FROM pg_stats WHERE schemaname = '_tenancy';
 SELECT tenancy.protect('secret');                              -- SHOULD FAIL
+-- Switches: those of a hand-made policy are anybody's to set; ours stay as the role was given them.
 \c - postgres
+CREATE POLICY switch ON by_hand USING (current_setting('app.is_admin', true) = 'on');
+ALTER ROLE regress_bound SET tenancy.seal = 'transaction';
+ALTER ROLE regress_bound SET tenancy.require_membership = on;
+ALTER ROLE regress_bound SET tenancy.bypass_guard = 'refuse';
+ALTER ROLE regress_bound SET tenancy.session_context = 'refuse';
+ALTER ROLE regress_bound SET tenancy.token_max_lifetime = '1h';
+\c - regress_bound
+SELECT tenancy.context() IS NOT NULL AS loaded;                -- a seal needs the library from the start of a transaction
+SELECT what FROM secret;
+SET app.tenant_id = 'acme';
+SELECT what FROM by_hand;
+SET app.is_admin = 'on';
+SELECT what FROM by_hand;                                      -- everybody's rows
+SET tenancy.mode = 'single';                                   -- SHOULD FAIL
+SET tenancy.default_tenant = 'beta';                           -- SHOULD FAIL
+SET tenancy.seal = 'off';                                      -- SHOULD FAIL
+SET tenancy.bypass_guard = 'off';                              -- SHOULD FAIL
+SET tenancy.restoring = on;                                    -- SHOULD FAIL
+SET tenancy.require_membership = off;                          -- SHOULD FAIL
+SET tenancy.audit_refusals = off;                              -- SHOULD FAIL
+SET tenancy.token_max_lifetime = '10 years';                   -- SHOULD FAIL
+SET tenancy.session_context = 'allow';                         -- SHOULD FAIL
+-- In every way, with every one of them: none goes through.
+DO $$
+DECLARE
+    item record;
+    way text;
+    tries integer := 0;
+BEGIN
+    FOR item IN SELECT name, boot_val FROM pg_settings WHERE name ~ '^tenancy\.' AND context = 'superuser' LOOP
+        FOREACH way IN ARRAY '{SET %s = %L,SET LOCAL %s = %L,SET %s TO DEFAULT,RESET %s,"SELECT set_config(%1$L, %2$L, false)","SELECT set_config(%1$L, %2$L, true)",
+            "UPDATE pg_settings SET setting = %2$L WHERE name = %1$L",ALTER ROLE regress_bound SET %s = %L,ALTER ROLE regress_bound RESET %s}'::text[] LOOP
+            tries := tries + 1;
+            BEGIN
+                EXECUTE format(way, item.name, item.boot_val);
+                RAISE WARNING 'went through: %', format(way, item.name, item.boot_val);
+            EXCEPTION WHEN insufficient_privilege THEN
+                NULL;
+            END;
+        END LOOP;
+    END LOOP;
+    RAISE NOTICE 'tried enough: %', tries > 9 * 10;
+END$$;
+RESET ALL;
+DISCARD ALL;
+ALTER ROLE regress_bound RESET ALL;                            -- leaves what it may not set
+-- The same where nothing has loaded the library yet.
+\c - regress_bound
+ALTER ROLE regress_bound RESET ALL;
+ALTER ROLE regress_bound RESET tenancy.seal;                   -- SHOULD FAIL
+ALTER ROLE regress_bound SET tenancy.require_membership = off; -- SHOULD FAIL
+\c - regress_bound
+SELECT tenancy.context() IS NOT NULL AS loaded;                -- a seal needs the library from the start of a transaction
+SELECT what FROM secret;
+SELECT name, setting, unit FROM pg_settings
+WHERE name ~ '^tenancy\.(mode|default_tenant|seal|bypass_guard|restoring|require_membership|audit_refusals|token_max_lifetime|session_context)$' ORDER BY name;
+\c - postgres
+ALTER ROLE regress_bound RESET tenancy.seal;
+ALTER ROLE regress_bound RESET tenancy.require_membership;
+ALTER ROLE regress_bound RESET tenancy.bypass_guard;
+ALTER ROLE regress_bound RESET tenancy.session_context;
+ALTER ROLE regress_bound RESET tenancy.token_max_lifetime;
+SELECT tenancy.context() IS NOT NULL AS loaded;
+-- What was only set in the session goes with RESET ALL, which asks nobody: not the way to give it.
+SET tenancy.require_membership = on;
+SET ROLE regress_outsider;
+RESET tenancy.require_membership;                              -- SHOULD FAIL
+RESET ALL;
+SHOW tenancy.require_membership;
+RESET ROLE;
 SET client_min_messages = warning;
 DROP TABLE secret, by_hand;
 DROP OPERATOR public.= (text, text);

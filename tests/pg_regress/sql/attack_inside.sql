@@ -32,6 +32,7 @@ INSERT INTO appdata.p VALUES (1, 'acme');
 SET client_min_messages = error;
 INSERT INTO appdata.c VALUES ('1', 'acme');
 RESET ROLE;
+BEGIN; SET LOCAL client_min_messages = warning; ALTER TABLE appdata.c ADD FOREIGN KEY (id) REFERENCES appdata.p; ROLLBACK;   -- by hand, it is
 SET client_min_messages = notice;
 SELECT tenancy.protect('appdata.p'); 
 SELECT tenancy.protect('appdata.c', foreign_keys => 'upgrade');
@@ -75,9 +76,11 @@ SELECT * FROM appdata.chi;
 
 -- A change of tenant that nobody is asked about: RESET of a role's own setting, by NULL.
 GRANT SET ON PARAMETER tenancy.tenant_id TO regress_bound;
-GRANT SELECT ON ours TO regress_bound;
+GRANT SELECT ON ours, hand TO regress_bound;
 \c - regress_bound
 \set VERBOSITY default
+SET tenancy.tenant_id = 'beta';
+SELECT id, body, CASE id WHEN 3 THEN set_config('tenancy.tenant_id', NULL, false) END FROM hand;   -- by hand, rows of both
 SET tenancy.tenant_id = 'beta';
 SELECT id, body, CASE id WHEN 3 THEN set_config('tenancy.tenant_id', NULL, false) END FROM ours;   -- SHOULD FAIL
 SET tenancy.tenant_id = 'beta';
@@ -85,14 +88,18 @@ SELECT body FROM ours UNION ALL SELECT set_config('tenancy.tenant_id', NULL, fal
 \c - postgres
 SET client_min_messages = warning;
 REVOKE SET ON PARAMETER tenancy.tenant_id FROM regress_bound;
-REVOKE SELECT ON ours FROM regress_bound;
+REVOKE SELECT ON ours, hand FROM regress_bound;
 
 -- A function of a superuser that sets the tenant for roles that may not: the rights in force while it runs are not those of the query.
 CREATE FUNCTION login(t text) RETURNS text LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog AS $$SELECT set_config('tenancy.tenant_id', t, true)$$;
 CREATE FUNCTION whoami() RETURNS text LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog AS $$SELECT tenancy.current_tenant()$$;
 CREATE FUNCTION read_with() RETURNS text LANGUAGE plpgsql AS $$
 BEGIN RETURN (SELECT string_agg(o.body, ',') FROM (SELECT whoami() AS w OFFSET 0) x, ours o WHERE x.w IS NOT NULL); END$$;
+CREATE FUNCTION read_hand_with() RETURNS text LANGUAGE plpgsql AS $$
+BEGIN RETURN (SELECT string_agg(h.body, ',') FROM (SELECT whoami() AS w OFFSET 0) x, hand h WHERE x.w IS NOT NULL); END$$;
 SET ROLE regress_outsider;
+BEGIN; SELECT login('acme'); SELECT id, body, CASE id WHEN 4 THEN login('beta') END FROM hand; ROLLBACK;   -- by hand, rows of both
+BEGIN; SELECT login('acme'), read_hand_with(), login('beta'), read_hand_with(); ROLLBACK;
 BEGIN; SELECT login('acme'); SELECT id, body, CASE id WHEN 4 THEN login('beta') END FROM ours; ROLLBACK;   -- SHOULD FAIL
 BEGIN; SELECT login('acme'); DELETE FROM ours WHERE CASE id WHEN 4 THEN login('beta') ELSE 'x' END <> '' RETURNING *; ROLLBACK;   -- SHOULD FAIL
 BEGIN; SELECT login('acme'), read_with(), login('beta'), read_with(); ROLLBACK;   -- SHOULD FAIL
@@ -102,10 +109,13 @@ RESET ROLE;
 -- Parallel workers choose the rows, and their leader asks nothing.
 CREATE FUNCTION read_ours() RETURNS text LANGUAGE plpgsql STABLE PARALLEL SAFE AS $$BEGIN RETURN (SELECT string_agg(body, ',') FROM ours); END$$;
 CREATE FUNCTION read_parallel() RETURNS text LANGUAGE plpgsql AS $$DECLARE b text; BEGIN SELECT string_agg(body, ',') INTO b FROM ours; RETURN b; END$$;
+CREATE FUNCTION read_hand_parallel() RETURNS text LANGUAGE plpgsql AS $$DECLARE b text; BEGIN SELECT string_agg(body, ',') INTO b FROM hand; RETURN b; END$$;
 CREATE FUNCTION be(t text) RETURNS text LANGUAGE sql AS $$SELECT set_config('tenancy.tenant_id', t, true)$$;
 ALTER TABLE ours SET (parallel_workers = 2);
+ALTER TABLE hand SET (parallel_workers = 2);
 SET ROLE regress_app;
 SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0; SET parallel_leader_participation = off;
+BEGIN; SELECT be('acme'), read_hand_parallel(), be('beta'), read_hand_parallel(); ROLLBACK;   -- by hand, rows of both
 BEGIN; SELECT be('acme'), read_parallel(), be('beta'), read_parallel(); ROLLBACK;   -- SHOULD FAIL
 RESET parallel_setup_cost; RESET parallel_tuple_cost; RESET min_parallel_table_scan_size; RESET parallel_leader_participation;
 
@@ -172,7 +182,7 @@ ALTER VIEW ours RENAME COLUMN tenant_id TO org;                -- PostgreSQL let
 SELECT tenant_column, drift FROM tenancy.protected_tables WHERE relation = 'ours'::regclass;
 RESET ROLE;
 RESET tenancy.tenant_id;
-DROP FUNCTION login, whoami, read_with, read_ours, read_parallel, be;
+DROP FUNCTION login, whoami, read_with, read_hand_with, read_ours, read_parallel, read_hand_parallel, be;
 DROP SCHEMA appdata CASCADE;
 DROP TABLE ours, hand, up, upp, parts;
 REVOKE SET ON PARAMETER tenancy.tenant_id FROM regress_mallory;

@@ -123,15 +123,28 @@ BEGIN
     PERFORM set_config('tenancy.tenant_id', 'beta', true);
     RETURN count(*) FROM ours;
 END$$;
+CREATE FUNCTION acme_rows_hand() RETURNS integer LANGUAGE plpgsql STABLE AS $$BEGIN RETURN count(*) FROM hand; END$$;
+CREATE FUNCTION beta_rows_hand() RETURNS integer LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    PERFORM set_config('app.tenant_id', 'beta', true);
+    RETURN count(*) FROM hand;
+END$$;
+CREATE TABLE parted_hand (n integer, tenant_id text NOT NULL) PARTITION BY LIST (n);
+CREATE TABLE parted_hand_1 PARTITION OF parted_hand FOR VALUES IN (1);
+CREATE TABLE parted_hand_2 PARTITION OF parted_hand FOR VALUES IN (2);
+ALTER TABLE parted_hand ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+CREATE POLICY isolation ON parted_hand USING (tenant_id = current_setting('app.tenant_id'));
+INSERT INTO parted_hand VALUES (2, 'acme'), (2, 'beta');
 CREATE TABLE parted (n integer, tenant_id text NOT NULL) PARTITION BY LIST (n);
 CREATE TABLE parted_1 PARTITION OF parted FOR VALUES IN (1);
 CREATE TABLE parted_2 PARTITION OF parted FOR VALUES IN (2);
 RESET tenancy.tenant_id;
 SELECT tenancy.protect('parted');
 INSERT INTO parted VALUES (2, 'acme'), (2, 'beta');
-GRANT SELECT ON parted TO regress_app;
+GRANT SELECT ON parted, parted_hand TO regress_app;
 SET ROLE regress_app;
 SET tenancy.tenant_id = 'acme';
+BEGIN; SELECT n, tenant_id FROM parted_hand WHERE n IN (acme_rows_hand(), beta_rows_hand()); ROLLBACK;   -- by what acme has, beta's
 BEGIN; SELECT n, tenant_id FROM parted WHERE n = acme_rows(); ROLLBACK;
 BEGIN; SELECT n, tenant_id FROM parted WHERE n = beta_rows(); ROLLBACK;                   -- SHOULD FAIL, or all of beta
 BEGIN; SELECT n, tenant_id FROM parted WHERE n IN (acme_rows(), beta_rows()); ROLLBACK;   -- SHOULD FAIL
@@ -214,8 +227,10 @@ FETCH ALL FROM kept; ROLLBACK;                                                  
 BEGIN; SELECT open_cursor('WITH w AS (DELETE FROM ours RETURNING id, body) SELECT * FROM w'); FETCH 1 FROM kept; SET LOCAL tenancy.tenant_id = 'beta';
 FETCH ALL FROM kept; ROLLBACK;                                                            -- SHOULD FAIL
 PREPARE p AS SELECT id, body FROM ours;
+PREPARE p_hand AS SELECT id, body FROM hand;
 BEGIN; SELECT open_cursor('EXECUTE p'); FETCH 1 FROM kept; SET LOCAL tenancy.tenant_id = 'beta';
 FETCH ALL FROM kept; ROLLBACK;                                                            -- SHOULD FAIL
+BEGIN; SELECT open_cursor('EXECUTE p_hand'); FETCH 1 FROM kept; SET LOCAL app.tenant_id = 'beta'; FETCH ALL FROM kept; ROLLBACK;   -- by hand it goes on
 -- Back in the first tenant it stays closed: nobody is asked when it is read.
 BEGIN; SELECT open_cursor('EXECUTE p'); FETCH 1 FROM kept; SET LOCAL tenancy.tenant_id = 'beta'; SET LOCAL tenancy.tenant_id = 'acme';
 FETCH ALL FROM kept; ROLLBACK;                                                            -- SHOULD FAIL
@@ -247,10 +262,19 @@ BEGIN
     END IF;
     RETURN r::text || ' then ' || read_ours();
 END$$;
+CREATE FUNCTION fetch_hand_then(t text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE c refcursor := 'kept'; r record;
+BEGIN
+    FETCH c INTO r;
+    PERFORM set_config('app.tenant_id', t, true);
+    RETURN r::text || ' then ' || read_hand();
+END$$;
+CREATE FUNCTION rows_hand() RETURNS SETOF text LANGUAGE plpgsql AS $$BEGIN RETURN QUERY SELECT body FROM hand; END$$;
 CREATE FUNCTION rows_ours() RETURNS SETOF text LANGUAGE plpgsql AS $$BEGIN RETURN QUERY SELECT body FROM ours; END$$;
 CREATE FUNCTION rows_beta() RETURNS SETOF text LANGUAGE plpgsql AS $$BEGIN PERFORM set_config('tenancy.tenant_id', 'beta', true); RETURN QUERY SELECT body FROM ours; END$$;
 CREATE FUNCTION rows_set_beta() RETURNS SETOF text LANGUAGE plpgsql SET tenancy.tenant_id = 'beta' AS $$BEGIN RETURN QUERY SELECT body FROM ours; END$$;
 SET ROLE regress_app;
+BEGIN; SELECT open_cursor('UPDATE hand SET body = body RETURNING body'); FETCH 1 FROM kept; SELECT fetch_hand_then('beta'); ROLLBACK;   -- by hand, rows of both
 BEGIN; SELECT open_cursor('UPDATE ours SET body = body RETURNING body'); FETCH 1 FROM kept; SELECT fetch_then(''); ROLLBACK;
 BEGIN; SELECT open_cursor('UPDATE ours SET body = body RETURNING body'); FETCH 1 FROM kept; SELECT fetch_then('beta'); ROLLBACK;   -- SHOULD FAIL
 BEGIN; SELECT open_cursor('SELECT body FROM ours ORDER BY body');
@@ -309,7 +333,25 @@ SET LOCAL tenancy.tenant_id = 'beta'; FETCH ALL FROM second; ROLLBACK;          
 -- What is closed keeps its locks until the transaction ends.
 BEGIN; SELECT open_cursor('UPDATE ours SET body = body RETURNING body, pg_advisory_xact_lock(4711)'); FETCH 1 FROM kept; SET LOCAL tenancy.tenant_id = 'beta'; CLOSE kept;
 SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid() AND objid = 4711; ROLLBACK;
--- A loop over rows that are kept: of a command that writes, and over a procedure's own COMMIT.
+-- A loop over rows that are kept: of a command that writes, and over a procedure's own COMMIT. By hand it goes on.
+DO $$
+DECLARE item record;
+BEGIN
+    FOR item IN UPDATE hand SET body = body RETURNING body LOOP
+        PERFORM set_config('app.tenant_id', 'beta', true);
+        RAISE WARNING '% while beta reads %', item.body, read_hand();
+    END LOOP;
+END$$;
+DO $$
+DECLARE item record;
+BEGIN
+    FOR item IN SELECT body FROM hand ORDER BY id LOOP
+        COMMIT;
+        PERFORM set_config('app.tenant_id', 'beta', false);
+        RAISE WARNING '% while beta reads %', item.body, read_hand();
+    END LOOP;
+END$$;
+SET app.tenant_id = 'acme';
 DO $$
 DECLARE item record;
 BEGIN
@@ -326,6 +368,7 @@ BEGIN
     END LOOP;
 END$$;
 -- A cursor WITH HOLD over a function that was read before COMMIT.
+BEGIN; DECLARE h CURSOR WITH HOLD FOR SELECT * FROM rows_hand(); FETCH 1 FROM h; COMMIT; SET app.tenant_id = 'beta'; FETCH ALL FROM h; CLOSE h; SET app.tenant_id = 'acme';
 BEGIN; DECLARE h CURSOR WITH HOLD FOR SELECT * FROM rows_ours(); FETCH 1 FROM h;
 COMMIT;                                                                                   -- SHOULD FAIL
 -- Another cursor WITH HOLD leaves nothing behind.
@@ -353,9 +396,12 @@ CREATE TABLE many AS SELECT n, repeat('x', 1000) AS body FROM generate_series(1,
 GRANT SELECT ON many TO regress_app;
 CREATE FUNCTION safe_read(n integer) RETURNS text LANGUAGE plpgsql STABLE PARALLEL SAFE AS $$BEGIN RETURN string_agg(body, ',') FROM ours WHERE id > 0 * n; END$$;
 CREATE FUNCTION restricted_beta(t text) RETURNS text LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SET tenancy.tenant_id = 'beta' AS 'BEGIN RETURN safe_read(1); END';
+CREATE FUNCTION safe_read_hand(n integer) RETURNS text LANGUAGE plpgsql STABLE PARALLEL SAFE AS $$BEGIN RETURN string_agg(body, ',') FROM hand WHERE id > 0 * n; END$$;
+CREATE FUNCTION restricted_beta_hand(t text) RETURNS text LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SET app.tenant_id = 'beta' AS 'BEGIN RETURN safe_read_hand(1); END';
 CREATE FUNCTION safe_either(n integer) RETURNS text LANGUAGE plpgsql STABLE PARALLEL SAFE SET tenancy.tenant_id = 'beta' AS 'BEGIN RETURN safe_read(1); END';
 SET ROLE regress_app;
 SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0; SET parallel_leader_participation = off;
+SELECT m, restricted_beta_hand(m) FROM (SELECT max(safe_read_hand(n)) AS m FROM many WHERE n < 4) AS s;   -- by hand, rows of both
 SELECT m FROM (SELECT max(safe_read(n)) AS m FROM many WHERE n < 4) AS s;
 SELECT m, restricted_beta(m) FROM (SELECT max(safe_read(n)) AS m FROM many WHERE n < 4) AS s;   -- SHOULD FAIL
 \set SHOW_CONTEXT never
@@ -365,11 +411,23 @@ RESET parallel_setup_cost; RESET parallel_tuple_cost; RESET min_parallel_table_s
 -- Commands that commit on their way.
 RESET ROLE;
 CREATE FUNCTION both_ours(n integer) RETURNS text LANGUAGE plpgsql IMMUTABLE SET search_path = outside AS $$BEGIN RETURN read_ours() || beta_ours(); END$$;
+CREATE FUNCTION both_hand(n integer) RETURNS text LANGUAGE plpgsql IMMUTABLE SET search_path = outside AS $$
+DECLARE seen text := read_hand() || ' and ' || beta_hand();
+BEGIN
+    PERFORM set_config('app.tenant_id', 'acme', true);
+    RETURN seen;
+END$$;
 CREATE TABLE mine (n integer);
 INSERT INTO mine VALUES (1), (1);
 ALTER TABLE mine OWNER TO regress_app;
 GRANT CREATE ON SCHEMA outside TO regress_app;
 SET ROLE regress_app;
+CREATE INDEX CONCURRENTLY ON mine (both_hand(n));
+CREATE STATISTICS s_hand ON both_hand(n), n FROM mine;
+VACUUM ANALYZE mine;
+SELECT most_common_vals::text FROM pg_stats_ext_exprs WHERE statistics_name = 's_hand' UNION ALL SELECT most_common_vals::text FROM pg_stats WHERE tablename = 'mine_both_hand_idx';
+DROP INDEX mine_both_hand_idx;
+DROP STATISTICS s_hand;
 CREATE UNIQUE INDEX CONCURRENTLY ON mine (both_ours(n));                                  -- SHOULD FAIL
 CREATE STATISTICS s ON both_ours(n), n FROM mine;
 VACUUM ANALYZE mine;                                                                      -- SHOULD FAIL

@@ -211,6 +211,12 @@ RESET enable_seqscan;
 SET enable_indexscan = off;
 SET enable_bitmapscan = off;
 SELECT setval('pg_temp.asked', 100, false);
+SELECT count(*) FROM hand_text o LEFT JOIN hand_text t ON t.tenant_id = o.tenant_id AND t.item >= 'item 3' AND t.item <= 'item 3' WHERE o.tenant_id = pg_temp.acme() AND o.id = 2;
+SELECT last_value AS asked FROM pg_temp.asked \gset
+SELECT setval('pg_temp.asked', 100, false);
+SELECT count(*) FROM hand_text o LEFT JOIN hand_text t ON t.tenant_id = o.tenant_id AND t.item >= 'none' AND t.item <= 'none' WHERE o.tenant_id = pg_temp.acme() AND o.id = 2;
+SELECT last_value <> :asked AS told FROM pg_temp.asked;
+SELECT setval('pg_temp.asked', 100, false);
 SELECT count(*) FROM ours_text o LEFT JOIN ours_text t ON t.tenant_id = o.tenant_id AND t.item >= 'item 3' AND t.item <= 'item 3' WHERE o.tenant_id = pg_temp.acme() AND o.id = 2;
 SELECT last_value AS asked FROM pg_temp.asked \gset
 SELECT setval('pg_temp.asked', 100, false);
@@ -218,15 +224,30 @@ SELECT count(*) FROM ours_text o LEFT JOIN ours_text t ON t.tenant_id = o.tenant
 SELECT last_value = :asked AS as_often_where_there_is_none FROM pg_temp.asked;
 -- Where tables are put together, each has policies of its own.
 CREATE FUNCTION pg_temp.tell(text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE COST 0.0001 AS $$BEGIN RAISE WARNING 'told %', $1; RETURN true; END$$;
+SELECT setval('pg_temp.asked', 100, false);
+SELECT count(*) FROM (SELECT * FROM hand_text UNION ALL SELECT * FROM hand_parts UNION ALL SELECT * FROM hand_child) u WHERE item = 'item 3' AND id = (SELECT nextval('pg_temp.asked'));
+SELECT is_called AS told FROM pg_temp.asked;
+SELECT setval('pg_temp.asked', 100, false);
+SELECT count(*) FROM (SELECT * FROM ours_text UNION ALL SELECT * FROM ours_parts UNION ALL SELECT * FROM ours_child) u WHERE item = 'item 3' AND id = (SELECT nextval('pg_temp.asked'));
+SELECT is_called AS told FROM pg_temp.asked;
 SELECT count(*) FROM (SELECT * FROM ours_text UNION ALL SELECT * FROM ours_parts UNION ALL SELECT * FROM ours_child) u WHERE item IN ('item 3', 'item 4') AND pg_temp.tell(item) AND id = pg_temp.quiet_hit(4);
-SELECT count(*) FROM (SELECT * FROM ours_text UNION ALL SELECT * FROM ours_parts) u
-    WHERE tenant_id = current_setting('my.tenant') AND set_config('my.tenant', 'beta', false) IS NOT NULL AND tenant_id <> 'acme';
+SET my.tenant = 'acme';
+SELECT count(*) FILTER (WHERE tenant_id <> 'acme') FROM (SELECT * FROM ours_text UNION ALL SELECT * FROM ours_parts) u
+    WHERE tenant_id = current_setting('my.tenant') AND set_config('my.tenant', 'beta', false) IS NOT NULL;
 SET my.tenant = 'acme';
 -- What a view asks that is written through stands among the policies.
 CREATE TEMP VIEW hand_through WITH (security_barrier) AS SELECT * FROM hand_text WHERE item = 'item 3' AND item = pg_temp.hit();
 CREATE TEMP VIEW ours_through WITH (security_barrier) AS SELECT * FROM ours_text WHERE item = 'item 3' AND item = pg_temp.hit();
 DELETE FROM hand_through;
 DELETE FROM ours_through;
+CREATE TEMP VIEW hand_acme WITH (security_barrier) AS SELECT * FROM hand_text WHERE item = 'item 3' AND tenant_id = pg_temp.acme();
+SELECT setval('pg_temp.asked', 100, false);
+DELETE FROM hand_acme;
+SELECT last_value AS asked FROM pg_temp.asked \gset
+CREATE OR REPLACE TEMP VIEW hand_acme WITH (security_barrier) AS SELECT * FROM hand_text WHERE item = 'none' AND tenant_id = pg_temp.acme();
+SELECT setval('pg_temp.asked', 100, false);
+DELETE FROM hand_acme;
+SELECT last_value <> :asked AS told FROM pg_temp.asked;
 CREATE TEMP VIEW ours_acme WITH (security_barrier) AS SELECT * FROM ours_text WHERE item = 'item 3' AND tenant_id = pg_temp.acme();
 SELECT setval('pg_temp.asked', 100, false);
 DELETE FROM ours_acme;

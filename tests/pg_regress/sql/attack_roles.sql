@@ -56,6 +56,46 @@ SELECT body, count(*) FROM hand GROUP BY body ORDER BY 1;
 SELECT body, count(*) FROM doc GROUP BY body ORDER BY 1;
 RESET ROLE;
 REVOKE regress_owner FROM regress_thief;
+-- By SET SESSION AUTHORIZATION nobody becomes another but who has logged in as a superuser.
+ALTER ROLE regress_thief LOGIN;
+\c - regress_thief
+\set VERBOSITY sqlstate
+SET SESSION AUTHORIZATION regress_owner;                       -- SHOULD FAIL
+SET SESSION AUTHORIZATION postgres;                            -- SHOULD FAIL
+SELECT set_config('session_authorization', 'postgres', false); -- SHOULD FAIL
+CREATE FUNCTION pg_temp.other() RETURNS bigint LANGUAGE sql SET session_authorization = 'postgres' AS 'SELECT count(*) FROM public.doc';   -- SHOULD FAIL
+SET ROLE postgres;                                             -- SHOULD FAIL
+SET ROLE regress_owner;                                        -- SHOULD FAIL
+\set VERBOSITY default
+SET SESSION AUTHORIZATION regress_thief;
+RESET SESSION AUTHORIZATION;
+-- As a setting of the role it can be written down, and has no effect.
+SET client_min_messages = error;
+ALTER ROLE regress_thief SET client_min_messages = error;
+ALTER ROLE regress_thief SET session_authorization = 'postgres';
+\c - regress_thief
+SELECT session_user, current_user, setconfig FROM pg_db_role_setting WHERE setrole = 'regress_thief'::regrole;
+ALTER ROLE regress_thief RESET ALL;
+RESET client_min_messages;
+SET tenancy.tenant_id = 'acme';
+SELECT session_user, body, count(*) FROM doc GROUP BY body;
+-- One who has is isolated as long as he is another, also as the owner; but goes back as he came, whatever he is: what counts is who logs in.
+\c - postgres
+SET SESSION AUTHORIZATION regress_thief;
+SET tenancy.tenant_id = 'acme';
+SELECT session_user, body, count(*) FROM doc GROUP BY body ORDER BY 2;
+SET SESSION AUTHORIZATION regress_owner;
+SELECT session_user, body, count(*) FROM hand GROUP BY body ORDER BY 2;
+SELECT session_user, body, count(*) FROM doc GROUP BY body ORDER BY 2;
+SET SESSION AUTHORIZATION DEFAULT;
+SELECT session_user, body, count(*) FROM doc GROUP BY body ORDER BY 2;
+SET tenancy.bypass_guard = 'refuse';
+SET SESSION AUTHORIZATION regress_thief;
+SELECT session_user, body, count(*) FROM doc GROUP BY body ORDER BY 2;
+SET SESSION AUTHORIZATION postgres;
+SELECT session_user, body, count(*) FROM doc GROUP BY body ORDER BY 2;   -- SHOULD FAIL: until he takes that off as well
+RESET tenancy.bypass_guard;
+RESET tenancy.tenant_id;
 
 -- Objects of the session in front of those that are meant.
 SET ROLE regress_thief;

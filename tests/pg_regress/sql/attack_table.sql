@@ -56,6 +56,42 @@ COPY (SELECT body FROM doc) TO STDOUT;
 -- SHOULD FAIL: core refuses it under row-level security
 SELECT json_agg(d) FROM doc d;
 SELECT count(*) FROM pg_stats WHERE tablename = 'doc';
+-- An operator of the attacker's in CASE, which PostgreSQL took for harmless before 15.20, 16.16, 17.12, 18.7 (CVE-2026-116327) and asked first, as
+-- it is cheap: a hand-made policy falls there. It tells by a sequence, for what is given to it is not the same on all of these.
+RESET ROLE;
+SELECT (fixed IS NULL)::text AS patched FROM _tenancy.lint_minor() \gset
+DROP POLICY oops ON hand;
+SET ROLE regress_app;
+CREATE SEQUENCE seen;
+CREATE FUNCTION saw(text, text) RETURNS boolean COST 0.0001 LANGUAGE plpgsql AS $$
+BEGIN
+    IF pg_catalog.strpos($1, 'beta') > 0 THEN
+        PERFORM pg_catalog.nextval('public.seen');
+    END IF;
+    RETURN false;
+END$$;
+CREATE OPERATOR public.= (LEFTARG = text, RIGHTARG = text, FUNCTION = saw);
+SET search_path = public, pg_catalog;
+SELECT id FROM hand WHERE CASE body WHEN 'x' THEN true END;
+SELECT is_called OR :patched AS beta_seen FROM seen;
+SELECT setval('seen', 1, false);
+SELECT id FROM doc WHERE CASE body WHEN 'x' THEN true END;
+SELECT id FROM doc WHERE CASE body WHEN 'x' THEN false WHEN 'y' THEN true ELSE id OPERATOR(pg_catalog.<) 0 END;
+SELECT d.id FROM doc d JOIN doc e ON CASE d.body WHEN e.body THEN true END;
+SELECT d.id FROM doc d LEFT JOIN (VALUES ('x')) v(x) ON CASE d.body WHEN v.x THEN true END;
+SELECT count(*) FROM doc WHERE CASE body WHEN 'x' THEN true END GROUP BY body HAVING CASE max(body) WHEN 'x' THEN true END;
+UPDATE doc SET body = body WHERE CASE body WHEN 'x' THEN true END;
+DELETE FROM doc WHERE CASE body WHEN 'x' THEN true END;
+PREPARE by_case(text) AS SELECT id FROM doc WHERE CASE body WHEN $1 THEN true END;
+SET plan_cache_mode = force_generic_plan;
+EXECUTE by_case('x');
+RESET plan_cache_mode;
+DEALLOCATE by_case;
+SELECT is_called AS beta_seen FROM seen;
+RESET search_path;
+DROP OPERATOR public.= (text, text);
+DROP FUNCTION saw(text, text);
+DROP SEQUENCE seen;
 -- Every form of writing.
 BEGIN;
 UPDATE doc SET body = 'stolen' WHERE id = 2;

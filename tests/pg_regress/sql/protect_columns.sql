@@ -53,15 +53,39 @@ SELECT * FROM pg_temp.story('bigint', '7', '8');
 SELECT * FROM pg_temp.story('integer', '7', '8');
 RESET client_min_messages;
 
--- A tenant whose id has no such form cannot enter such a table.
+-- A tenant whose id has no such form cannot enter such a table. By hand, one whose id is another spelling of another's is that one.
+CREATE TABLE by_hand (tenant_id bigint, short char(4), exact numeric);
+INSERT INTO by_hand VALUES (7, 'acme', 7);
+GRANT SELECT ON by_hand TO regress_app;
+ALTER TABLE by_hand ENABLE ROW LEVEL SECURITY;
 CREATE TABLE numbered (tenant_id bigint);
+INSERT INTO numbered VALUES (7);
 SELECT tenancy.protect('numbered');
 GRANT SELECT ON numbered TO regress_app;
-BEGIN;
-SET LOCAL tenancy.tenant_id = 'acme';
-SET LOCAL ROLE regress_app;
-SELECT * FROM numbered;                                        -- SHOULD FAIL
-ROLLBACK;
+SELECT tenancy.create_tenant('007');
+CREATE FUNCTION pg_temp.seen_by(t text, relation text, own text DEFAULT NULL) RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE seen bigint;
+BEGIN
+    IF own IS NOT NULL THEN
+        EXECUTE format('CREATE POLICY own ON %s USING (%s)', relation, own);
+    END IF;
+    PERFORM set_config('app.tenant_id', t, true), set_config('tenancy.tenant_id', t, true);
+    SET LOCAL ROLE regress_app;
+    EXECUTE format('SELECT count(*) FROM %s', relation) INTO seen;
+    RESET ROLE;
+    RETURN seen;
+END$$;
+\set SHOW_CONTEXT never
+BEGIN; SELECT pg_temp.seen_by('007', 'by_hand', 'tenant_id = current_setting(''app.tenant_id'')::bigint'); ROLLBACK;
+BEGIN; SELECT pg_temp.seen_by('7.0', 'by_hand', 'exact = current_setting(''app.tenant_id'')::numeric'); ROLLBACK;
+BEGIN; SELECT pg_temp.seen_by('acme-two', 'by_hand', 'short = current_setting(''app.tenant_id'')::char(4)'); ROLLBACK;
+BEGIN; SELECT pg_temp.seen_by('7', 'numbered'); ROLLBACK;
+BEGIN; SELECT pg_temp.seen_by('007', 'numbered'); ROLLBACK;    -- SHOULD FAIL
+BEGIN; SELECT pg_temp.seen_by('acme', 'numbered'); ROLLBACK;   -- SHOULD FAIL
+\set SHOW_CONTEXT errors
+SELECT tenancy.protect('by_hand', tenant_column => 'short');   -- SHOULD FAIL
+SELECT tenancy.protect('by_hand', tenant_column => 'exact');   -- SHOULD FAIL
+DROP TABLE by_hand;
 
 -- What cannot be a tenant column.
 CREATE TABLE bad (n numeric, s smallint, c char(4), j jsonb, g text GENERATED ALWAYS AS ('acme') STORED,

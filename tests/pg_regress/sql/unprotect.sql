@@ -103,6 +103,18 @@ SELECT _tenancy.save_protection('trap', 'tenant', 'tenant_id',
     {"grantee": "regress_owner; ALTER ROLE regress_owner SUPERUSER", "privilege": "TRIGGER", "grantable": false},
     {"grantee": "PUBLIC", "privilege": "TRIGGER ON trap TO regress_owner; ALTER ROLE regress_owner SUPERUSER; GRANT TRIGGER"}]}');
 RESET ROLE;
+-- By hand, with what is saved in the place of names, it is.
+BEGIN;
+DO $$
+DECLARE
+    item record;
+BEGIN
+    FOR item IN SELECT r.grantee, r.privilege FROM _tenancy.protection('trap') p, jsonb_to_recordset(p.undo -> 'revoked') AS r(grantee text, privilege text) LOOP
+        EXECUTE format('GRANT %s ON trap TO %s', item.privilege, item.grantee);
+    END LOOP;
+END$$;
+SELECT rolsuper FROM pg_roles WHERE rolname = 'regress_owner';
+ROLLBACK;
 SELECT tenancy.unprotect('trap');
 SELECT rolsuper FROM pg_roles WHERE rolname = 'regress_owner';
 DROP TABLE trap;
