@@ -1,67 +1,142 @@
 -- Foreign keys between protected tables. PostgreSQL's checks of foreign keys see all rows, so a key without the tenant column lets a row
 -- point at one of another tenant, and tells whether that exists. One that has it on both sides cannot. Re-runnable.
 
--- A name for the unique index of a table, or partition, that a foreign key is to reference: by numbers where it would be too long, or is taken.
-CREATE FUNCTION _tenancy.key_name(relation regclass, columns text, key oid) RETURNS text
+-- The unique index of a table, or partition, that a foreign key is to reference: one that is there already, of whatever name, so that a
+-- list that was interrupted goes on where it was left; a name for it otherwise, by numbers where it would be too long, or is taken.
+--   above     the index of the parent that it belongs, or is to belong, to
+--   index     null where it is to be made
+--   dropped   one of ours that will never be valid: its building was interrupted, or it has all its partitions' indexes and is not valid
+--   doomed    what is dropped, here and above: its names are free
+CREATE FUNCTION _tenancy.key_index(relation regclass, columns name[], above oid, doomed oid[])
+    RETURNS TABLE (index oid, name text, dropped text, is_attached boolean, doomed oid[])
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT CASE WHEN octet_length(n.name) <= 63 AND NOT EXISTS (SELECT FROM pg_class t WHERE t.relnamespace = c.relnamespace AND t.relname = n.name)
-                THEN n.name ELSE format('tenancy_%s_%s_key', relation::oid, key) END
-    FROM pg_class c, LATERAL (SELECT format('tenancy_%s_%s_key', c.relname, columns) AS name) n WHERE c.oid = relation
+    SELECT CASE WHEN NOT x.is_broken THEN x.oid END,
+           CASE WHEN NOT x.is_broken THEN x.relname ELSE coalesce((
+               SELECT n.name
+               FROM generate_series(0, 9) AS g, LATERAL (SELECT CASE
+                   WHEN g = 0 THEN format('tenancy_%s_%s_key', c.relname, array_to_string(columns[2:], '_'))
+                   ELSE format('tenancy_%s_%s_key%s', c.oid, left(a.numbers, 32), nullif(g, 1)) END AS name) n
+               WHERE octet_length(n.name) <= 63
+                 AND NOT EXISTS (SELECT FROM pg_class t WHERE t.relnamespace = c.relnamespace AND t.relname = n.name AND t.oid <> ALL (d.doomed))
+                 AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conrelid = c.oid AND k.conname = n.name AND k.conindid <> ALL (d.doomed))
+               ORDER BY g LIMIT 1), format('tenancy_%s_key', c.oid)) END,
+           CASE WHEN x.is_broken THEN x.relname END, coalesce(x.is_attached, false), d.doomed
+    FROM pg_class c
+    CROSS JOIN LATERAL (SELECT string_agg(a.attnum::text, '_' ORDER BY n.place) AS numbers FROM unnest(columns) WITH ORDINALITY AS n(name, place)
+                        JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = n.name) a
+    LEFT JOIN LATERAL (
+        SELECT i.indexrelid AS oid, x.relname, h.inhparent IS NOT NULL AS is_attached, b.is_broken
+        FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid LEFT JOIN pg_inherits h ON h.inhrelid = i.indexrelid
+        -- PostgreSQL looks whether an index of a partitioned table is valid when another is attached to it, and only then.
+        CROSS JOIN LATERAL (SELECT NOT i.indisvalid AND EXISTS (
+            SELECT FROM _tenancy.tree(i.indexrelid) t JOIN pg_index j ON j.indexrelid = t.relation JOIN pg_class jc ON jc.oid = j.indexrelid
+            WHERE NOT j.indisvalid AND (jc.relkind = 'i' OR NOT EXISTS (
+                SELECT FROM pg_inherits p WHERE p.inhparent = j.indrelid AND NOT p.inhdetachpending AND NOT EXISTS (
+                    SELECT FROM pg_inherits v JOIN pg_index o ON o.indexrelid = v.inhrelid
+                    WHERE v.inhparent = j.indexrelid AND o.indrelid = p.inhrelid AND o.indisvalid)))) AS is_broken) b
+        WHERE i.indrelid = c.oid AND i.indisunique AND i.indimmediate AND NOT i.indnullsnotdistinct AND i.indpred IS NULL AND i.indexprs IS NULL
+          AND array_to_string(i.indkey::smallint[], '_') = a.numbers AND i.indnkeyatts = i.indnatts
+          AND NOT EXISTS (SELECT FROM unnest(i.indkey::smallint[], i.indclass::oid[], i.indcollation::oid[]) AS n(attnum, class, sorting)
+                          JOIN pg_attribute t ON t.attrelid = c.oid AND t.attnum = n.attnum JOIN pg_opclass o ON o.oid = n.class
+                          WHERE NOT o.opcdefault OR o.opcmethod <> 403 OR t.attcollation <> n.sorting)
+          AND (h.inhparent IS NULL OR h.inhparent = above)
+          -- To the index of a constraint only those of constraints can be attached.
+          AND (i.indisvalid OR NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = i.indexrelid AND k.contype IN ('p', 'u')))
+          AND (NOT b.is_broken OR starts_with(x.relname, 'tenancy_'))
+        ORDER BY h.inhparent IS NULL, b.is_broken, i.indisvalid DESC, i.indexrelid LIMIT 1) x ON true
+    CROSS JOIN LATERAL (SELECT key_index.doomed || CASE WHEN x.is_broken THEN ARRAY(SELECT t.relation::oid FROM _tenancy.tree(x.oid) t) ELSE '{}' END AS doomed) d
+    WHERE c.oid = key_index.relation
 $$;
-COMMENT ON FUNCTION _tenancy.key_name(regclass, text, oid) IS 'a name for a unique index that a foreign key is to reference';
+COMMENT ON FUNCTION _tenancy.key_index(regclass, name[], oid, oid[]) IS 'the unique index that a foreign key is to reference, or a name for it';
 
 -- Makes what a foreign key is to reference. A partitioned table gets an index of its partitions' indexes, each of which can be built
--- while rows are written; no constraint, which PostgreSQL could only make with all of them at once.
-CREATE FUNCTION _tenancy.key_statements(relation regclass, columns text, names text, key oid) RETURNS text[]
+-- while rows are written; no constraint, which PostgreSQL could only make with all of them at once. Where there is a target, only what
+-- is left to do of an index of ours: the constraint.
+CREATE FUNCTION _tenancy.key_statements(relation regclass, columns name[], has_target boolean) RETURNS text[]
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT array_agg(s.statement ORDER BY t.depth, t.relation::text COLLATE "C", s.place)
-    FROM (SELECT m.relation, m.depth, c.relkind, quote_ident(n.nspname) AS schema, quote_ident(_tenancy.key_name(m.relation, names, key)) AS name,
-                 quote_ident(pn.nspname) || '.' || quote_ident(_tenancy.key_name(i.inhparent, names, key)) AS above
-          FROM _tenancy.tree(key_statements.relation) m JOIN pg_class c ON c.oid = m.relation JOIN pg_namespace n ON n.oid = c.relnamespace
-          LEFT JOIN (pg_inherits i JOIN pg_class p ON p.oid = i.inhparent JOIN pg_namespace pn ON pn.oid = p.relnamespace)
-              ON i.inhrelid = m.relation AND p.relkind = 'p' AND m.depth > 0
-          -- The index of a table that is inherited from is its own.
-          WHERE m.depth = 0 OR p.relkind = 'p') t,
+    WITH RECURSIVE t AS (
+        SELECT x.*, c.oid AS relation, c.relkind, c.relnamespace, 0 AS depth, NULL::text AS above
+        FROM pg_class c CROSS JOIN LATERAL _tenancy.key_index(c.oid, columns, NULL, '{}') x WHERE c.oid = key_statements.relation
+        UNION ALL
+        -- No partition that is being detached, to whose index none can be attached; the index of a table that is inherited from is its own.
+        SELECT x.*, c.oid, c.relkind, c.relnamespace, t.depth + 1, format('%I.%I', n.nspname, t.name) COLLATE "default"
+        FROM t JOIN pg_namespace n ON n.oid = t.relnamespace JOIN pg_inherits i ON i.inhparent = t.relation AND NOT i.inhdetachpending
+        JOIN pg_class c ON c.oid = i.inhrelid AND c.relispartition CROSS JOIN LATERAL _tenancy.key_index(c.oid, columns, t.index, t.doomed) x
+        WHERE NOT has_target
+    )
+    SELECT array_agg(s.statement ORDER BY t.depth, t.relation::regclass::text COLLATE "C", s.place)
+    FROM t JOIN pg_namespace n ON n.oid = t.relnamespace,
+        LATERAL (SELECT string_agg(quote_ident(u.name), ', ' ORDER BY u.place) AS list FROM unnest(columns) WITH ORDINALITY AS u(name, place)) l,
         LATERAL (VALUES
-            (1, CASE t.relkind WHEN 'p' THEN format('CREATE UNIQUE INDEX %s ON ONLY %s (%s);', t.name, t.relation, columns)
-                    ELSE format('CREATE UNIQUE INDEX CONCURRENTLY %s ON %s (%s);', t.name, t.relation, columns) END),
-            (2, CASE WHEN t.depth > 0 THEN format('ALTER INDEX %s ATTACH PARTITION %s.%s;', t.above, t.schema, t.name)
-                    WHEN t.relkind <> 'p' THEN format('ALTER TABLE %s ADD CONSTRAINT %s UNIQUE USING INDEX %s;', t.relation, t.name, t.name) END)) AS s(place, statement)
+            (0, CASE WHEN NOT has_target AND t.dropped IS NOT NULL THEN format('DROP INDEX%s %I.%I;', CASE WHEN t.relkind <> 'p' THEN ' CONCURRENTLY' END, n.nspname, t.dropped) END),
+            (1, CASE WHEN NOT has_target AND t.index IS NULL THEN format(
+                CASE t.relkind WHEN 'p' THEN 'CREATE UNIQUE INDEX %I ON ONLY %s (%s);' ELSE 'CREATE UNIQUE INDEX CONCURRENTLY %I ON %s (%s);' END,
+                t.name, t.relation::regclass, l.list) END),
+            (2, CASE WHEN t.depth > 0 THEN CASE WHEN NOT t.is_attached THEN format('ALTER INDEX %s ATTACH PARTITION %I.%I;', t.above, n.nspname, t.name) END
+                WHEN t.relkind <> 'p' AND CASE WHEN t.index IS NULL THEN NOT has_target ELSE starts_with(t.name, 'tenancy_')
+                    AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = t.index AND k.contype IN ('p', 'u')) END
+                THEN format('ALTER TABLE %s ADD CONSTRAINT %I UNIQUE USING INDEX %I;', t.relation::regclass, t.name, t.name) END)) AS s(place, statement)
     WHERE s.statement IS NOT NULL
 $$;
-COMMENT ON FUNCTION _tenancy.key_statements(regclass, text, text, oid) IS
+COMMENT ON FUNCTION _tenancy.key_statements(regclass, name[], boolean) IS
 'the statements that make what a foreign key is to reference, none of which holds writers up for long';
 
--- Makes a foreign key. Before 18, one of a partitioned table cannot be NOT VALID at first, but takes over those of its partitions without
--- a look at their rows. Each of these has a constraint for each partition of the other table: too many where both have many.
+-- Makes a foreign key, or what is left to do of it. Before 18, one of a partitioned table cannot be NOT VALID at first, but takes over
+-- those of its partitions without a look at their rows. Each of these has a constraint for each partition of the other table: too many
+-- where both have many; and some of them, with their triggers, were left over before 15.9, 16.5 and 17.1.
 CREATE FUNCTION _tenancy.reference_statements(relation regclass, parent regclass, name text, definition text) RETURNS text[]
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    WITH server AS (SELECT current_setting('server_version_num')::integer AS version), member AS (
-        SELECT m.relation, c.relkind, m.relation = reference_statements.relation AS is_root
-        FROM server s, _tenancy.tree(reference_statements.relation) m JOIN pg_class c ON c.oid = m.relation
-        WHERE m.relation = reference_statements.relation OR s.version < 180000 AND c.relkind <> 'p' AND c.relispartition
+    WITH RECURSIVE server AS (SELECT current_setting('server_version_num')::integer AS version), part AS (
+        SELECT reference_statements.relation::oid AS relation
+        UNION ALL
+        SELECT i.inhrelid FROM part JOIN pg_inherits i ON i.inhparent = part.relation AND NOT i.inhdetachpending
+    ), member AS (
+        SELECT c.oid AS relation, c.relkind, c.oid = reference_statements.relation AS is_root, k.convalidated
+        FROM server s, part JOIN pg_class c ON c.oid = part.relation
+        LEFT JOIN pg_constraint k ON k.conrelid = c.oid AND k.conname = reference_statements.name AND k.contype = 'f' AND k.conparentid = 0
+            AND replace(regexp_replace(pg_get_constraintdef(k.oid), ' NOT VALID$', ''), ' (', '(') = replace(definition, ' (', '(')
+        WHERE c.oid = reference_statements.relation OR s.version < 180000 AND c.relkind <> 'p' AND c.relispartition
+    ), whole AS (
+        SELECT (SELECT m.convalidated FROM member m WHERE m.is_root) IS NULL AS is_missing,
+               (SELECT count(*) FROM member) * (SELECT count(*) FROM _tenancy.tree(reference_statements.parent)) <= 1000
+               AND ((SELECT c.relkind <> 'p' FROM pg_class c WHERE c.oid = reference_statements.parent)
+                    OR s.version NOT BETWEEN 150000 AND 150008 AND s.version NOT BETWEEN 160000 AND 160004 AND s.version <> 170000) AS is_by_parts
+        FROM server s
     )
-    SELECT array_agg(s.statement ORDER BY t.is_root, t.relation::text COLLATE "C", s.place)
-    FROM (SELECT m.relation, m.is_root, m.relkind <> 'p' OR v.version >= 180000 AS is_validated FROM member m, server v
-          WHERE m.is_root OR (SELECT count(*) FROM member) * (SELECT count(*) FROM _tenancy.tree(reference_statements.parent)) <= 1000) t,
+    SELECT array_agg(s.statement ORDER BY t.is_root, t.relation::regclass::text COLLATE "C", s.place)
+    FROM (SELECT m.*, m.relkind <> 'p' OR v.version >= 180000 AS is_validated FROM member m, server v, whole w
+          -- One that is not valid would not be taken over.
+          WHERE m.is_root OR w.is_missing AND (w.is_by_parts OR NOT m.convalidated)) t,
         LATERAL (VALUES
-            (1, format('ALTER TABLE %s ADD CONSTRAINT %I %s', t.relation, name, definition) || CASE WHEN t.is_validated THEN ' NOT VALID;' ELSE ';' END),
-            (2, CASE WHEN t.is_validated THEN format('ALTER TABLE %s VALIDATE CONSTRAINT %I;', t.relation, name) END)) AS s(place, statement)
+            (1, CASE WHEN t.convalidated IS NULL
+                THEN format('ALTER TABLE %s ADD CONSTRAINT %I %s', t.relation::regclass, name, definition) || CASE WHEN t.is_validated THEN ' NOT VALID;' ELSE ';' END END),
+            (2, CASE WHEN t.is_validated AND t.convalidated IS NOT TRUE
+                THEN format('ALTER TABLE %s VALIDATE CONSTRAINT %I;', t.relation::regclass, name) END)) AS s(place, statement)
     WHERE s.statement IS NOT NULL
 $$;
 COMMENT ON FUNCTION _tenancy.reference_statements(regclass, regclass, text, text) IS
 'the statements that make a foreign key, none of which holds writers up for long but where, before 18, both tables have many partitions';
 
+-- What to tell of the statements of a foreign key: where they are found, when a parent has a thousand partitions and they are thousands.
+CREATE FUNCTION _tenancy.key_remedy(relation regclass, name name, statements text[]) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE WHEN cardinality(statements) <= 20 THEN array_to_string(statements, E'\n')
+        ELSE format('SELECT unnest(statements) FROM tenancy.foreign_keys WHERE name = %L AND relation = %L::regclass;', name, relation) END
+$$;
+COMMENT ON FUNCTION _tenancy.key_remedy(regclass, name, text[]) IS 'the statements of a foreign key, or the query for them where they are many';
+
 -- The foreign keys between protected tables whose rows have tenants, from or to a table (null for all), and how to give those that lack
 -- it the tenant column. obstacle says why that cannot be done; statements are to be run one by one, each in a transaction of its own, and
--- none of them holds writers up for long, but for those that wait for open transactions and let writers wait behind them; by a role that is exempt from row-level security, or PostgreSQL checks only the rows that
--- it sees.
+-- none of them holds writers up for long, but for those that wait for open transactions and let writers wait behind them; by a role that is
+-- exempt from row-level security, or PostgreSQL checks only the rows that it sees.
 CREATE FUNCTION _tenancy.foreign_keys(relation regclass)
     RETURNS TABLE (relation regclass, name name, parent regclass, is_scoped boolean, obstacle text, is_owned boolean, bytes bigint,
                    statements text[])
@@ -96,7 +171,7 @@ AS $$
                (SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY u.place)
                 FROM unnest(coalesce(nullif(k.confdelsetcols, '{}'), k.conkey)) WITH ORDINALITY AS u(attnum, place)
                 JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.attnum) AS set_columns,
-               (SELECT string_agg(a.attname, '_' ORDER BY u.place)
+               (SELECT array_agg(a.attname ORDER BY u.place)
                 FROM unnest(k.confkey) WITH ORDINALITY AS u(attnum, place)
                 JOIN pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = u.attnum) AS names,
                -- An index that PostgreSQL accepts as the target of the new key.
@@ -108,7 +183,8 @@ AS $$
         FROM keys k
     ), named AS (
         SELECT k.*, c.is_scoped, c.is_plain, c.has_target, k.child_attnum = ANY (k.conkey) OR k.parent_attnum = ANY (k.confkey) AS has_tenant_column, c.names,
-               format('%I, %s', k.parent_column, c.parent_columns) AS target_columns,
+               -- 18 has both.
+               to_jsonb(k) ->> 'conperiod' = 'true' AS is_period, to_jsonb(k) ->> 'conenforced' = 'false' AS is_unenforced,
                CASE WHEN octet_length(k.conname) <= 55 THEN 'tenancy_' || k.conname ELSE format('tenancy_%s', k.oid) END AS new_name,
                format('FOREIGN KEY (%I, %s) REFERENCES %s (%I, %s)%s%s%s', k.child_column, c.child_columns, k.confrelid::regclass,
                       k.parent_column, c.parent_columns,
@@ -126,16 +202,19 @@ AS $$
                WHEN n.child_kind = 'shared' THEN 'rows of the table may be everybody''s'
                WHEN n.child_type <> n.parent_type THEN 'the tenant columns are of different types'
                WHEN n.has_tenant_column THEN 'it has the tenant column of one of the tables in place of another column'
+               WHEN n.is_period THEN 'it is a key of periods'
+               WHEN n.is_unenforced THEN 'it is NOT ENFORCED'
                WHEN NOT n.is_plain THEN 'its columns are of different types, or of types that are not PostgreSQL''s own'
                WHEN n.confmatchtype = 'f' AND cardinality(n.conkey) > 1 THEN 'it is MATCH FULL'
                WHEN n.confupdtype IN ('n', 'd') THEN 'it is ON UPDATE SET NULL or SET DEFAULT' END,
            n.is_owned,
            (SELECT sum(pg_relation_size(t.relation)) FROM _tenancy.tree(n.conrelid) t)::bigint
                + (SELECT sum(pg_relation_size(t.relation)) FROM _tenancy.tree(n.confrelid) t)::bigint,
-           CASE WHEN n.is_scoped OR n.has_tenant_column OR NOT n.is_plain THEN '{}' ELSE
-               CASE WHEN n.has_target THEN '{}' ELSE _tenancy.key_statements(n.confrelid, n.target_columns, n.names, n.oid) END
+           CASE WHEN n.is_scoped OR n.has_tenant_column OR n.is_period OR n.is_unenforced OR NOT n.is_plain THEN '{}' ELSE
+               _tenancy.key_statements(n.confrelid, n.parent_column || n.names, n.has_target)
                || _tenancy.reference_statements(n.conrelid, n.confrelid, n.new_name, n.definition)
-               || ARRAY[format('ALTER TABLE %s DROP CONSTRAINT %I;', n.conrelid::regclass, n.conname),
+               -- VALIDATE does nothing any more; it fails, and the key stays, where one of the statements before it failed.
+               || ARRAY[format('ALTER TABLE %s VALIDATE CONSTRAINT %I, DROP CONSTRAINT %I;', n.conrelid::regclass, n.new_name, n.conname),
                         format('ALTER TABLE %s RENAME CONSTRAINT %I TO %I;', n.conrelid::regclass, n.new_name, n.conname)] END
     FROM named n
 $$;
@@ -151,6 +230,8 @@ AS $$
 DECLARE
     item record;
     statement text;
+    is_skipped boolean;
+    was_skipped boolean;
     member regclass;
     forced regclass[];
     why text;
@@ -174,12 +255,15 @@ BEGIN
                     PERFORM _tenancy.begin_change(member);
                     EXECUTE format('ALTER TABLE %s NO FORCE ROW LEVEL SECURITY', member);
                 END LOOP;
+                is_skipped := false;
                 -- Read anew: the key before this one may have made the index that this one needs.
-                FOR statement IN SELECT unnest(f.statements) FROM _tenancy.foreign_keys(scope_foreign_keys.relation) f
+                FOR statement IN SELECT unnest(f.statements) FROM _tenancy.foreign_keys(item.relation) f
                                  WHERE f.relation = item.relation AND f.name = item.name LOOP
-                    -- Nobody is spared by taking partition by partition in one transaction.
-                    CONTINUE WHEN statement ~ '(ADD CONSTRAINT .* FOREIGN KEY|VALIDATE CONSTRAINT) ' AND NOT starts_with(statement, format('ALTER TABLE %s ', item.relation));
-                    EXECUTE regexp_replace(statement, '^CREATE UNIQUE INDEX CONCURRENTLY', 'CREATE UNIQUE INDEX');
+                    -- Nobody is spared by taking partition by partition in one transaction: no key of a partition, nor its VALIDATE, which is next.
+                    was_skipped := is_skipped;
+                    is_skipped := NOT was_skipped AND statement ~ ' NOT VALID;$' AND NOT starts_with(statement, format('ALTER TABLE %s ', item.relation));
+                    CONTINUE WHEN was_skipped OR is_skipped;
+                    EXECUTE regexp_replace(statement, '^(CREATE UNIQUE|DROP) INDEX CONCURRENTLY', '\1 INDEX');
                 END LOOP;
                 FOREACH member IN ARRAY forced LOOP
                     EXECUTE format('ALTER TABLE %s FORCE ROW LEVEL SECURITY', member);
@@ -194,7 +278,7 @@ BEGIN
             RAISE NOTICE 'foreign key % of table % lets rows reference rows of another tenant', item.name, item.relation
                 USING DETAIL = 'It is kept as it is: ' || why || '.',
                       HINT = CASE WHEN item.obstacle IS NULL
-                          THEN E'To extend it, one by one, as a role that is exempt from row-level security:\n' || array_to_string(item.statements, E'\n')
+                          THEN E'To extend it, one by one, as a role that is exempt from row-level security:\n' || _tenancy.key_remedy(item.relation, item.name, item.statements)
                           WHEN item.obstacle !~ '^rows' THEN 'Change that first, then call protect again.'
                           ELSE 'No foreign key can tell these rows apart: check the reference in a trigger, or keep them in tables of their own.' END;
         END IF;
@@ -210,4 +294,6 @@ CREATE VIEW tenancy.foreign_keys AS
 COMMENT ON VIEW tenancy.foreign_keys IS
 'The foreign keys between protected tables whose rows have tenants: whether the tenant column is part of both sides (is_scoped), so that
 no row can reference one of another tenant; if not, the statements that extend it, to be run one by one, each in a transaction of its own,
-by a role that is exempt from row-level security; or the obstacle. PUBLIC may read it.';
+by a role that is exempt from row-level security; or the obstacle. Read it anew after each key, as two keys may need one index, and where a
+statement failed or was interrupted: it lists what is left to do. ALTER INDEX ... ATTACH PARTITION waits for open transactions that use the
+index of the partition, and readers and writers wait behind it. PUBLIC may read it.';

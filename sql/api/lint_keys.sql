@@ -78,7 +78,7 @@ CREATE VIEW _tenancy.lint_references AS
     -- A row for everybody has no tenant, so no key with a tenant can point at it: only a recommendation.
     SELECT 'foreign_key_across_tenants' AS rule, CASE WHEN b.obstacle ~ '^rows' THEN 'info' ELSE 'warning' END AS severity, b.relation::text AS object,
            format('foreign key %I to %s does not hold the tenant: a row can point at another tenant''s, and an insertion tells whether that exists', b.name, b.parent) AS problem,
-           CASE WHEN b.obstacle IS NULL THEN array_to_string(b.statements, E'\n')
+           CASE WHEN b.obstacle IS NULL THEN _tenancy.key_remedy(b.relation, b.name, b.statements)
                 ELSE format('-- It cannot be extended, because %s. Change that, check the reference in a trigger, or accept this.', b.obstacle) END AS remedy,
            b.name::text AS detail
     FROM _tenancy.foreign_keys(NULL) b WHERE NOT b.is_scoped
