@@ -59,25 +59,58 @@ CREATE VIEW _tenancy.lint_relations AS
 COMMENT ON VIEW _tenancy.lint_relations IS 'the relations of users, as the rules of lint look at them';
 
 -- Is a policy's or a publication's condition true of all rows? Not judged, but known by its form: true, a constant or a column that is NOT NULL
--- compared with itself or asked whether it is null, and an OR with one of them. PostgreSQL writes the expression of each operator in parentheses, so
--- that a part between two ORs is one of the outermost where as many are opened as closed, in it and before it.
+-- compared with itself or asked whether it is null, and an OR with one of them, at any depth of ORs. PostgreSQL writes each expression in parentheses:
+-- from the innermost outwards, those of what is true become true, those of a name or a constant (a varchar is compared as text) go, others become ?.
 CREATE FUNCTION _tenancy.lint_always_true(condition pg_node_tree, relation oid) RETURNS boolean
-    LANGUAGE sql STABLE PARALLEL SAFE
+    LANGUAGE plpgsql STABLE PARALLEL SAFE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    WITH part AS (
-        SELECT p.words, p.place, length(replace(p.words, ')', '')) - length(replace(p.words, '(', '')) AS opened
-        FROM pg_get_expr(condition, lint_always_true.relation) AS c(words),
-             string_to_table(CASE WHEN condition::text ~ '^\{BOOLEXPR :boolop or ' THEN substr(c.words, 2, length(c.words) - 2) ELSE c.words END, ' OR ')
-             WITH ORDINALITY AS p(words, place)
-    )
-    SELECT coalesce(bool_or(m.side IS NULL OR m.side ~ '^(E?''([^'']|'''')*''(::[\w ".\[\]]+)?|[\d.]+|true|false)$'
-                            OR EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = lint_always_true.relation AND a.attnotnull AND quote_ident(a.attname) = m.side)), false)
-    FROM (SELECT part.words, part.opened, sum(part.opened) OVER (ORDER BY part.place) AS depth FROM part) o
-    CROSS JOIN LATERAL regexp_matches(o.words, '^(?:true|\(([^()]+|\([^()]+\)::text) (?:= \1|IS NOT NULL)\))$') AS f(found)
-    -- A varchar is compared as text.
-    CROSS JOIN LATERAL regexp_replace(f.found[1], '^\(([^()]+)\)::text$', '\1') AS m(side)
-    WHERE o.opened = 0 AND o.depth = 0
+DECLARE
+    words text := pg_get_expr(condition, lint_always_true.relation);
+    place integer;
+    rest text;
+    inside text;
+    is_true boolean;
+    part text;
+    side text;
+BEGIN
+    -- Literals and quoted names by their md5, as no parenthesis and no OR in them is the condition's.
+    IF words ~ '["'']' THEN
+        SELECT string_agg(CASE WHEN l.first IN ('"', '''') THEN concat(l.first, md5(q.found[1]), l.first) ELSE q.found[1] END, '' ORDER BY q.place) INTO words
+        FROM regexp_matches(words, '"(?:[^"]|"")*"|''(?:[^'']|'''')*''|[^"'']+', 'g') WITH ORDINALITY AS q(found, place), left(q.found[1], 1) AS l(first);
+    END IF;
+    LOOP
+        -- The last that opens has no other in it.
+        place := strpos(reverse(words), '(');
+        EXIT WHEN place = 0 OR words IS NULL;
+        rest := right(words, place - 1);
+        inside := split_part(rest, ')', 1);
+        words := left(words, -place);
+        is_true := false;
+        -- Not the arguments of a function.
+        IF words !~ '[\w"]$' THEN
+            FOREACH part IN ARRAY string_to_array(replace(inside, E' OR\n', ' OR '), ' OR ') LOOP
+                side := split_part(part, ' = ', 1);
+                IF part LIKE '% IS NOT NULL' THEN
+                    side := left(part, -12);
+                ELSIF part <> concat(side, ' = ', side) THEN
+                    is_true := is_true OR part = 'true';
+                    CONTINUE;
+                END IF;
+                is_true := is_true OR side ~ '^(''\w+''(::[\w ".\[\]:]+)?|[\d.]+|true|false)$' OR EXISTS (
+                    SELECT FROM pg_attribute a
+                    WHERE a.attrelid = lint_always_true.relation AND a.attnotnull
+                      AND CASE WHEN quote_ident(a.attname) ~ '^"' THEN concat('"', md5(quote_ident(a.attname)), '"') ELSE a.attname END = regexp_replace(side, '::text$', ''));
+            END LOOP;
+            IF NOT is_true AND inside ~ '^(\w+|"\w+"|''\w+''(::[\w ".\[\]]+)?)$' THEN
+                words := words || inside || substr(rest, length(inside) + 2);
+                CONTINUE;
+            END IF;
+        END IF;
+        words := words || CASE WHEN is_true THEN 'true' ELSE '?' END || substr(rest, length(inside) + 2);
+    END LOOP;
+    RETURN coalesce(words = 'true', false);
+END
 $$;
 COMMENT ON FUNCTION _tenancy.lint_always_true(pg_node_tree, oid) IS 'whether a condition has one of the forms that are true of every row of the relation; false for null';
 

@@ -91,32 +91,69 @@ CREATE VIEW _tenancy.lint_names AS
     WHERE f.parsed;
 COMMENT ON VIEW _tenancy.lint_names IS 'the relations that these functions name, and those that they call';
 
+-- Does a view ask who reads it, where it says which rows it shows? By its text from the first FROM on (from its beginning, if that is a WITH), without
+-- literals: for the tenant, the user, the role or a setting, or a function of the user's own, which may. What it selects says nothing of that.
+CREATE FUNCTION _tenancy.lint_asks(relation oid) RETURNS boolean
+    LANGUAGE sql STABLE PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT coalesce(c.words ~ '\mtenancy\.(current_tenant|current_tenant_uuid|current_tenant_bigint|current_user_id|context|is_member|has_role)\(|\m(current_setting|pg_has_role)\(|\m(CURRENT_USER|CURRENT_ROLE|SESSION_USER|USER)\M'
+        OR EXISTS (SELECT FROM pg_rewrite w
+                   JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid AND d.refclassid = 'pg_proc'::regclass
+                   JOIN _tenancy.lint_routines f ON f.oid = d.refobjid
+                   WHERE w.ev_class = lint_asks.relation AND strpos(c.words, f.oid::regproc || '(') > 0), false)
+    FROM regexp_replace(pg_get_viewdef(lint_asks.relation), '("(?:[^"]|"")*")|''(?:[^'']|'''')*''', '\1', 'g') AS v(words),
+         LATERAL (SELECT substring(v.words FROM '(?:^\s*WITH|\mFROM|\mWHERE)\M.*$')) AS c(words)
+$$;
+COMMENT ON FUNCTION _tenancy.lint_asks(oid) IS 'whether a view asks who reads it, where it says which rows it shows';
+
+-- What shows, to whoever may read it, what the extension keeps of all tenants: our relations that not everybody may read, or of which everybody reads
+-- his own rows, read with the rights of owners who may, each of what it reads itself.
+CREATE VIEW _tenancy.lint_shown AS
+    WITH RECURSIVE reader AS MATERIALIZED (
+        SELECT r.oid, r.relkind, r.relowner, r.owner_bypasses, r.invoker AND r.relkind = 'v' AS invoker
+        FROM _tenancy.lint_relations r WHERE r.relkind IN ('v', 'm')
+        UNION ALL
+        -- A view of ours that everybody may read asks whose the rows are, unless it has its caller's rights.
+        SELECT c.oid, c.relkind, c.relowner, true, true FROM pg_class c
+        WHERE c.relnamespace IN ('tenancy'::regnamespace, '_tenancy'::regnamespace) AND 'security_invoker=true' = ANY (c.reloptions)
+    ), reads AS MATERIALIZED (
+        SELECT DISTINCT d.refobjid AS source, r.*
+        FROM reader r JOIN pg_rewrite w ON w.ev_class = r.oid
+        JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid AND d.refclassid = 'pg_class'::regclass AND d.refobjid <> r.oid
+    ), filtered(oid, in_table) AS (
+        -- What is joined with a protected table shows what its policies let through: those for its owner, or its caller.
+        SELECT p.relation::oid, true FROM _tenancy.protected p JOIN pg_class c ON c.oid = p.relation
+        WHERE p.kind <> 'system' AND c.relrowsecurity AND c.relforcerowsecurity
+        UNION
+        SELECT r.oid, false FROM filtered f JOIN reads r ON r.source = f.oid
+        WHERE r.relkind = 'v' AND (r.invoker OR NOT f.in_table OR NOT r.owner_bypasses)
+    ), shown(oid, source, asks, by_policy, caller_needs) AS (
+        SELECT c.oid, c.oid, false, c.relrowsecurity AND x.public, '{}'::oid[]
+        FROM pg_class c, LATERAL (SELECT EXISTS (SELECT FROM aclexplode(c.relacl) a WHERE a.grantee = 0 AND a.privilege_type = 'SELECT')) x(public)
+        WHERE c.relnamespace IN ('tenancy'::regnamespace, '_tenancy'::regnamespace) AND c.relkind IN ('r', 'p', 'v') AND (NOT x.public OR c.relrowsecurity)
+        UNION
+        -- What a view with security_invoker reads is read with the rights of the session's role, under whichever view; or of the owner who refreshes.
+        SELECT r.oid, s.source, r.relkind = 'v' AND (s.asks OR r.oid IN (SELECT f.oid FROM filtered f) OR _tenancy.lint_asks(r.oid)),
+               s.by_policy AND (r.invoker OR r.relkind = 'v' AND s.caller_needs <> '{}'),
+               CASE WHEN r.invoker THEN s.caller_needs || s.oid WHEN r.relkind = 'v' THEN s.caller_needs ELSE '{}' END
+        FROM shown s JOIN reads r ON r.source = s.oid
+        WHERE r.invoker
+           OR has_any_column_privilege(r.relowner, s.oid, 'SELECT')
+              AND (r.relkind = 'v' OR NOT EXISTS (SELECT FROM unnest(s.caller_needs) n WHERE NOT has_any_column_privilege(r.relowner, n, 'SELECT')))
+              AND (r.owner_bypasses OR NOT s.by_policy OR r.relkind = 'v' AND s.caller_needs <> '{}')
+    )
+    SELECT DISTINCT s.oid, s.source FROM shown s WHERE s.oid <> s.source AND s.caller_needs = '{}' AND NOT s.asks;
+COMMENT ON VIEW _tenancy.lint_shown IS 'the views and materialized views that show what the extension keeps of all tenants, with what of it';
+
 -- Functions, views and materialized views over protected tables.
 CREATE VIEW _tenancy.lint_readers AS
-    WITH RECURSIVE holder AS MATERIALIZED (
+    WITH holder AS MATERIALIZED (
         SELECT * FROM _tenancy.lint_holders
     ), reached AS MATERIALIZED (
         SELECT r.root, r.oid, r.oid::regprocedure::text AS name, n.relation, r.parsed AND n.parsed AS parsed, i.print
         FROM _tenancy.lint_reach r JOIN _tenancy.lint_names n ON n.oid = r.oid JOIN holder h ON h.oid = n.relation
         JOIN _tenancy.lint_routines i ON i.oid = r.oid
-    ), ours AS MATERIALIZED (
-        -- What is not everybody's to read, or everybody's own rows of it.
-        SELECT c.oid, c.oid AS source, false AS asks, c.relrowsecurity AND x.public AS by_policy
-        FROM pg_class c, LATERAL (SELECT EXISTS (SELECT FROM aclexplode(c.relacl) a WHERE a.grantee = 0 AND a.privilege_type = 'SELECT')) x(public)
-        WHERE c.relnamespace IN ('tenancy'::regnamespace, '_tenancy'::regnamespace) AND c.relkind IN ('r', 'p', 'v') AND (NOT x.public OR c.relrowsecurity)
-    ), shown(oid, source, asks, by_policy) AS (
-        SELECT * FROM ours
-        UNION
-        -- A view of ours that everybody may read asks whose the rows are, unless it has its caller's rights.
-        SELECT c.oid, s.source, s.asks OR c.relkind = 'v' AND c.relnamespace NOT IN ('tenancy'::regnamespace, '_tenancy'::regnamespace)
-                                AND pg_get_viewdef(c.oid) ~* '\m(current_tenant|current_tenant_uuid|current_tenant_bigint|current_user_id|current_setting|current_user|session_user)\M',
-               s.by_policy
-        FROM shown s
-        JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = s.oid
-        JOIN pg_rewrite w ON w.oid = d.objid AND w.ev_class <> s.oid
-        JOIN pg_class c ON c.oid = w.ev_class AND c.relkind IN ('v', 'm')
-        WHERE c.relnamespace NOT IN ('tenancy'::regnamespace, '_tenancy'::regnamespace)
-           OR 'security_invoker=true' = ANY (c.reloptions)
     )
     SELECT 'view_bypasses' AS rule, 'error' AS severity, r.oid::regclass::text AS object,
            format('reads %s%s with the rights of %I%s, and is granted to others', h.source,
@@ -142,15 +179,17 @@ CREATE VIEW _tenancy.lint_readers AS
            format('shows %s what is of all tenants, with the rights of %I: %s%s', g.to_whom, pg_get_userbyid(r.relowner), min(s.source::regclass::text),
                   CASE WHEN count(DISTINCT s.source) > 1 THEN format(' and %s more', count(DISTINCT s.source) - 1) END),
            format('REVOKE ALL ON %s FROM %s;', r.oid::regclass, g.to_whom), g.to_whom
-    FROM shown s JOIN _tenancy.lint_relations r ON r.oid = s.oid
+    FROM _tenancy.lint_shown s JOIN _tenancy.lint_relations r ON r.oid = s.oid
     CROSS JOIN LATERAL (
         SELECT x.grantee FROM pg_class c, aclexplode(c.relacl) x WHERE c.oid = r.oid AND x.privilege_type = 'SELECT'
         UNION
         SELECT x.grantee FROM pg_attribute a, aclexplode(a.attacl) x WHERE a.attrelid = r.oid AND x.privilege_type = 'SELECT') x
     CROSS JOIN LATERAL (SELECT CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(x.grantee)) END) g(to_whom)
-    WHERE (r.relkind = 'm' OR NOT r.invoker AND NOT s.asks) AND (r.owner_bypasses OR NOT s.by_policy)
-      AND has_table_privilege(r.relowner, s.source, 'SELECT') AND x.grantee <> r.relowner
-      AND (x.grantee = 0 OR x.grantee IN (SELECT m.role FROM _tenancy.lint_applications a JOIN _tenancy.lint_memberships m ON m.member = a.oid))
+    WHERE x.grantee <> r.relowner
+      AND (x.grantee = 0 OR x.grantee IN (
+          SELECT m.role FROM _tenancy.lint_applications a JOIN _tenancy.lint_memberships m ON m.member = a.oid
+          WHERE NOT a.rolsuper AND NOT a.rolbypassrls
+            AND NOT EXISTS (SELECT FROM _tenancy.lint_memberships n WHERE n.member = a.oid AND pg_get_userbyid(n.role) IN ('pg_monitor', 'pg_read_all_data'))))
     GROUP BY r.oid, r.relowner, g.to_whom
     UNION ALL
     -- The same through a function: proof in a parsed body, or a name in a text.

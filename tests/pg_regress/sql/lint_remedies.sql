@@ -116,10 +116,15 @@ SELECT tenancy.protect('wide', access_policy => false);
 CREATE TABLE forms (n integer GENERATED ALWAYS AS IDENTITY, condition text, found boolean, is_true boolean);
 INSERT INTO forms (condition) VALUES ('true'), ('1 = 1'), ($$'a' = 'a'$$), ($$'it''s' = 'it''s'$$), ('id IS NOT NULL'), ('"The Code" IS NOT NULL'), ('"The Code" = "The Code"'),
     ('tenant_id = tenant_id'), ($$note = 'x' OR 1 = 1$$), ($$1 = 1 OR note = 'x' AND flag$$), ('flag OR true OR id = 2'), ($$(note = 'x' AND flag) OR id = id$$),
+    -- With a parenthesis in a literal, at any depth of ORs, beside a CASE, and a literal that is compared as text.
+    ($$note <> '(' OR true$$), ($$note = 'x' OR (flag OR true)$$), ($$(note = 'x' OR id = 2) OR (note = 'y' OR (flag OR "The Code" = "The Code"))$$),
+    ($$true OR CASE WHEN flag THEN false ELSE flag END$$), ($$')'::varchar = ')'::varchar$$),
     -- As it should be.
     ('false'), ('1 = 0'), ($$'a' = 'b'$$), ('NULL = NULL'), ('NULL::boolean'), ('flag'), ('flag = true'), ('note IS NOT NULL'), ('note = note'), ('id IS NULL'), ('id = 1'),
     ('id = id AND flag'), ('(flag OR true) AND id = 1'), ('(flag OR true) = (id = 1)'), ('NOT (flag OR true)'), ('id = 1 OR (id = 2 AND (flag OR true OR id = 3))'),
-    ($$note = 'a OR true'$$), ($$note = 'x' OR note = ' OR true OR '$$), ($$note = '1 = 1'$$), ($$current_setting('a.b', true) = 'x'$$), ($$tenant_id = current_setting('a.b', true)$$),
+    ($$note = 'a OR true'$$), ($$note = 'x' OR note = ' OR true OR '$$), ($$note = '1 = 1'$$), ($$note = ') OR true OR ('$$), ($$'(' = ')'$$),
+    ($$coalesce(note = 'x' OR true, false) AND flag$$), ($$note = 'x' OR (flag AND (note = 'y' OR true))$$), ($$note = 'x' OR NOT (flag OR true)$$),
+    ($$CASE WHEN flag OR true THEN false ELSE true END$$), ('id IN (SELECT 9 WHERE flag OR true)'), ($$current_setting('a.b', true) = 'x'$$), ($$tenant_id = current_setting('a.b', true)$$),
     ($$current_user = 'somebody'$$), ('EXISTS (SELECT FROM forms f WHERE f.n = wide.id + 100 OR false)'), ('(id = id) IS NULL'),
     -- True, and not known.
     ('2 > 1'), ('NOT false'), ('current_user = current_user'), ('id IS NOT NULL AND 1 = 1'), ('(SELECT true)');
@@ -176,10 +181,21 @@ SELECT p.proname, p.prosecdef, p.proconfig FROM pg_proc p WHERE p.pronamespace =
 CREATE VIEW "Weird Tenants" AS SELECT id, name FROM tenancy.tenants;
 CREATE VIEW over_tenants AS SELECT * FROM "Weird Tenants";
 CREATE MATERIALIZED VIEW kept_users AS SELECT * FROM _tenancy.users WHERE id <> current_user;
-CREATE VIEW all_usage AS SELECT * FROM tenancy.usage_records;
+CREATE VIEW all_usage AS SELECT * FROM _tenancy.usage;
 GRANT SELECT ON over_tenants, all_usage TO regress_lint_too;
 GRANT SELECT (id) ON "Weird Tenants" TO "Weird Role";
 GRANT SELECT ON kept_users TO PUBLIC;
+-- The name of the reader beside every row, and in a literal; each owner may read what his view does, in part.
+CREATE VIEW signed AS SELECT t.id, current_user AS by FROM tenancy.tenants t WHERE t.name <> 'CURRENT_USER';
+CREATE VIEW lent AS SELECT id FROM "Weird Tenants";
+CREATE VIEW over_lent AS SELECT id FROM lent;
+CREATE VIEW lent_columns AS SELECT id FROM tenancy.tenants;
+ALTER VIEW lent OWNER TO regress_lint_owner;
+ALTER VIEW lent_columns OWNER TO regress_lint_owner;
+GRANT SELECT (id) ON "Weird Tenants" TO regress_lint_owner;
+GRANT SELECT (id) ON tenancy.tenants TO regress_lint_owner;
+GRANT USAGE ON SCHEMA tenancy TO regress_lint_owner;
+GRANT SELECT ON signed, over_lent, lent, lent_columns TO regress_lint_too;
 -- As it should be: of the caller's tenant, with the caller's rights, over a view that everybody may read, of an owner whom policies bind, not for
 -- applications, and without the right to read it.
 CREATE VIEW own_tenant AS SELECT id, name FROM tenancy.tenants WHERE id = tenancy.current_tenant();
@@ -188,10 +204,29 @@ CREATE VIEW invoked WITH (security_invoker = true) AS SELECT id, name FROM tenan
 CREATE VIEW own_members AS SELECT * FROM tenancy.members;
 CREATE VIEW own_usage AS SELECT * FROM tenancy.usage_records;
 CREATE VIEW for_administrators AS SELECT * FROM tenancy.tenants;
-CREATE VIEW unreadable AS SELECT * FROM tenancy.tenants;
+CREATE VIEW unreadable AS SELECT * FROM tenancy.users;
+CREATE VIEW over_unreadable AS SELECT * FROM unreadable;
+CREATE VIEW over_invoked AS SELECT * FROM invoked;
+CREATE VIEW over_records AS SELECT * FROM tenancy.usage_records;
+-- Beside a protected table of an owner whom policies bind, by what a function or a role says, and for those who administer.
+CREATE FUNCTION mine(text) RETURNS boolean LANGUAGE sql STABLE AS $$SELECT $1 = tenancy.current_tenant()$$;
+CREATE VIEW joined AS SELECT w.id, t.id AS tenant FROM "Weird Table" w JOIN tenancy.tenants t ON t.id = w."The Tenant";
+CREATE VIEW over_joined AS SELECT * FROM joined;
+CREATE VIEW by_context AS SELECT t.id FROM tenancy.tenants t, (SELECT tenancy.context() ->> 'tenant_id' AS id) c WHERE c.id = t.id;
+CREATE VIEW by_membership AS SELECT id FROM tenancy.tenants WHERE tenancy.is_member(tenancy.current_user_id(), id) OR tenancy.has_role('admin');
+CREATE VIEW by_role AS SELECT id FROM tenancy.tenants WHERE id = CURRENT_ROLE;
+CREATE VIEW by_mine AS SELECT id FROM tenancy.tenants WHERE mine(id);
+CREATE VIEW for_support AS SELECT id FROM tenancy.tenants;
+CREATE ROLE regress_lint_support LOGIN;
+CREATE ROLE regress_lint_bypass LOGIN BYPASSRLS;
+GRANT SELECT ON "Weird Table" TO regress_lint_owner, regress_lint_support, regress_lint_bypass;
+GRANT pg_read_all_data TO regress_lint_support;
+GRANT SELECT ON for_support TO regress_lint_support, regress_lint_bypass;
+ALTER VIEW joined OWNER TO regress_lint_owner;
 ALTER VIEW own_usage OWNER TO regress_lint_owner;
 ALTER VIEW unreadable OWNER TO regress_lint_owner;
-GRANT SELECT ON own_tenant, over_own_tenant, invoked, own_members, own_usage, unreadable TO PUBLIC;
+GRANT SELECT ON own_tenant, over_own_tenant, invoked, own_members, own_usage, unreadable, over_unreadable, over_invoked, over_records,
+    joined, over_joined, by_context, by_membership, by_role, by_mine TO PUBLIC;
 GRANT SELECT ON for_administrators TO regress_lint_owner;
 SELECT * FROM pg_temp.findings('private_shown');
 BEGIN;
@@ -201,9 +236,35 @@ SELECT has_table_privilege('tenancy.tenants', 'SELECT') AS may_read;
 SET LOCAL tenancy.tenant_id = 'lint_mine';
 SELECT id FROM "Weird Tenants" WHERE id ~ '^lint_' ORDER BY id;
 SELECT id FROM over_own_tenant WHERE id ~ '^lint_' ORDER BY id;
+-- What is found shows both tenants, and what is not, no other.
+SET LOCAL ROLE regress_lint_too;
+SELECT (SELECT array_agg(id ORDER BY id) FROM signed WHERE id ~ '^lint_') AS signed, (SELECT array_agg(id ORDER BY id) FROM over_lent WHERE id ~ '^lint_') AS over_lent,
+       (SELECT array_agg(id ORDER BY id) FROM lent_columns WHERE id ~ '^lint_') AS lent_columns;
+SET LOCAL ROLE "Weird Role";
+INSERT INTO "Weird Table" DEFAULT VALUES;
+SET LOCAL tenancy.tenant_id = 'lint_too';
+INSERT INTO "Weird Table" DEFAULT VALUES;
+SELECT (SELECT array_agg(DISTINCT tenant) FROM over_joined) AS joined, (SELECT array_agg(id) FROM by_context) AS by_context, (SELECT array_agg(id) FROM by_membership) AS by_membership,
+       (SELECT array_agg(id) FROM by_mine) AS by_mine;
+SAVEPOINT denied;
+SELECT * FROM over_invoked;      -- SHOULD FAIL
+ROLLBACK TO denied;
+SELECT * FROM over_unreadable;   -- SHOULD FAIL
 ROLLBACK;
 SELECT pg_temp.remedies('private_shown') \gexec
 SELECT * FROM pg_temp.findings('private_shown');
+-- What the owner of a view may read no more is shown by none of those over it; of an owner who bypasses policies, what is joined is.
+GRANT SELECT ON over_lent TO regress_lint_too;
+SELECT object FROM pg_temp.findings('private_shown');
+REVOKE SELECT (id) ON "Weird Tenants" FROM regress_lint_owner;
+ALTER VIEW joined OWNER TO CURRENT_USER;
+SELECT object FROM pg_temp.findings('private_shown');
+DROP OWNED BY regress_lint_support, regress_lint_bypass;
+DROP ROLE regress_lint_support, regress_lint_bypass;
+DROP VIEW joined, lent, lent_columns, for_support CASCADE;
+REVOKE SELECT (id) ON tenancy.tenants FROM regress_lint_owner;
+REVOKE USAGE ON SCHEMA tenancy FROM regress_lint_owner;
+REVOKE SELECT ON "Weird Table" FROM regress_lint_owner;
 
 -- A name that does not end with its line runs nothing of its own where a remedy is pasted.
 CREATE FUNCTION "newline
