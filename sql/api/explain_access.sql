@@ -122,7 +122,7 @@ BEGIN
     END IF;
     SELECT p.kind, p.tenant_column, p.drift INTO protected FROM tenancy.protected_tables p WHERE p.relation = explain_access.relation;
     bypass := _tenancy.bypass_of(relation, role);
-    SELECT b.value, b.origin INTO bound FROM _tenancy.setting_of(role, 'tenancy.tenant_id') b;
+    SELECT nullif(b.value, '') AS value, b.origin INTO bound FROM _tenancy.setting_of(role, 'tenancy.tenant_id') b;
     may_set := has_parameter_privilege(role, 'tenancy.tenant_id', 'SET');
     signs_in := _tenancy.signs_in(role);
     way := 'BEGIN; ' || CASE WHEN may_set THEN 'SET LOCAL tenancy.tenant_id = ''...'';' ELSE 'SELECT tenancy.authenticate(''{"token": "..."}'');' END;
@@ -217,8 +217,8 @@ BEGIN
             || CASE WHEN protected.kind IS NULL THEN '.' ELSE format(': SELECT tenancy.protect(%L, %L, %L, access_policy => true);', relation, protected.kind, protected.tenant_column) END
         WHEN protected.kind IS NULL THEN 'It sees what its policies let through; the table is not protected by tenancy.'
         WHEN error = 'TENANT_CONTEXT_MISSING' AND NOT may_set AND signs_in IS NOT TRUE THEN
-            format('It can be no tenant%s: GRANT SET ON PARAMETER tenancy.tenant_id TO %I; or ALTER ROLE %I SET tenancy.tenant_id = ''...'';',
-                CASE WHEN signs_in IS NULL THEN ', unless it signs in' ELSE '' END, role, role)
+            format('It can be no tenant: %sGRANT SET ON PARAMETER tenancy.tenant_id TO %I; or ALTER ROLE %I SET tenancy.tenant_id = ''...'';',
+                CASE WHEN signs_in IS NULL THEN way || ' or ' ELSE '' END, role, role)
         WHEN error = 'TENANT_CONTEXT_MISSING' AND missing_tenant = 'empty' THEN
             CASE protected.kind WHEN 'shared' THEN 'It sees everybody''s rows and no tenant''s' ELSE 'It sees no rows' END
             || ', because no tenant is set: ' || way

@@ -32,7 +32,7 @@ AS $$
                 format('the role is bound to tenant "%s", which is not active', p.bound) END)
     FROM (SELECT s.may_set, s.bound, s.may_set OR s.bound IS NULL AND _tenancy.signs_in(player.role) AS is_free
           FROM (SELECT has_parameter_privilege(player.role, 'tenancy.tenant_id', 'SET') AS may_set,
-                       (_tenancy.setting_of(player.role, 'tenancy.tenant_id')).value AS bound) s) p
+                       nullif((_tenancy.setting_of(player.role, 'tenancy.tenant_id')).value, '') AS bound) s) p
 $$;
 COMMENT ON FUNCTION _tenancy.player(name) IS 'which tenants a role may be; for tenancy.prove';
 

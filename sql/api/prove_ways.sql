@@ -257,6 +257,7 @@ BEGIN
             format('CREATE TEMP SEQUENCE tenancy_prove_counter; GRANT ALL ON SEQUENCE pg_temp.tenancy_prove_counter TO %I', role));
         RETURN NEXT CASE
             WHEN outcome.affected > own_rows THEN _tenancy.finding(attempt.check_name, 'leaked', 'a row that is not its own was changed or deleted')
+            WHEN outcome.affected > 0 AND stage ->> 'kind' = 'audit' THEN _tenancy.finding(attempt.check_name, 'leaked', 'history was rewritten')
             WHEN outcome.affected > 0 THEN _tenancy.finding(attempt.check_name, 'held')
             ELSE _tenancy.refused(stage, attempt.check_name, outcome, 'nor does it work on a row of the role''s own tenant') END;
     END LOOP;
@@ -298,7 +299,8 @@ BEGIN
     FOR member IN
         SELECT t.relation, p.kind, p.tenant_column, p.undo
         FROM _tenancy.tree((stage ->> 'relation')::oid) t JOIN pg_class c ON c.oid = t.relation LEFT JOIN LATERAL _tenancy.protection(t.relation) p ON true
-        WHERE t.depth > 0 AND c.relkind IN ('r', 'p') AND has_any_column_privilege(role, t.relation, 'SELECT, INSERT, UPDATE')
+        WHERE t.depth > 0 AND c.relkind IN ('r', 'p')
+          AND (has_any_column_privilege(role, t.relation, 'SELECT, INSERT, UPDATE') OR has_table_privilege(role, t.relation, 'DELETE'))
         ORDER BY t.relation::text COLLATE "C"
     LOOP
         EXECUTE format('SELECT EXISTS (SELECT FROM %s AS t WHERE t.%I IS DISTINCT FROM %L LIMIT 1)', member.relation, stage ->> 'column', tenant) INTO theirs;
@@ -311,15 +313,15 @@ BEGIN
             END IF;
         END IF;
         -- What keeps history from being rewritten is a trigger.
-        weakness := _tenancy.weakness(member.relation, member.kind, member.tenant_column, member.undo,
-            CASE WHEN member.kind = 'audit' THEN '{ROW SECURITY,POLICY,TRIGGERS}' ELSE '{ROW SECURITY,POLICY}' END::text[]);
+        weakness := _tenancy.weakness(member.relation, stage ->> 'kind', coalesce(member.tenant_column, stage ->> 'column'), member.undo,
+            CASE stage ->> 'kind' WHEN 'audit' THEN '{ROW SECURITY,POLICY,TRIGGERS}' ELSE '{ROW SECURITY,POLICY}' END::text[]);
         IF weakness IS NOT NULL THEN
             RETURN NEXT _tenancy.finding('partitions', 'leaked', format('%s, where it is addressed directly: %s', member.relation, weakness));
             RETURN;
         END IF;
     END LOOP;
     SELECT count(*) INTO reachable FROM _tenancy.tree((stage ->> 'relation')::oid) t
-    WHERE t.depth > 0 AND has_any_column_privilege(role, t.relation, 'SELECT, INSERT, UPDATE, REFERENCES');
+    WHERE t.depth > 0 AND (has_any_column_privilege(role, t.relation, 'SELECT, INSERT, UPDATE, REFERENCES') OR has_table_privilege(role, t.relation, 'DELETE'));
     IF leaf = (stage ->> 'relation')::oid OR reachable = 0 THEN
         RETURN NEXT _tenancy.finding('partitions', 'held', CASE WHEN reachable = 0 THEN 'the role has no privilege on any of them' END);
         RETURN;
@@ -374,8 +376,9 @@ BEGIN
     END IF;
     -- Each by itself: partitions and children have triggers and privileges of their own.
     FOR member IN
-        SELECT t.relation, t.depth FROM _tenancy.tree(relation) t
-        WHERE t.depth = 0 OR has_table_privilege(role, t.relation, 'TRUNCATE')
+        SELECT t.relation, t.depth FROM _tenancy.tree(relation) t JOIN pg_class c ON c.oid = t.relation
+        -- What a foreign server has done may not be undone.
+        WHERE t.depth = 0 OR c.relkind <> 'f' AND has_table_privilege(role, t.relation, 'TRUNCATE')
         ORDER BY t.depth, t.relation::text COLLATE "C"
     LOOP
         outcome := _tenancy.try(stage, tenant, format('TRUNCATE %s', member.relation), NULL, stage ->> 'harm',
@@ -384,6 +387,8 @@ BEGIN
         attempt := CASE
             WHEN outcome.harm IS NOT NULL OR member.depth > 0 AND outcome.state IS NULL THEN
                 _tenancy.finding('truncate', 'leaked', format('REVOKE TRUNCATE ON %s FROM %I;', member.relation, role))
+            -- Foreign keys are asked before triggers.
+            WHEN outcome.state = '0A000' AND _tenancy.is_guarded(member.relation, kind) THEN _tenancy.finding('truncate', 'held', 'refused: ' || outcome.message)
             WHEN outcome.state = '0A000' THEN _tenancy.finding('truncate', 'leaked', 'only a foreign key stood in its way: ' || outcome.message)
             ELSE _tenancy.refused(stage, 'truncate', outcome) END;
         IF truncated IS NULL OR attempt ->> 'result' <> 'held' THEN

@@ -85,6 +85,12 @@ SELECT result, detail FROM tenancy.prove('regress_app', 'part') WHERE check_name
 SET LOCAL tenancy.restoring = on;
 ALTER TABLE part_gamma DISABLE TRIGGER tenancy_guard;
 SELECT result, detail FROM tenancy.prove('regress_app', 'part') WHERE check_name = 'truncate';
+-- A foreign key stands before the trigger, and would not if it were gone.
+CREATE TABLE of_part (tenant_id text, id integer, FOREIGN KEY (tenant_id, id) REFERENCES part);
+REVOKE TRUNCATE ON part_gamma FROM regress_app;
+SELECT result, detail FROM tenancy.prove('regress_app', 'part') WHERE check_name = 'truncate';
+ALTER TABLE part_acme DISABLE TRIGGER tenancy_guard;
+SELECT result, detail FROM tenancy.prove('regress_app', 'part') WHERE check_name = 'truncate';
 GRANT REFERENCES (id), TRIGGER ON part_beta TO regress_app;
 SELECT result, detail FROM tenancy.prove('regress_app', 'part') WHERE check_name = 'privileges';
 ROLLBACK;
@@ -97,6 +103,26 @@ BEGIN;
 SET LOCAL tenancy.restoring = on;
 ALTER TABLE history_rest DISABLE TRIGGER tenancy_guard;
 SELECT result, detail FROM tenancy.prove('regress_app', 'history') WHERE result <> 'held';
+-- Whoever may delete and nothing else need not see what he deletes.
+REVOKE ALL ON history_rest FROM regress_app;
+SELECT result, detail FROM tenancy.prove('regress_app', 'history') WHERE result <> 'held';
+GRANT DELETE ON history_rest TO regress_app;
+SELECT result, detail FROM tenancy.prove('regress_app', 'history') WHERE result <> 'held';
+ALTER TABLE history_rest ENABLE ALWAYS TRIGGER tenancy_guard;
+ALTER TABLE history DISABLE TRIGGER tenancy_guard;
+REVOKE ALL ON history, history_rest FROM regress_app;
+GRANT DELETE ON history TO regress_app;
+INSERT INTO history VALUES ('acme', 1);
+SELECT check_name, result, detail FROM tenancy.prove('regress_app', 'history') WHERE result = 'leaked';
+ROLLBACK;
+-- A partition that is not protected, under a policy of somebody's own that lets nothing through yet.
+BEGIN;
+SET LOCAL tenancy.restoring = on;
+CREATE TABLE history_own PARTITION OF history FOR VALUES IN ('gone');
+ALTER TABLE history_own ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+CREATE POLICY own ON history_own USING (tenant_id = current_user);
+GRANT SELECT ON history_own TO regress_app;
+SELECT result, detail FROM tenancy.prove('regress_app', 'history') WHERE check_name = 'partitions';
 ROLLBACK;
 DROP TABLE history;
 
@@ -234,6 +260,12 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON doc TO regress_outsider;
 SELECT result, detail FROM tenancy.prove('regress_outsider', 'doc') WHERE check_name IN ('control', 'role');
 SELECT * FROM summary('regress_outsider', 'doc');
 SELECT item, value FROM tenancy.explain_access('doc', 'regress_outsider') WHERE item IN ('may be', 'verdict');
+ALTER ROLE regress_outsider SET tenancy.tenant_id = '';        -- is none
+SELECT * FROM summary('regress_outsider', 'doc');
+SELECT item, value FROM tenancy.explain_access('doc', 'regress_outsider') WHERE item IN ('may be', 'verdict');
+SET LOCAL ROLE regress_outsider;
+SELECT item, value FROM tenancy.explain_access('doc') WHERE item IN ('may be', 'verdict');
+RESET ROLE;
 SET LOCAL tenancy.restoring = on;
 ALTER POLICY tenancy_isolation ON doc USING (true);
 ALTER POLICY tenancy_access ON doc USING (true);
