@@ -54,7 +54,7 @@ GRANT EXECUTE ON FUNCTION
     _tenancy.drift(regclass, text, name, jsonb, jsonb), _tenancy.is_protected(regclass), _tenancy.is_migrated(regclass), _tenancy.protection(regclass),
     _tenancy.check_relation(regclass), _tenancy.check_column(regclass, name), _tenancy.check_rows(regclass, name, boolean),
     _tenancy.apply(regclass, text, name, jsonb, boolean, jsonb),
-    _tenancy.foreign_keys(regclass), _tenancy.key_name(regclass, text, oid), _tenancy.key_statements(regclass, text, text, oid),
+    _tenancy.foreign_keys(regclass), _tenancy.key_index(regclass, name[], oid, oid[]), _tenancy.key_statements(regclass, name[], boolean), _tenancy.key_remedy(regclass, name, text[]),
     _tenancy.reference_statements(regclass, regclass, text, text), _tenancy.scope_foreign_keys(regclass, text),
     _tenancy.save_protection(regclass, text, text, jsonb, jsonb), _tenancy.forget_protection(regclass),
     _tenancy.meters_of(regclass), _tenancy.is_watched(regclass), _tenancy.is_counted(regclass), _tenancy.meter_triggers(), _tenancy.is_audited(regclass), _tenancy.audit_triggers(),

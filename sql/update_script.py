@@ -72,6 +72,14 @@ BEGIN
     LOOP
         EXECUTE format('REVOKE EXECUTE ON ROUTINE %1$s FROM PUBLIC; GRANT EXECUTE ON ROUTINE %1$s TO PUBLIC', difference.name);
     END LOOP;
+    -- And so has what is new and nobody's.
+    FOR difference IN
+        SELECT c.oid::regclass AS name FROM pg_class c
+        WHERE c.relnamespace IN ('tenancy'::regnamespace, '_tenancy'::regnamespace) AND c.relkind IN ('r', 'p', 'v') AND c.relacl IS NULL
+          AND NOT EXISTS (SELECT FROM unnest(initial) AS i (privilege) WHERE starts_with(i.privilege, format(E'SELECT ON TABLE %s\\t', c.oid::regclass)))
+    LOOP
+        EXECUTE format('REVOKE ALL ON TABLE %s FROM PUBLIC', difference.name);
+    END LOOP;
 END
 $do$;"""
 # What a statement may be made of, so that a semicolon in it does not end it.

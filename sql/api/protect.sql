@@ -513,7 +513,10 @@ BEGIN
                 item.relation, lost.grantee, CASE WHEN lost.grantable THEN ' WITH GRANT OPTION' END);
         END LOOP;
         IF item.undo ->> 'own_index' IS NOT NULL AND NOT _tenancy.has_leading_index(item.relation, item.tenant_column) THEN
-            EXECUTE format('CREATE INDEX %I ON %s (%I)', item.undo ->> 'own_index', item.relation, item.tenant_column);
+            -- Under another name where somebody has taken it.
+            EXECUTE format('CREATE INDEX %s ON %s (%I)', (SELECT quote_ident(item.undo ->> 'own_index') FROM pg_class c WHERE c.oid = item.relation
+                    AND NOT EXISTS (SELECT FROM pg_class o WHERE (o.relnamespace, o.relname) = (c.relnamespace, left(item.undo ->> 'own_index', 63)))),
+                item.relation, item.tenant_column);
         END IF;
         PERFORM _tenancy.forget_protection(item.relation);
         IF item.relation = ANY (was_not_null) AND item.depth > 0 THEN

@@ -17,7 +17,7 @@ CREATE TABLE _tenancy.protected (
         AND jsonb_typeof(undo -> 'default') = 'boolean' AND jsonb_typeof(undo -> 'reference') = 'boolean'
         AND jsonb_typeof(undo -> 'access') = 'boolean' AND jsonb_typeof(undo -> 'index') IN ('string', 'null')
         AND jsonb_typeof(undo -> 'own_index') IN ('string', 'null') AND undo ->> 'own_index' IS DISTINCT FROM ''
-        AND jsonb_typeof(undo -> 'revoked') = 'array' AND NOT jsonb_path_exists(undo, 'strict $.revoked[*] ? (@.type() <> "object")')),
+        AND jsonb_typeof(undo -> 'revoked') = 'array' AND NOT jsonb_path_exists(undo, 'strict $.revoked[*] ? (@.type() <> "object" || @.grantable.type() <> "boolean")')),
     protected_at timestamptz NOT NULL DEFAULT pg_catalog.now()
 );
 COMMENT ON TABLE _tenancy.protected IS 'the protected tables; read it through tenancy.protected_tables';

@@ -3,7 +3,16 @@
 -- It returns more columns.
 DROP FUNCTION IF EXISTS _tenancy.import_statement(json, text);
 
--- An array of the names passed for an object with them.
+-- An array of the names passed for an object with them. An owner can have saved one by hand; it put nothing back.
+UPDATE _tenancy.protected SET options = '{"reference": false, "create_index": true, "access_policy": null}' WHERE jsonb_typeof(options) <> 'object';
+UPDATE _tenancy.protected
+SET undo = '{"row_security": false, "forced": false, "not_null": false, "own_not_null": false, "default": false, "reference": false, "access": false,
+             "index": null, "own_index": null, "revoked": []}'
+WHERE jsonb_typeof(undo) <> 'object';
+UPDATE _tenancy.protected
+SET undo = undo || jsonb_build_object('own_index', nullif(undo ->> 'own_index', ''),
+                                      'revoked', jsonb_path_query_array(undo, 'strict $.revoked[*] ? (@.type() == "object" && !(@.grantable.type() <> "boolean"))'))
+WHERE undo ->> 'own_index' = '' OR jsonb_path_exists(undo, 'strict $.revoked[*] ? (@.type() <> "object" || @.grantable.type() <> "boolean")');
 ALTER TABLE _tenancy.protected
     DROP CONSTRAINT protected_options_check, DROP CONSTRAINT protected_undo_check,
     ADD CONSTRAINT protected_options_check CHECK (
@@ -16,7 +25,7 @@ ALTER TABLE _tenancy.protected
         AND jsonb_typeof(undo -> 'default') = 'boolean' AND jsonb_typeof(undo -> 'reference') = 'boolean'
         AND jsonb_typeof(undo -> 'access') = 'boolean' AND jsonb_typeof(undo -> 'index') IN ('string', 'null')
         AND jsonb_typeof(undo -> 'own_index') IN ('string', 'null') AND undo ->> 'own_index' IS DISTINCT FROM ''
-        AND jsonb_typeof(undo -> 'revoked') = 'array' AND NOT jsonb_path_exists(undo, 'strict $.revoked[*] ? (@.type() <> "object")'));
+        AND jsonb_typeof(undo -> 'revoked') = 'array' AND NOT jsonb_path_exists(undo, 'strict $.revoked[*] ? (@.type() <> "object" || @.grantable.type() <> "boolean")'));
 
 -- What policies call has no list of privileges any more (sql/grants.sql), unless somebody has changed it.
 DO $$

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 from support import APP, Database, pg_program, set_session
 from test_pg_upgrade import SEEN, fill, isolation_holds
 
@@ -166,6 +167,32 @@ def test_what_was_revoked_stays_so(updated):
     with database.connect("postgres") as dba:
         for function, expected in (("current_tenant()", (True, True)), ("has_role(text[])", (False, False)), ("explain_access(regclass, name, boolean)", (False, False)), ("is_member(text, text)", (True, True))):
             assert dba.execute(may, [f"tenancy.{function}"] * 2).fetchone() == expected, function
+
+
+@pytest.mark.parametrize("earlier", ["0.1.0"], indirect=True)
+def test_what_an_owner_saved_by_hand(server, earlier, now):
+    """What 0.1.0 took for what protect saves, and is none, stops no update; it puts nothing back, as before."""
+    database = Database(server, "it_updated_by_hand", extension=False)
+    database.run(f"CREATE EXTENSION tenancy VERSION '{earlier}'")
+    names = {"options": ["reference", "create_index", "access_policy"]}
+    names["undo"] = ["row_security", "forced", "not_null", "own_not_null", "default", "reference", "access", "index", "own_index", "revoked"]
+    with database.connect("postgres") as dba:
+        for table in ("names", "parts", "good"):
+            dba.execute(f"CREATE TABLE {table} (id integer, tenant_id text NOT NULL)")
+            dba.execute("SELECT tenancy.protect(%s)", [table])
+        saved = dba.execute("SELECT options, undo FROM _tenancy.protected WHERE relation = 'good'::regclass").fetchone()
+        save = "SELECT _tenancy.save_protection(%s, 'tenant', 'tenant_id', %s, %s)"
+        dba.execute(save, ["names", Jsonb(names["options"]), Jsonb(names["undo"])])
+        odd = saved[1] | {"own_index": "", "revoked": ["GRANT", {"grantee": "PUBLIC", "privilege": "TRIGGER", "grantable": "maybe", "column": None}]}
+        dba.execute(save, ["parts", Jsonb(saved[0]), Jsonb(odd)])
+        dba.execute(f"ALTER EXTENSION tenancy UPDATE TO '{now}'")
+        rows = dict(dba.execute("SELECT relation::text, undo FROM _tenancy.protected").fetchall())
+        assert rows["good"] == saved[1]
+        assert rows["parts"] == saved[1] | {"own_index": None, "revoked": []}
+        assert rows["names"] == dict.fromkeys(names["undo"], False) | {"index": None, "own_index": None, "revoked": []}
+        for table in rows:
+            dba.execute("SELECT tenancy.unprotect(%s)", [table])
+    database.drop()
 
 
 def test_where_nothing_is_public_by_itself(server, earlier, now):

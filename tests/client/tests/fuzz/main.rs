@@ -255,7 +255,13 @@ struct Outcomes {
     growth: u64,
 }
 
-fn fuzz(client: &mut Client, target: &Target, seed: u64, cases: usize) -> Result<Outcomes, String> {
+fn fuzz(
+    client: &mut Client,
+    admin: &mut Client,
+    target: &Target,
+    seed: u64,
+    cases: usize,
+) -> Result<Outcomes, String> {
     let mut random = Random::new(seed);
     let fail = |error: postgres::Error| format!("{}: {error:?}", target.name);
     client.batch_execute(&probe(target)).map_err(fail)?;
@@ -280,6 +286,10 @@ fn fuzz(client: &mut Client, target: &Target, seed: u64, cases: usize) -> Result
         }
         outcomes.slowest = outcomes.slowest.max(begun.elapsed());
         done += batch.len();
+        // What was rolled back is looked through by what comes after it.
+        if done / 20_000 > (done - batch.len()) / 20_000 {
+            admin.batch_execute("VACUUM").map_err(fail)?;
+        }
         if done * 10 >= cases {
             let now = memory(pid).unwrap_or(0);
             outcomes.growth = now.saturating_sub(*first.get_or_insert(now));
@@ -338,7 +348,7 @@ fn run(database: &Database, seed: u64, cases: usize) -> Vec<String> {
         }
         let cases = if SLOWER.contains(&target.name) { cases.min(ENOUGH.max(cases / 20)) } else { cases };
         let begun = Instant::now();
-        match fuzz(&mut client, target, seed, cases) {
+        match fuzz(&mut client, &mut admin, target, seed, cases) {
             Err(fault) => faults.push(fault),
             Ok(outcomes) => {
                 let counts: Vec<_> =
