@@ -41,13 +41,17 @@ pub const LONGEST_USER: usize = 255;
 /// The number of a transaction that no backend reaches: a value with it was given in an earlier transaction.
 const EARLIER: u64 = 0;
 
+struct Changes {
+    /// The tenant that was found good to be set, just now.
+    checked: Option<TenantId>,
+    /// The tenant that was assigned last.
+    last: Option<TenantId>,
+}
+
 thread_local! {
     /// The first tenant that this transaction set or used.
     static FIRST: Cell<Option<TenantId>> = const { Cell::new(None) };
-    /// The tenant that was found good to be set, just now.
-    static CHECKED: Cell<Option<TenantId>> = const { Cell::new(None) };
-    /// The tenant that was assigned last.
-    static LAST: Cell<Option<TenantId>> = const { Cell::new(None) };
+    static CHANGES: RefCell<Changes> = const { RefCell::new(Changes { checked: None, last: None }) };
     /// `tenancy.seal()` was called in this transaction.
     static SEALED: Cell<bool> = const { Cell::new(false) };
     /// The library was loaded in this transaction, which may have been in any tenant before.
@@ -126,13 +130,16 @@ fn refusal(error: Error) -> Refusal {
 /// Judges a value of a parameter that holds a tenant id; form and seal only, because it may be called outside
 /// a transaction.
 fn check(value: &[u8], source: Source, takes_effect: bool) -> Result<Assigned, Refusal> {
-    let id = TenantId::parse(value).map_err(|malformed| refusal(Error::IdInvalid(malformed)))?;
+    let mut assigned = Assigned { id: TenantId::NONE, source, transaction: EARLIER };
+    assigned.id.read(value).map_err(|malformed| refusal(Error::IdInvalid(malformed)))?;
     if takes_effect {
         refuse_in_scope(source).map_err(refusal)?;
-        judge_change(id, source).map_err(refusal)?;
+        judge_change(&assigned.id, source).map_err(refusal)?;
     }
-    let transaction = if LEFT_OVER.get().0 { EARLIER } else { pg::xact::number() };
-    Ok(Assigned { id, source, transaction })
+    if !LEFT_OVER.get().0 {
+        assigned.transaction = pg::xact::number();
+    }
+    Ok(assigned)
 }
 
 /// Judges a value of `tenancy.user_id`.
@@ -158,7 +165,7 @@ fn check_token(text: &[u8], source: Source, takes_effect: bool) -> Result<Given,
     } else if pg::xact::in_transaction() {
         refuse_in_scope(source).map_err(refusal)?;
         let identity = token::verified(text).map_err(refusal)?;
-        judge_change(identity.tenant, source).map_err(refusal)?;
+        judge_change(&identity.tenant, source).map_err(refusal)?;
         tenant = Some(identity.tenant);
     }
     let transaction = if LEFT_OVER.get().1 { EARLIER } else { pg::xact::number() };
@@ -179,7 +186,7 @@ fn check_scope(text: &[u8], source: Source, takes_effect: bool) -> Result<pg::sc
     };
     let Some(scope) = scope else { return Err(refusal(Error::ScopeByHand)) };
     let id = TenantId::scope(scope.number);
-    judge_change(id, source).map_err(refusal)?;
+    judge_change(&id, source).map_err(refusal)?;
     Ok(pg::scope::Given {
         assigned: Assigned { id, source, transaction: pg::xact::number() },
         number: scope.number,
@@ -190,7 +197,7 @@ fn check_scope(text: &[u8], source: Source, takes_effect: bool) -> Result<pg::sc
 /// Raises unless the statement runs in the scope of that number.
 fn confirm_scope(number: i64) {
     match confirmed() {
-        Ok(Some(id)) if id == TenantId::scope(number) => {}
+        Ok(Some((id, _))) if id == TenantId::scope(number) => {}
         Ok(_) => Error::ScopeOver("ended").raise(),
         Err(error) => error.raise(),
     }
@@ -217,23 +224,31 @@ pub fn abandons_scope() -> bool {
     !is_crossing()
 }
 
+/// Refuses a tenant that the transaction may not run for.
+fn refuse_sealed(id: &TenantId) -> Result<(), Error<'static>> {
+    if is_sealed()
+        && let Some(first) = FIRST.get()
+        && first != *id
+    {
+        return Err(Error::Sealed(first));
+    }
+    Ok(())
+}
+
 /// Judges a change of the tenant.
-fn judge_change(id: TenantId, source: Source) -> Result<(), Error<'static>> {
-    let is_another = || pg::guc::assigned().map(|assigned| assigned.id) != Some(id);
+fn judge_change(id: &TenantId, source: Source) -> Result<(), Error<'static>> {
+    let is_another = || !pg::guc::names(id);
     if pg::in_parallel_worker() {
         // What its leader has handed over comes before that.
         if pg::is_in_parallel_mode() && is_another() {
             return Err(Error::ChangedInStatement);
         }
     } else if source == Source::Session {
-        match FIRST.get() {
-            Some(first) if first != id && is_sealed() => return Err(Error::Sealed(first)),
-            _ => {}
-        }
-        if is_another() && (pg::is_in_parallel_mode() || running::refuses(Some(id))) {
+        refuse_sealed(id)?;
+        if is_another() && (pg::is_in_parallel_mode() || running::refuses(id)) {
             return Err(Error::ChangedInStatement);
         }
-        CHECKED.set(Some(id));
+        CHANGES.with_borrow_mut(|changes| changes.checked = Some(*id));
     }
     Ok(())
 }
@@ -241,14 +256,20 @@ fn judge_change(id: TenantId, source: Source) -> Result<(), Error<'static>> {
 /// Notes the first tenant that a transaction sets. What rollback or commit restores is not of this transaction; but inside a
 /// statement it is a change of the tenant that `check` is not asked about.
 fn assign(value: Option<&Assigned>) {
-    let id = value.map(|value| value.id);
-    let was_asked = CHECKED.take();
-    let last = LAST.replace(id);
-    if id != last {
-        if let Some(id) = &id {
+    let id = value.map(|value| &value.id);
+    let (was_asked, is_another) = CHANGES.with_borrow_mut(|changes| {
+        let was_asked = id.is_some() && changes.checked.as_ref() == id;
+        changes.checked = None;
+        (was_asked, changes.last.as_ref() != id)
+    });
+    if is_another {
+        if let Some(id) = id {
             statistics::follow(id);
         }
-        running::note_change(last, id, id.is_some() && was_asked == id);
+        CHANGES.with_borrow_mut(|changes| {
+            running::note_change(changes.last.as_ref(), id, was_asked);
+            changes.last = id.copied();
+        });
     }
     if let Some(value) = value
         && value.source == Source::Session
@@ -329,8 +350,8 @@ fn is_stale() -> bool {
     earlier && guc::session_context() == SessionContext::Refuse && !pg::in_parallel_worker()
 }
 
-/// The tenant that the current statement runs for: named, not refused, sealed to no other, registered, active.
-fn confirm() -> Result<Option<TenantId>, Error<'static>> {
+/// The tenant that the current statement runs for, and its forms: named, not refused, sealed to no other, registered, active. For a scope of several, no forms.
+fn confirm() -> Result<Option<(TenantId, Resolved)>, Error<'static>> {
     if OVERRIDDEN.get() {
         return Err(Error::Overridden);
     }
@@ -345,14 +366,12 @@ fn confirm() -> Result<Option<TenantId>, Error<'static>> {
     if UNSEALABLE.get() && guc::seal() == Seal::Transaction {
         return Err(Error::Unsealable(id));
     }
-    match FIRST.get() {
-        Some(first) if first != id && is_sealed() => return Err(Error::Sealed(first)),
-        _ => {}
-    }
+    refuse_sealed(&id)?;
     if id.is_scope() {
-        return scope::confirm().map(|()| Some(id));
+        return scope::confirm().map(|()| Some((id, Resolved::None)));
     }
-    let standing = registry::standing(&id)?;
+    // Forms may be those of the last tenant that was asked about: nothing below asks about another.
+    let (standing, forms) = registry::entered(&id)?;
     if standing.status != Status::Active && !guard::is_moving(Some(&id)) {
         return Err(Error::NotActive(id, standing.status.as_str()));
     }
@@ -373,16 +392,16 @@ fn confirm() -> Result<Option<TenantId>, Error<'static>> {
     {
         return Err(Error::NotMember(id));
     }
-    Ok(Some(id))
+    Ok(Some((id, forms)))
 }
 
 /// The same, for its use.
-fn confirmed() -> Result<Option<TenantId>, Error<'static>> {
-    let id = confirm()?;
-    if id.is_some() {
+fn confirmed() -> Result<Option<(TenantId, Resolved)>, Error<'static>> {
+    let found = confirm()?;
+    if found.is_some() {
         note_use();
     }
-    Ok(id)
+    Ok(found)
 }
 
 /// Notes that the tenant is used, which is as good as set where a transaction is sealed.
@@ -444,31 +463,36 @@ fn judge(statement: &Statement) -> bool {
 }
 
 fn resolve(form: Form) -> Resolved {
-    let Some(id) = current() else { return Resolved::None };
+    let Some((id, forms)) = entered() else { return Resolved::None };
     match form {
         Form::Uuid if id.uuid().is_none() => Error::NoForm(id, "uuid").raise(),
         Form::Bigint if id.bigint().is_none() => Error::NoForm(id, "bigint").raise(),
         _ => {}
     }
-    registry::resolved(&id)
+    forms
 }
 
 /// The current tenant, where nothing refuses it: what would is raised by whatever asks for the tenant when it runs.
 fn find() -> Resolved {
     match confirm() {
-        Ok(Some(id)) if !id.is_scope() => registry::resolved(&id),
+        Ok(Some((_, forms))) => forms,
         _ => Resolved::None,
     }
 }
 
 /// The current tenant; raises where there is none, unless `tenancy.missing_tenant` is `empty`.
 pub fn current() -> Option<TenantId> {
+    entered().map(|(id, _)| id)
+}
+
+/// The same, and its forms.
+fn entered() -> Option<(TenantId, Resolved)> {
     match confirmed() {
         Err(error) => error.raise(),
         Ok(None) if guc::missing_tenant() == MissingTenant::Empty => None,
         Ok(None) => Error::ContextMissing.raise(),
-        Ok(Some(id)) if id.is_scope() => Error::SeveralTenants.raise(),
-        Ok(Some(id)) => Some(id),
+        Ok(Some((id, _))) if id.is_scope() => Error::SeveralTenants.raise(),
+        Ok(Some(found)) => Some(found),
     }
 }
 
@@ -483,8 +507,8 @@ pub fn confirmed_user() -> Option<Text> {
 /// The current tenant; raises where there is none.
 pub fn required() -> TenantId {
     match confirmed() {
-        Ok(Some(id)) if id.is_scope() => Error::SeveralTenants.raise(),
-        Ok(Some(id)) => id,
+        Ok(Some((id, _))) if id.is_scope() => Error::SeveralTenants.raise(),
+        Ok(Some((id, _))) => id,
         Ok(None) => Error::ContextMissing.raise(),
         Err(error) => error.raise(),
     }

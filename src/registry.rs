@@ -7,9 +7,9 @@
 //! Reads `_tenancy.tenants` directly (`pg::scan`), so its columns have fixed places; a test checks it.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 
 use pgrx::{PgRelation, prelude::*};
+use rustc_hash::FxHashMap;
 
 use crate::error::Error;
 use crate::pg::{
@@ -69,7 +69,8 @@ struct Entry {
 }
 
 thread_local! {
-    static TENANTS: RefCell<HashMap<Box<str>, Entry>> = RefCell::new(HashMap::new());
+    /// By a quick hash, which has no key: only registered tenants are in it.
+    static TENANTS: RefCell<FxHashMap<Box<[u8]>, Entry>> = RefCell::default();
     /// Holds a tenant that found the cache full, until the next one.
     static OVERFLOW: RefCell<Option<(TenantId, Entry)>> = const { RefCell::new(None) };
     static TABLE: Cached = const { Cached::new(c"tenants", c"tenants_pkey") };
@@ -87,7 +88,7 @@ pub fn init() {
 pub fn trim() {
     let grown = TENANTS.with_borrow(|tenants| tenants.len() >= CACHED);
     if grown && pg::xact::nothing_is_running() {
-        TENANTS.with_borrow_mut(HashMap::clear);
+        TENANTS.with_borrow_mut(FxHashMap::clear);
         OVERFLOW.set(None);
     }
 }
@@ -125,7 +126,7 @@ pub fn generation() -> u64 {
 
 /// Calls `with` on the tenant's place in the cache, if it has one.
 fn cached<T>(id: &TenantId, with: impl FnOnce(&mut Entry) -> T) -> Option<(T, bool)> {
-    TENANTS.with_borrow_mut(|tenants| match tenants.get_mut(id.as_str()) {
+    TENANTS.with_borrow_mut(|tenants| match tenants.get_mut(id.as_bytes()) {
         Some(entry) => Some((with(entry), true)),
         None => OVERFLOW.with_borrow_mut(|place| match place {
             Some((held, entry)) if held == id => Some((with(entry), false)),
@@ -141,36 +142,49 @@ pub fn is_known(id: &TenantId) -> bool {
 
 /// Returns the tenant's standing, from the cache where it is current.
 pub fn standing(id: &TenantId) -> Result<Standing, Error<'static>> {
-    if let Some((Some((generation, standing)), _)) = cached(id, |entry| entry.checked)
-        && generation == self::generation()
-    {
-        return Ok(standing);
-    }
-    let generation = generation();
-    let standing = read_standing(id)?;
-    let checked = Some((generation, standing));
-    if cached(id, |entry| entry.checked = checked).is_none() {
-        let forms = Box::new(Forms::new(id.as_str(), id.uuid(), id.bigint()));
-        let entry = Entry { forms, checked };
-        TENANTS.with_borrow_mut(|tenants| {
-            if tenants.len() < CACHED {
-                tenants.insert(id.as_str().into(), entry);
-            } else {
-                OVERFLOW.set(Some((*id, entry)));
-            }
-        });
-    }
-    Ok(standing)
+    entered(id).map(|(standing, _)| standing)
 }
 
-/// Returns the forms of a tenant whose standing was asked for before.
-pub fn resolved(id: &TenantId) -> Resolved {
-    match cached(id, |entry| std::ptr::from_ref(entry.forms.as_ref())) {
-        Some((forms, true)) => Resolved::Kept(forms),
-        Some((forms, false)) => Resolved::Passing(forms),
-        // `standing` has just put it there; NULL shows no row.
-        None => Resolved::None,
+/// The same, and the tenant's forms.
+pub fn entered(id: &TenantId) -> Result<(Standing, Resolved), Error<'static>> {
+    let generation = generation();
+    // One look into the cache: it is asked once in each transaction.
+    let found = cached(id, |entry| {
+        let (of, standing) = entry.checked?;
+        (of == generation).then_some((standing, std::ptr::from_ref(entry.forms.as_ref())))
+    });
+    match found {
+        Some((Some((standing, forms)), true)) => return Ok((standing, Resolved::Kept(forms))),
+        Some((Some((standing, forms)), false)) => return Ok((standing, Resolved::Passing(forms))),
+        _ => {}
     }
+    let standing = read_standing(id)?;
+    Ok((standing, enter(id, (generation, standing))))
+}
+
+/// Keeps what was read of a tenant.
+fn enter(id: &TenantId, checked: (u64, Standing)) -> Resolved {
+    let again = |entry: &mut Entry| {
+        entry.checked = Some(checked);
+        std::ptr::from_ref(entry.forms.as_ref())
+    };
+    match cached(id, again) {
+        Some((forms, true)) => return Resolved::Kept(forms),
+        Some((forms, false)) => return Resolved::Passing(forms),
+        None => {}
+    }
+    let forms = Box::new(Forms::new(id.as_str(), id.uuid(), id.bigint()));
+    let place = std::ptr::from_ref(forms.as_ref());
+    let entry = Entry { forms, checked: Some(checked) };
+    TENANTS.with_borrow_mut(|tenants| {
+        if tenants.len() < CACHED {
+            tenants.insert(id.as_bytes().into(), entry);
+            Resolved::Kept(place)
+        } else {
+            OVERFLOW.set(Some((*id, entry)));
+            Resolved::Passing(place)
+        }
+    })
 }
 
 /// Returns a tenant id in its one spelling: a UUID in lower case, any other id unchanged.

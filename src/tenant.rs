@@ -11,6 +11,18 @@ use std::hash::{Hash, Hasher};
 /// The most bytes an id may have. Room for a domain-like name, small enough to sit in fixed buffers.
 pub const MAX_LEN: usize = 128;
 
+/// The bytes that an id may have.
+const ALLOWED: [bool; 256] = {
+    let mut allowed = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let is_other = matches!(byte as u8, b'.' | b'_' | b':' | b'@' | b'+' | b'-');
+        allowed[byte] = is_other || (byte as u8).is_ascii_alphanumeric();
+        byte += 1;
+    }
+    allowed
+};
+
 /// A well-formed tenant id in its one spelling.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct TenantId {
@@ -70,24 +82,28 @@ impl TenantId {
 
     /// Returns the id in its one spelling: a UUID in lower case, anything else as it stands.
     pub fn parse(text: &[u8]) -> Result<TenantId, Malformed> {
+        let mut id = TenantId::NONE;
+        id.read(text).map(|()| id)
+    }
+
+    /// The same in the place of another, or of part of it where the text is malformed.
+    pub fn read(&mut self, text: &[u8]) -> Result<(), Malformed> {
         match text.len() {
             0 => return Err(Malformed::Empty),
             n if n > MAX_LEN => return Err(Malformed::TooLong),
-            _ => {}
+            n => self.len = n as u8,
         }
-        let allowed = |b: &u8| b.is_ascii_alphanumeric() || b"._:@+-".contains(b);
-        if !text.iter().all(allowed) {
-            return Err(Malformed::Character);
-        }
-        let mut bytes = [0; MAX_LEN];
-        for (to, from) in bytes.iter_mut().zip(text) {
+        self.bytes = [0; MAX_LEN];
+        for (to, from) in self.bytes.iter_mut().zip(text) {
+            if !ALLOWED[usize::from(*from)] {
+                return Err(Malformed::Character);
+            }
             *to = *from;
         }
-        let mut id = TenantId { len: text.len() as u8, bytes };
         if uuid_of(text).is_some() {
-            id.bytes.make_ascii_lowercase();
+            self.bytes.make_ascii_lowercase();
         }
-        Ok(id)
+        Ok(())
     }
 
     pub fn as_bytes(&self) -> &[u8] {

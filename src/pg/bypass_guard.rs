@@ -47,16 +47,49 @@ pub unsafe extern "C-unwind" fn guard_copy(statement: *const pg_sys::CopyStmt) {
 
 /// The table that COPY reads or writes itself; none where that is a query, or all rows are meant.
 pub unsafe fn copied(statement: *const pg_sys::CopyStmt) -> Option<pg_sys::Oid> {
+    // SAFETY: a valid statement.
+    unsafe {
+        if super::user::means_all_rows() {
+            return None;
+        }
+        table_of(statement).filter(|table| is_exempt(*table, pg_sys::InvalidOid))
+    }
+}
+
+/// The table that COPY names, which is locked.
+unsafe fn table_of(statement: *const pg_sys::CopyStmt) -> Option<pg_sys::Oid> {
     // SAFETY: a valid statement, of which `relation` is null or names a table.
     unsafe {
         let name = (*statement).relation;
-        if name.is_null() || super::user::means_all_rows() {
+        if name.is_null() {
             return None;
         }
         let flags = pg_sys::RVROption::RVR_MISSING_OK;
         let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
         let table = pg_sys::RangeVarGetRelidExtended(name, lock, flags, None, std::ptr::null_mut());
-        (table != pg_sys::InvalidOid && is_exempt(table, pg_sys::InvalidOid)).then_some(table)
+        (table != pg_sys::InvalidOid).then_some(table)
+    }
+}
+
+/// Refuses COPY into a protected table whose policies apply, in PostgreSQL's words. It does so itself where it runs the command; another extension may
+/// run it in its place, and write what no policy has seen, as Citus does with a distributed table that has rows on this server.
+#[pg_guard]
+pub unsafe extern "C-unwind" fn refuse_copy(statement: *const pg_sys::CopyStmt) {
+    // SAFETY: a valid statement.
+    unsafe {
+        if (*statement).is_from
+            && let Some(judges) = hook::judges()
+            && let Some(table) = table_of(statement)
+            && has_policy(table, judges.policy)
+            && !is_exempt(table, pg_sys::InvalidOid)
+            // Whoever has no privilege is told so.
+            && super::user::has_right(table, pg_sys::ACL_INSERT as _)
+        {
+            const TEXT: &str = "COPY FROM not supported with row-level security";
+            super::ErrorReport::new(PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED, TEXT, "tenancy")
+                .set_hint("Use INSERT statements instead.")
+                .report(PgLogLevel::ERROR);
+        }
     }
 }
 

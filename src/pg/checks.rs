@@ -16,7 +16,7 @@ use super::{
     statement::entries,
 };
 
-mod proof;
+pub mod proof;
 
 mod raw {
     use super::*;

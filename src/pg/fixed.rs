@@ -14,7 +14,7 @@ use pgrx::{pg_sys, prelude::*};
 use super::{
     accessor::{self, Form, Known},
     checks, hook, planner, running, scope,
-    statement::{entries, entries_mut, has_policy},
+    statement::{entries, entries_mut, look_for_policy},
 };
 use crate::error::Error;
 
@@ -152,7 +152,7 @@ pub unsafe fn is_protected(entry: *const pg_sys::RangeTblEntry) -> bool {
     // SAFETY: an entry; a table that a query names is locked.
     unsafe {
         (*entry).rtekind == pg_sys::RTEKind::RTE_RELATION
-            && hook::judges().is_some_and(|judges| has_policy((*entry).relid, judges.policy))
+            && hook::judges().is_some_and(|judges| look_for_policy((*entry).relid, judges.policy))
     }
 }
 
@@ -228,11 +228,21 @@ const PROVEN: i32 = -7_252;
 pub mod proven {
     pub const INSERTS: u32 = 1;
     pub const UPDATES: u32 = 2;
+    /// Rows that are in the way of those that are inserted.
+    pub const CONFLICTS: u32 = 4;
+    /// Rows that PostgreSQL may not write: another extension has made the plan, as Citus does of a table whose rows are on other servers.
+    pub const ELSEWHERE: u32 = 8;
 }
 
-/// Marks a plan as one that was made for a tenant.
+/// Refuses a query whose table has changed while it was planned.
+#[cold]
 #[pg_guard]
-pub unsafe extern "C-unwind" fn tag(plan: *mut pg_sys::PlannedStmt, number: u32, rows: u32) {
+pub unsafe extern "C-unwind" fn refuse_changed() {
+    Error::ProtectionChanged.raise()
+}
+
+/// Marks a plan as one that was made for a tenant. A frame of plain data, which an error may skip.
+pub unsafe fn tag(plan: *mut pg_sys::PlannedStmt, number: u32, rows: u32) {
     // SAFETY: a plan that was made just now.
     unsafe {
         planner::push_item(&mut (*plan).invalItems, FIXED, number);
@@ -283,12 +293,18 @@ pub unsafe fn starts(query: *const pg_sys::QueryDesc) {
     unsafe extern "C-unwind" fn confirm(rows: u32, tables: *mut pg_sys::List) {
         // SAFETY: tables that a query writes, which are open.
         unsafe {
+            if rows & proven::ELSEWHERE != 0 && tables.is_null() {
+                return;
+            }
             let [table] = entries(tables) else { Error::ProtectionChanged.raise() };
             let table = table.ptr_value.cast::<pg_sys::ResultRelInfo>();
-            let is_changed = (*table).ri_TrigDesc.as_ref().is_some_and(|triggers| {
-                rows & proven::INSERTS != 0 && triggers.trig_insert_before_row
-                    || rows & proven::UPDATES != 0 && triggers.trig_update_before_row
-            });
+            // The indexes by which conflicts are found are not known of such a plan.
+            const UNKNOWN: u32 = proven::ELSEWHERE | proven::CONFLICTS;
+            let is_changed = rows & UNKNOWN == UNKNOWN
+                || (*table).ri_TrigDesc.as_ref().is_some_and(|triggers| {
+                    rows & proven::INSERTS != 0 && triggers.trig_insert_before_row
+                        || rows & proven::UPDATES != 0 && triggers.trig_update_before_row
+                });
             if is_changed {
                 Error::ProtectionChanged.raise()
             }

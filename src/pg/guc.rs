@@ -82,6 +82,15 @@ pub fn assigned() -> Option<Assigned> {
     super::scope::assigned().or_else(super::token::assigned).or_else(by_id)
 }
 
+/// Whether they name that tenant: the same, without a copy.
+pub fn names(id: &crate::tenant::TenantId) -> bool {
+    if super::scope::is_given() || super::token::is_given() {
+        return assigned().is_some_and(|assigned| assigned.id == *id);
+    }
+    // SAFETY: backend-local plain data, which nobody changes meanwhile.
+    unsafe { (*addr_of_mut!(ASSIGNED)).as_ref() }.is_some_and(|assigned| assigned.id == *id)
+}
+
 /// The value of `tenancy.tenant_id`, or none where it is empty.
 pub fn by_id() -> Option<Assigned> {
     // SAFETY: a copy of backend-local plain data.
@@ -395,8 +404,11 @@ unsafe fn allocate(size: usize) -> *mut c_void {
 
 #[cfg(not(feature = "pg15"))]
 unsafe fn allocate(size: usize) -> *mut c_void {
+    unsafe extern "C-unwind" {
+        fn guc_malloc(level: c_int, size: usize) -> *mut c_void;
+    }
     // SAFETY: any size may be asked for; below ERROR it returns null rather than raise.
-    unsafe { pg_sys::guc_malloc(pg_sys::LOG as c_int, size) }
+    unsafe { guc_malloc(pg_sys::LOG as c_int, size) }
 }
 
 unsafe fn refuse(refusal: &Refusal) -> bool {

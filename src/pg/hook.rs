@@ -397,6 +397,7 @@ unsafe extern "C-unwind" fn plan(
         let plan = planner(query, text, options, parameters);
         late::planned(plan);
         if let Some(tenant) = tenant {
+            let proven = if proven == 0 { 0 } else { checks::proof::kept_by(plan, proven) };
             fixed::tag(plan, tenant.number(), proven);
         }
         if let Some(tenant) = running::leave_plan(depth) {
@@ -508,7 +509,11 @@ unsafe extern "C-unwind" fn process_utility(
         if is_copy && OBSERVER.is_some_and(|observer| (observer.is_on)()) {
             observe_copy(command.cast());
         }
-        let call = PREVIOUS_UTILITY.unwrap_or(raw::standard_ProcessUtility);
+        let previous = PREVIOUS_UTILITY;
+        if is_copy && previous.is_some() {
+            bypass_guard::refuse_copy(command.cast());
+        }
+        let call = previous.unwrap_or(raw::standard_ProcessUtility);
         call(statement, text, is_read_only, context, parameters, environment, to, completion);
         if drops_us.is_some() {
             dropping::ended();

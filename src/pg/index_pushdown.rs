@@ -125,7 +125,7 @@ pub unsafe fn estimates(root: *mut pg_sys::PlannerInfo, rel: *mut pg_sys::RelOpt
         }
         match note_of(root, rel).as_ref() {
             Some(note) => !note.current.is_null() && (*note.current).norm_selec < 0.0,
-            None => is_first(root, rel) && mark_early(root, rel),
+            None => marks::waits_any(rel) && is_first(root, rel) && mark_early(root, rel),
         }
     }
 }
@@ -196,7 +196,10 @@ unsafe extern "C-unwind" fn add_paths(
             if !note.is_null() && !(*note).marked.is_null() {
                 put_back(&*(*note).marked);
                 planner::tag_pushed((*root).glob);
-            } else if note.as_ref().is_none_or(|note| note.is_for_later) && may_push(root, rel) {
+            } else if note.as_ref().is_none_or(|note| note.is_for_later)
+                && marks::waits_any(rel)
+                && may_push(root, rel)
+            {
                 make_paths_again(root, rel);
             }
             if !note.is_null() {

@@ -76,8 +76,11 @@ pub fn sqlstate_text(state: PgSqlErrorCode) -> String {
 
 /// Whether a query is running in parallel, here or in the leader: what its workers read, no other of them knows.
 pub fn is_in_parallel_mode() -> bool {
-    // SAFETY: reads backend-local state.
-    unsafe { pg_sys::IsInParallelMode() }
+    unsafe extern "C-unwind" {
+        fn IsInParallelMode() -> bool;
+    }
+    // SAFETY: reads backend-local state, and raises nothing.
+    unsafe { IsInParallelMode() }
 }
 
 /// Whether this process serves a client: it is no background process, nor a parallel worker, whose messages go to its leader.

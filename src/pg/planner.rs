@@ -42,6 +42,8 @@ mod raw {
         pub fn SearchSysCache1(cache: c_int, key: pg_sys::Datum) -> pg_sys::HeapTuple;
         pub fn ReleaseSysCache(tuple: pg_sys::HeapTuple);
         pub fn ResetPlanCache();
+        pub fn palloc0(size: usize) -> *mut c_void;
+        pub fn lappend(list: *mut pg_sys::List, item: *mut c_void) -> *mut pg_sys::List;
     }
 }
 
@@ -198,6 +200,43 @@ pub unsafe fn is_quiet(node: *mut pg_sys::Node, tenants: &[pg_sys::Oid]) -> bool
     let context = std::ptr::from_mut(&mut tenants).cast();
     // SAFETY: the caller passes an expression; errors are caught at the boundary.
     unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| !look(node, context)) }
+}
+
+/// Whether an expression compares columns and what is known by one of the functions that most conditions call: it is quiet, at a glance.
+pub unsafe fn is_plain_comparison(node: *const pg_sys::Node) -> bool {
+    use pg_sys::NodeTag::*;
+    // Of types without a collation.
+    const COMPARISONS: [u32; 9] = [
+        pg_sys::F_INT4EQ,
+        pg_sys::F_INT8EQ,
+        pg_sys::F_UUID_EQ,
+        pg_sys::F_TIMESTAMPTZ_LT,
+        pg_sys::F_TIMESTAMPTZ_GE,
+        pg_sys::F_INT48EQ,
+        pg_sys::F_INT84EQ,
+        pg_sys::F_DATE_EQ,
+        pg_sys::F_BOOLEQ,
+    ];
+    // SAFETY: the tag of a node tells its type.
+    unsafe {
+        if (*node).type_ != T_OpExpr {
+            return false;
+        }
+        let operation = node.cast::<pg_sys::OpExpr>();
+        let function = (*operation).opfuncid.to_u32();
+        let is_text = function == pg_sys::F_TEXTEQ && (*operation).inputcollid != pg_sys::InvalidOid;
+        (is_text || COMPARISONS.contains(&function))
+            && super::statement::entries((*operation).args).iter().all(|cell| {
+                let argument = cell.ptr_value.cast::<pg_sys::Node>();
+                match (*argument).type_ {
+                    T_Var | T_Const => true,
+                    T_Param => {
+                        (*argument.cast::<pg_sys::Param>()).paramkind == pg_sys::ParamKind::PARAM_EXTERN
+                    }
+                    _ => false,
+                }
+            })
+    }
 }
 
 /// Whether functions of texts are called without a collation, because those of their arguments differ: that is an error when they are called.
@@ -387,28 +426,29 @@ pub unsafe fn item(items: *mut pg_sys::List, cache: c_int) -> Option<u32> {
     }
 }
 
-/// Has a plan tell something under a number of ours.
+/// Has a plan tell something under a number of ours. A frame of plain data, which an error (there is no memory) may skip.
 pub unsafe fn push_item(items: &mut *mut pg_sys::List, cache: c_int, value: u32) {
     // SAFETY: nodes in the memory of what is being planned, or was just now.
     unsafe {
-        let item = pg_sys::palloc0(size_of::<pg_sys::PlanInvalItem>()).cast::<pg_sys::PlanInvalItem>();
+        let item = raw::palloc0(size_of::<pg_sys::PlanInvalItem>()).cast::<pg_sys::PlanInvalItem>();
         (*item).type_ = pg_sys::NodeTag::T_PlanInvalItem;
         (*item).cacheId = cache;
         (*item).hashValue = value;
-        *items = pg_sys::lappend(*items, item.cast());
+        *items = raw::lappend(*items, item.cast());
     }
 }
 
-/// Marks a plan as holding rows of a tenant.
+/// Marks a plan as holding rows of a tenant. A frame of plain data, which an error may skip.
 pub fn tag(plan: *mut pg_sys::PlannedStmt, tenant: Tenant) {
-    let id = tenant.map(|id| id.as_str().as_bytes().to_vec()).unwrap_or_default();
-    let mut words = vec![id.len() as u32];
-    words.extend(id.chunks(4).map(|part| part.iter().fold(0, |word, byte| word << 8 | u32::from(*byte))));
+    let id = tenant.as_ref().map_or(&[][..], |id| id.as_bytes());
     // From the end, so that the length comes last.
-    for (place, word) in words.into_iter().enumerate().rev() {
+    for (place, part) in id.chunks(4).enumerate().rev() {
+        let word = part.iter().fold(0, |word, byte| word << 8 | u32::from(*byte));
         // SAFETY: a plan that was made just now.
-        unsafe { push_item(&mut (*plan).invalItems, TAG - place as c_int, word) }
+        unsafe { push_item(&mut (*plan).invalItems, TAG - 1 - place as c_int, word) }
     }
+    // SAFETY: as above.
+    unsafe { push_item(&mut (*plan).invalItems, TAG, id.len() as u32) }
 }
 
 /// Whether a plan is marked so.

@@ -44,6 +44,7 @@ mod raw {
             parent: *mut pg_sys::RelOptInfo,
         ) -> *mut pg_sys::Node;
         pub fn create_index_paths(root: *mut pg_sys::PlannerInfo, rel: *mut pg_sys::RelOptInfo);
+        pub fn bms_is_member(number: c_int, set: pg_sys::Relids) -> bool;
     }
 }
 
@@ -125,12 +126,13 @@ unsafe fn classes(
             .iter()
             .map(|cell| cell.ptr_value.cast::<pg_sys::EquivalenceClass>())
             .filter(move |class| {
-                (**class).ec_has_const && pg_sys::bms_is_member(table as c_int, (**class).ec_relids)
+                (**class).ec_has_const && raw::bms_is_member(table as c_int, (**class).ec_relids)
             })
     }
 }
 
 /// Whether a value of a class is neither known nor the tenant's.
+#[inline(never)]
 unsafe fn has_unsure(class: *const pg_sys::EquivalenceClass) -> bool {
     // SAFETY: members are expressions.
     unsafe {
@@ -218,18 +220,33 @@ impl Table {
         // SAFETY: the planner's own.
         unsafe {
             classes(self.root, self.owner).any(|class| has_unsure(class))
-                || conditions(self.rel).any(|condition| {
-                    let may_lead = (*condition).leakproof || !(*condition).orclause.is_null();
-                    may_lead && self.is_loud(condition)
-                })
-                || [(*self.rel).pathlist, (*self.rel).partial_pathlist]
-                    .into_iter()
-                    .flat_map(|list| entries(list))
-                    .any(|cell| is_loud(cell.ptr_value.cast()))
+                // The lists of `conditions`, which is a chain of iterators: this is asked for each table of each query.
+                || self.may_tell((*self.rel).baserestrictinfo)
+                || self.may_tell((*self.rel).joininfo)
+                || entries((*self.rel).ppilist)
+                    .iter()
+                    .any(|cell| self.may_tell((*cell.ptr_value.cast::<pg_sys::ParamPathInfo>()).ppi_clauses))
+                || are_loud((*self.rel).pathlist)
+                || are_loud((*self.rel).partial_pathlist)
+        }
+    }
+
+    /// Whether one of these conditions could tell, and come before the policies.
+    unsafe fn may_tell(&self, conditions: *mut pg_sys::List) -> bool {
+        // SAFETY: conditions of the table.
+        unsafe {
+            entries(conditions).iter().any(|cell| {
+                let condition = cell.ptr_value.cast::<pg_sys::RestrictInfo>();
+                let may_lead = (*condition).leakproof || !(*condition).orclause.is_null();
+                may_lead
+                    && !planner::is_plain_comparison((*condition).clause.cast())
+                    && self.is_loud(condition)
+            })
         }
     }
 
     /// Whether a condition could tell, besides its result. What asks for the tenant as a policy does raises the errors that the policy raises.
+    #[inline(never)]
     unsafe fn is_loud(&self, condition: *const pg_sys::RestrictInfo) -> bool {
         // SAFETY: a condition of the table.
         unsafe {
@@ -422,6 +439,11 @@ unsafe fn drop_paths(root: *mut pg_sys::PlannerInfo, rel: *mut pg_sys::RelOptInf
 }
 
 const BTREE: u32 = 403;
+
+unsafe fn are_loud(paths: *mut pg_sys::List) -> bool {
+    // SAFETY: paths of the table.
+    unsafe { entries(paths).iter().any(|cell| is_loud(cell.ptr_value.cast())) }
+}
 
 /// Whether a path calls what could tell for each row that an index finds.
 unsafe fn is_loud(path: *const pg_sys::Path) -> bool {

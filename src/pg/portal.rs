@@ -9,6 +9,7 @@ use std::ptr::addr_of_mut;
 use pgrx::pg_sys;
 
 use super::{part, running::Tenant};
+use crate::tenant::TenantId;
 
 /// A portal that keeps rows, and the tenant that they are of.
 struct Kept {
@@ -102,8 +103,8 @@ unsafe extern "C-unwind" fn dropped(portal: *mut std::ffi::c_void) {
 
 /// Closes what is kept for another tenant than this: reading on is an error of PostgreSQL's. Its locks stay with the transaction.
 #[inline]
-pub fn close_others(tenant: Tenant) {
-    for known in kept().iter().filter(|known| known.tenant != tenant) {
+pub fn close_others(tenant: Option<&TenantId>) {
+    for known in kept().iter().filter(|known| known.tenant.as_ref() != tenant) {
         // SAFETY: a portal that is there: `dropped` is called when it goes. One that is being run is not closed; its statement is
         // for one tenant. Such a portal has nothing left to run.
         unsafe {

@@ -196,7 +196,7 @@ fn begin_unless_begun(command: *const pg_sys::PlannedStmt) {
         planner::drop_plans();
     }
     if portal::keeps_any() {
-        portal::close_others(current());
+        portal::close_others(current().as_ref());
         // It may read what a cursor keeps, and nobody is told.
         // SAFETY: the command that is about to run.
         if portal::keeps_any_open() && !unsafe { sets_parameter(command) } {
@@ -496,17 +496,21 @@ pub fn touched() -> Option<Tenant> {
 
 /// Whether the tenant may not become this one now: the client's statement that is running is about another's rows, or a cursor that it
 /// may read keeps some.
-pub fn refuses(tenant: Tenant) -> bool {
-    let mut touched = touched();
-    if touched.is_none() && any_touches(running().runs.len()) {
+#[inline(never)]
+pub fn refuses(tenant: &TenantId) -> bool {
+    settle();
+    if running().touched.is_none() {
+        if !any_touches(running().runs.len()) {
+            return false;
+        }
         // What runs has read or may read rows of the current tenant.
-        touched = Some(*running().touched.get_or_insert(current()));
+        running().touched = Some(current());
     }
-    touched.is_some_and(|of| of != tenant)
+    is_any() && running().touched.as_ref().is_some_and(|of| of.as_ref() != Some(tenant))
 }
 
 /// Notes that the tenant has changed, and whether anybody was asked. Looks at no catalog: a rollback is no time for it.
-pub fn note_change(from: Tenant, to: Tenant, was_asked: bool) {
+pub fn note_change(from: Option<&TenantId>, to: Option<&TenantId>, was_asked: bool) {
     portal::close_others(to);
     let running = running();
     running.changes += 1;
@@ -516,7 +520,7 @@ pub fn note_change(from: Tenant, to: Tenant, was_asked: bool) {
     }
     if !was_asked && !running.runs.is_empty() {
         if running.unchecked == 0 {
-            running.before = from;
+            running.before = from.copied();
         }
         running.unchecked = running.unchecked.max(running.runs.len());
     }

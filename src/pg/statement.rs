@@ -6,6 +6,14 @@ use pgrx::pg_sys;
 
 use super::running::Tenant;
 
+mod raw {
+    use super::*;
+    unsafe extern "C-unwind" {
+        pub fn relation_open(number: pg_sys::Oid, lock: pg_sys::LOCKMODE) -> pg_sys::Relation;
+        pub fn relation_close(relation: pg_sys::Relation, lock: pg_sys::LOCKMODE);
+    }
+}
+
 /// A statement that is about to run.
 pub struct Statement {
     pub plan: *const pg_sys::PlannedStmt,
@@ -127,16 +135,22 @@ impl Statement {
 /// Whether the relation has a policy of that name, as the relation cache knows it: other tables under row-level
 /// security are asked about as well, and should not pay a scan of the catalog for it.
 pub unsafe fn has_policy(relation: pg_sys::Oid, name: &CStr) -> bool {
+    // SAFETY: as below; errors are caught at the boundary.
+    unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| look_for_policy(relation, name)) }
+}
+
+/// The same without the boundary, for frames of plain data, which an error may skip.
+pub unsafe fn look_for_policy(relation: pg_sys::Oid, name: &CStr) -> bool {
     // SAFETY: a locked relation, whose cache entry stays while it is open; policies have names.
     unsafe {
-        let table = pg_sys::relation_open(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
+        let table = raw::relation_open(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
         let found = (*table).rd_rsdesc.as_ref().is_some_and(|security| {
             entries(security.policies).iter().any(|cell| {
                 let policy = cell.ptr_value.cast::<pg_sys::RowSecurityPolicy>();
                 CStr::from_ptr((*policy).policy_name) == name
             })
         });
-        pg_sys::relation_close(table, pg_sys::NoLock as pg_sys::LOCKMODE);
+        raw::relation_close(table, pg_sys::NoLock as pg_sys::LOCKMODE);
         found
     }
 }

@@ -158,10 +158,54 @@ unsafe fn rel_of(
 }
 
 /// Whether conditions find a single row by a unique index, of whatever tenant.
-unsafe fn is_single(root: *mut pg_sys::PlannerInfo, rel: *mut pg_sys::RelOptInfo) -> bool {
-    let none = std::ptr::null_mut();
-    // SAFETY: the planner's own; a table of the query, or null.
-    unsafe { !rel.is_null() && pg_sys::relation_has_unique_index_for(root, rel, none, none, none) }
+unsafe fn is_single(rel: *const pg_sys::RelOptInfo) -> bool {
+    // SAFETY: a table of the query, or null; an index has as many columns as it says, and an operator family for each.
+    unsafe {
+        let Some(rel) = rel.as_ref() else { return false };
+        let equals = |index: &pg_sys::IndexOptInfo, place: usize| {
+            let (column, family) = (*index.indexkeys.add(place), *index.opfamily.add(place));
+            let collation = *index.indexcollations.add(place);
+            column != 0
+                && entries(rel.baserestrictinfo)
+                    .iter()
+                    .any(|cell| equals_column(cell.ptr_value.cast(), column, family, collation))
+        };
+        entries(rel.indexlist).iter().any(|cell| {
+            let index = &*cell.ptr_value.cast::<pg_sys::IndexOptInfo>();
+            let is_key = index.unique && index.immediate && index.indpred.is_null();
+            is_key && (0..index.nkeycolumns as usize).all(|place| equals(index, place))
+        })
+    }
+}
+
+/// Whether a condition of a table is that a column equals something that is the same for all its rows.
+unsafe fn equals_column(
+    condition: *const pg_sys::RestrictInfo,
+    column: i32,
+    family: pg_sys::Oid,
+    collation: pg_sys::Oid,
+) -> bool {
+    // SAFETY: one with such families is an operator with two arguments; the tag of a node tells its type.
+    unsafe {
+        if !entries((*condition).mergeopfamilies).iter().any(|cell| cell.oid_value == family) {
+            return false;
+        }
+        let operation = (*condition).clause.cast::<pg_sys::OpExpr>();
+        let [left, right] = entries((*operation).args) else { return false };
+        // Another one may take more for equal.
+        if (*operation).inputcollid != collation {
+            return false;
+        }
+        let mut side = match ((*condition).left_relids.is_null(), (*condition).right_relids.is_null()) {
+            (false, true) => left.ptr_value.cast::<pg_sys::Node>(),
+            (true, false) => right.ptr_value.cast(),
+            _ => return false,
+        };
+        if (*side).type_ == pg_sys::NodeTag::T_RelabelType {
+            side = (*side.cast::<pg_sys::RelabelType>()).arg.cast();
+        }
+        (*side).type_ == pg_sys::NodeTag::T_Var && i32::from((*side.cast::<pg_sys::Var>()).varattno) == column
+    }
 }
 
 unsafe extern "C-unwind" fn relation_stats(
@@ -219,13 +263,14 @@ unsafe extern "C-unwind" fn supply(
         let Some(place) = (judges.column)(table).filter(|place| place.number == column) else {
             return is_lent && supply_lent(table, column, (*entry).inh, variable);
         };
-        let (rel, tenant) = (rel_of(root, variable), (judges.tenant)());
-        let found = tenant.and_then(|tenant| (judges.known)(table, &tenant));
-        if (rel.is_null() || tenant.is_none() || found == Some(None)) && (judges.is_settled)(table) {
+        let rel = rel_of(root, variable);
+        // The plan is the same for a tenant of any size.
+        if is_single(rel) {
             return false;
         }
-        // The plan is the same for a tenant of any size.
-        if is_single(root, rel) {
+        let tenant = (judges.tenant)();
+        let found = tenant.and_then(|tenant| (judges.known)(table, &tenant));
+        if (rel.is_null() || tenant.is_none() || found == Some(None)) && (judges.is_settled)(table) {
             return false;
         }
         let is_new = (judges.is_new)(table);

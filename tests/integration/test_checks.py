@@ -2,6 +2,7 @@
 
 import threading
 
+import psycopg
 import pytest
 from support import APP, OWNER, Database, column, refused, set_local, set_session, sqlstate, value
 
@@ -23,7 +24,7 @@ STATEMENTS = {
     "INSERT INTO {t} (id) VALUES ($1)": (1, 0),
     "INSERT INTO {t} (id) VALUES ($1) RETURNING note": (1, 0),
     "UPDATE {t} SET note = 'new' WHERE id = $1": (1, 0),
-    UPSERT + " WHERE {t}.id = $1": (3, 1),
+    UPSERT + " WHERE {t}.id = $1": (3, 0),
     "WITH i AS (INSERT INTO {t} (id) VALUES ($1) RETURNING id) UPDATE {t} SET note = 'x' FROM i WHERE {t}.id = i.id": (2, 2),
     "MERGE INTO {t} USING (SELECT $1::int AS id) s ON {t}.id = s.id WHEN NOT MATCHED THEN INSERT (id) VALUES (s.id) WHEN MATCHED THEN UPDATE SET note = 'merged'": (None, None),
     "DELETE FROM {t} WHERE id = $1": (0, 0),
@@ -89,6 +90,67 @@ def test_not_asked_what_the_statement_says(db, name):
                 (plan,) = [plan for plan in plans(app, text.format(t=f"of_{name}"), arguments) if f"of_{name}" in plan or expected == 0]
                 if expected is not None:
                     assert plan.count("{WITHCHECKOPTION") == expected, (text, plan)
+
+
+ARBITERS = {
+    # By what rows are in the way of each other, what the statement says of it, and whether it can be the row of another tenant.
+    "key": ("PRIMARY KEY (tenant_id, id)", "(tenant_id, id)", False),
+    "part": ("UNIQUE (id, tenant_id)", "(id, tenant_id) WHERE id < 10", False),
+    "named": ("CONSTRAINT known UNIQUE (tenant_id, id)", "ON CONSTRAINT known", False),
+    "collated": ("UNIQUE (tenant_id, id)", '(tenant_id COLLATE "C", id)', False),
+    "elsewhere": ("PRIMARY KEY (id)", "(id)", True),
+    "named elsewhere": ("CONSTRAINT known UNIQUE (id)", "ON CONSTRAINT known", True),
+    "included": ("UNIQUE (id) INCLUDE (tenant_id)", "(id)", True),
+    "computed": ("UNIQUE (tenant_id, id)", "(lower(tenant_id), id)", True),
+    "blanks": ("UNIQUE (id, note)", "(tenant_id, id)", True),
+    "loose": ("UNIQUE (tenant_id, id)", "(tenant_id, id)", True),
+    "loose beside": ("UNIQUE (id)", '(tenant_id COLLATE "loose", id)', True),
+}
+
+
+@pytest.mark.parametrize("name", ARBITERS)
+def test_a_row_in_the_way(db, dba, name):
+    """Is not asked whose it is where it can only be the tenant's: by hand, and by us, it is never another's that is changed."""
+    key, arbiter, is_strange = ARBITERS[name]
+    if "loose" in name:
+        try:
+            dba.execute("CREATE COLLATION IF NOT EXISTS loose (provider = icu, locale = 'und-u-ks-level1', deterministic = false)")
+        except psycopg.errors.FeatureNotSupported:
+            pytest.skip("this server has no ICU")
+    indexes = {
+        "part": "CREATE UNIQUE INDEX ON ways (id, tenant_id) WHERE id < 10",
+        "collated": 'CREATE UNIQUE INDEX ON ways (tenant_id COLLATE "C", id)',
+        "computed": "CREATE UNIQUE INDEX ON ways (lower(tenant_id), id)",
+        "blanks": "CREATE UNIQUE INDEX ON ways (tenant_id bpchar_ops, id)",
+        "loose": 'ALTER TABLE ways DROP CONSTRAINT ways_tenant_id_id_key; CREATE UNIQUE INDEX ON ways (tenant_id COLLATE "loose", id)',
+        "loose beside": 'CREATE UNIQUE INDEX ON ways (tenant_id COLLATE "loose", id)',
+    }
+    dba.execute("SELECT tenancy.create_tenant(id) FROM unnest('{ACME}'::text[]) AS id WHERE id NOT IN (SELECT id FROM _tenancy.tenants)")
+    dba.execute(f"CREATE TABLE ways (tenant_id text NOT NULL, id int NOT NULL, note text, {key})")
+    try:
+        dba.execute(indexes.get(name, "SELECT 1"))
+        dba.execute("INSERT INTO ways VALUES ('acme', 1, 'old')")
+        # Of nobody, in a way.
+        stranger = "acme " if name == "blanks" else "ACME"
+        theirs = f"INSERT INTO ways VALUES ('{stranger}', 2, 'theirs')"
+        by_hand = f"INSERT INTO ways (tenant_id, id, note) VALUES ('acme', %s, 'new') ON CONFLICT {arbiter} DO UPDATE SET note = excluded.note RETURNING tenant_id"
+        with dba.transaction(force_rollback=True):
+            dba.execute(theirs)
+            assert (value(dba, by_hand, [2]) == stranger) == is_strange
+        dba.execute(f"SELECT tenancy.protect('ways'); GRANT SELECT, INSERT, UPDATE ON ways TO {APP}")
+        dba.execute(theirs)
+        with db.connect(APP) as app:
+            set_session(app, "acme")
+            statement = by_hand.replace("tenant_id, id, note", "id, note", 1).replace("'acme', ", "")
+            (plan,) = [plan for plan in plans(app, statement, [1]) if "of_" not in plan]
+            assert plan.count("{WITHCHECKOPTION") == is_strange, plan
+            assert value(app, "SELECT note FROM ways WHERE id = 1") == "new"
+            if is_strange:
+                with sqlstate("42501"):
+                    app.execute(statement, [2])
+        assert value(dba, "SELECT note FROM ways WHERE tenant_id = %s", [stranger]) == "theirs"
+    finally:
+        dba.execute("DROP TABLE ways")
 
 
 def test_how_often_it_would_be_asked(db, app):

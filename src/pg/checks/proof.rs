@@ -1,7 +1,8 @@
 //! Checks that a query passes by what it says itself.
 //!
 //! A row that is inserted with the current tenant is the current tenant's, and one of its rows that is changed in other columns stays that: as long as
-//! no trigger has a say. A plan that is kept asks nevertheless; this is for those that are made for one tenant (`fixed`).
+//! no trigger has a say. So is a row that is in the way of such a one, where it is the tenant column, among others, by which they are the same.
+//! A plan that is kept asks nevertheless; this is for those that are made for one tenant (`fixed`).
 
 use pgrx::pg_sys;
 
@@ -13,7 +14,35 @@ mod own {
     unsafe extern "C-unwind" {
         pub fn RelationIdGetRelation(relation: pg_sys::Oid) -> pg_sys::Relation;
         pub fn RelationClose(relation: pg_sys::Relation);
+        pub fn get_constraint_index(constraint: pg_sys::Oid) -> pg_sys::Oid;
+        pub fn RelationGetIndexList(relation: pg_sys::Relation) -> *mut pg_sys::List;
         pub fn get_attgenerated(relation: pg_sys::Oid, column: pg_sys::AttrNumber) -> std::ffi::c_char;
+    }
+}
+
+/// The families of operators, of indexes, that take the same bytes for equal: text_ops, text_pattern_ops, uuid_ops, integer_ops.
+const FAMILIES: [u32; 4] = [1994, 2095, 2968, 1976];
+
+/// The most unique indexes over the tenant column of a table of which conflicts are proven.
+const ARBITERS: usize = 8;
+/// Those that were looked at. A query inside one that is being planned is not made for a tenant, and looks at none.
+static mut FOUND: [pg_sys::Oid; ARBITERS] = [pg_sys::InvalidOid; ARBITERS];
+
+/// What is proven of the rows of a plan, now that it is made: raises where it finds conflicts by an index that was not looked at, and has come meanwhile.
+pub unsafe fn kept_by(plan: *const pg_sys::PlannedStmt, proven: u32) -> u32 {
+    // SAFETY: a plan that was made just now, of which the tag of the topmost node tells its type; backend-local numbers.
+    unsafe {
+        let top = (*plan).planTree.cast::<pg_sys::ModifyTable>();
+        if (*top.cast::<pg_sys::Node>()).type_ != pg_sys::NodeTag::T_ModifyTable {
+            return proven | fixed::proven::ELSEWHERE;
+        }
+        let found = *std::ptr::addr_of!(FOUND);
+        if proven & fixed::proven::CONFLICTS != 0
+            && !entries((*top).arbiterIndexes).iter().all(|cell| found.contains(&cell.oid_value))
+        {
+            fixed::refuse_changed();
+        }
+        proven
     }
 }
 
@@ -39,6 +68,9 @@ pub unsafe fn leave_out_proven(query: *mut pg_sys::Query, tenant: &Known) -> u32
                 places |= 1 << place;
                 proven |= match (*check).kind {
                     pg_sys::WCOKind::WCO_RLS_INSERT_CHECK => fixed::proven::INSERTS,
+                    pg_sys::WCOKind::WCO_RLS_CONFLICT_CHECK => {
+                        fixed::proven::INSERTS | fixed::proven::CONFLICTS
+                    }
                     _ => fixed::proven::UPDATES,
                 };
             }
@@ -63,7 +95,8 @@ impl Writing<'_> {
             let query = self.query;
             let kind = (*check).kind;
             let is_update = kind == pg_sys::WCOKind::WCO_RLS_UPDATE_CHECK;
-            if !is_update && kind != pg_sys::WCOKind::WCO_RLS_INSERT_CHECK {
+            let is_conflict = kind == pg_sys::WCOKind::WCO_RLS_CONFLICT_CHECK;
+            if !is_update && !is_conflict && kind != pg_sys::WCOKind::WCO_RLS_INSERT_CHECK {
                 return false;
             }
             let Some(asked) = Asked::by((*check).qual) else { return false };
@@ -76,6 +109,7 @@ impl Writing<'_> {
                     let target = assigned((*query).targetList, asked.column);
                     !target.is_null()
                         && self.is_written_as_said(false, asked.column)
+                        && (!is_conflict || self.is_same_in_conflict(&asked))
                         && is_tenant(&mut (*target).expr, &asked.its, self.tenant)
                 }
                 // It was found by the same comparison.
@@ -104,6 +138,62 @@ impl Writing<'_> {
                 }
                 _ => false,
             }
+        }
+    }
+
+    /// Whether a row that is in the way of one with the tenant is the tenant's: the column is a key of each index that may find it, which takes for
+    /// equal what the check does, or no more than the same bytes.
+    unsafe fn is_same_in_conflict(&self, asked: &Asked) -> bool {
+        // SAFETY: the table that the query writes, which is locked, and what it says of conflicts; an index that is being dropped may be gone.
+        unsafe {
+            let Some(conflict) = (*self.query).onConflict.as_ref() else { return false };
+            let only = match conflict.constraint {
+                pg_sys::InvalidOid => pg_sys::InvalidOid,
+                constraint => own::get_constraint_index(constraint),
+            };
+            let is_named = entries(conflict.arbiterElems).iter().any(|cell| {
+                let column = (*cell.ptr_value.cast::<pg_sys::InferenceElem>()).expr.cast::<pg_sys::Var>();
+                (*column.cast::<pg_sys::Node>()).type_ == pg_sys::NodeTag::T_Var
+                    && (*column).varattno == asked.column
+            });
+            if !is_named && only == pg_sys::InvalidOid {
+                return false;
+            }
+            let table = own::RelationIdGetRelation((*self.entry()).relid);
+            if table.is_null() {
+                return false;
+            }
+            let mut found = [pg_sys::InvalidOid; ARBITERS];
+            let mut is_same = true;
+            let mut places = found.iter_mut();
+            for cell in entries(own::RelationGetIndexList(table)) {
+                if only != pg_sys::InvalidOid && cell.oid_value != only {
+                    continue;
+                }
+                let index = own::RelationIdGetRelation(cell.oid_value);
+                let Some(known) = index.as_ref() else { continue };
+                if (*known.rd_index).indisunique {
+                    let keys = (*known.rd_index).indnkeyatts as usize;
+                    let columns = (*known.rd_index).indkey.values.as_slice(keys);
+                    if let Some(key) = columns.iter().position(|column| *column == asked.column) {
+                        let collation = *known.rd_indcollation.add(key);
+                        // There are classes that take more for equal, as bpchar_ops does of texts.
+                        is_same &= FAMILIES.contains(&(*known.rd_opfamily.add(key)).to_u32());
+                        is_same &= collation == asked.collation
+                            || collation == pg_sys::InvalidOid
+                            || collation == pg_sys::DEFAULT_COLLATION_OID
+                            || collation == pg_sys::C_COLLATION_OID;
+                        match places.next() {
+                            Some(place) => *place = cell.oid_value,
+                            None => is_same = false,
+                        }
+                    }
+                }
+                own::RelationClose(index);
+            }
+            own::RelationClose(table);
+            FOUND = found;
+            is_same && found[0] != pg_sys::InvalidOid
         }
     }
 

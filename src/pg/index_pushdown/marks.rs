@@ -59,7 +59,7 @@ pub unsafe fn put_back(marked: &Marked) {
     }
 }
 
-/// Marks the conditions of a protected table that are trusted; null where there is none.
+/// Marks the conditions of a protected table that are trusted, where some wait for the policies; null where there is none.
 #[pg_guard]
 pub unsafe extern "C-unwind" fn mark(
     root: *mut pg_sys::PlannerInfo,
@@ -75,10 +75,7 @@ pub unsafe extern "C-unwind" fn mark(
             return none;
         }
         let all = [(*rel).baserestrictinfo, (*rel).joininfo];
-        let waits =
-            all.iter().any(|list| entries(*list).iter().any(|cell| waits(rel, cell.ptr_value.cast())));
-        if !waits
-            || !is_protected(root, rel, judges.policy)
+        if !is_protected(root, rel, judges.policy)
             || !is_first(root, rel, judges.trust)
             || !has_quiet_joins(root, rel)
         {
@@ -122,6 +119,16 @@ pub unsafe extern "C-unwind" fn mark(
 pub unsafe fn is_late(rel: *const pg_sys::RelOptInfo, condition: *const pg_sys::RestrictInfo) -> bool {
     // SAFETY: a condition of the table.
     unsafe { (*condition).security_level > (*rel).baserestrict_min_security }
+}
+
+/// Whether there is a condition that waits for the policies: as a rule there is none, and nothing to mark.
+pub unsafe fn waits_any(rel: *const pg_sys::RelOptInfo) -> bool {
+    // SAFETY: conditions of the table.
+    unsafe {
+        [(*rel).baserestrictinfo, (*rel).joininfo]
+            .iter()
+            .any(|list| entries(*list).iter().any(|cell| waits(rel, cell.ptr_value.cast())))
+    }
 }
 
 /// Whether a condition waits for the policies.
