@@ -2,11 +2,12 @@
 //!
 //! Guarantees: the answer is never older than the last invalidation that this backend has received; a change
 //! to `_tenancy.tenants` sends one to every backend. A tenant that was not found is not remembered.
-//! Costs one index lookup per tenant and backend, whatever the number of tenants.
+//! Costs one index lookup per tenant and backend, whatever the number of tenants; or one read of all, where they are few and a backend meets
+//! one after the other, as that of a pooler does, after each change of the registry.
 //!
 //! Reads `_tenancy.tenants` directly (`pg::scan`), so its columns have fixed places; a test checks it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use pgrx::{PgRelation, prelude::*};
 use rustc_hash::FxHashMap;
@@ -23,6 +24,8 @@ use crate::tenant::TenantId;
 /// Entries kept per backend, of about 200 bytes each: a pooled backend meets many tenants, and one that it has met costs no
 /// lookup. Past this it starts afresh when idle.
 const CACHED: usize = 16_384;
+/// So many pages have few tenants: some thousand.
+const FEW: u32 = 32;
 const ID_COLUMN: i32 = 1;
 const STATUS_COLUMN: i32 = 2;
 const PLAN_COLUMN: i32 = 5;
@@ -73,6 +76,8 @@ thread_local! {
     static TENANTS: RefCell<FxHashMap<Box<[u8]>, Entry>> = RefCell::default();
     /// Holds a tenant that found the cache full, until the next one.
     static OVERFLOW: RefCell<Option<(TenantId, Entry)>> = const { RefCell::new(None) };
+    /// How many tenants were read, one by one, in which generation.
+    static MET: Cell<(u64, u32)> = const { Cell::new((0, 0)) };
     static TABLE: Cached = const { Cached::new(c"tenants", c"tenants_pkey") };
 }
 
@@ -99,11 +104,12 @@ fn relations() -> Option<Relations> {
 
 fn read_standing(id: &TenantId) -> Result<Standing, Error<'static>> {
     let relations = relations().ok_or(Error::NotInstalled)?;
-    let read = |row: &pg::scan::Row| {
-        let status = Status::parse(row.text(STATUS_COLUMN)?.as_bytes())?;
-        Some(Standing { status, sso_required: row.boolean(SSO_REQUIRED_COLUMN)? })
-    };
-    pg::scan::rows(relations, &[id.as_bytes()], read).pop().flatten().ok_or(Error::NotFound(*id))
+    pg::scan::rows(relations, &[id.as_bytes()], standing_of).pop().flatten().ok_or(Error::NotFound(*id))
+}
+
+fn standing_of(row: &pg::scan::Row) -> Option<Standing> {
+    let status = Status::parse(row.text(STATUS_COLUMN)?.as_bytes())?;
+    Some(Standing { status, sso_required: row.boolean(SSO_REQUIRED_COLUMN)? })
 }
 
 /// All tenants, in the order of their ids.
@@ -158,8 +164,42 @@ pub fn entered(id: &TenantId) -> Result<(Standing, Resolved), Error<'static>> {
         Some((Some((standing, forms)), false)) => return Ok((standing, Resolved::Passing(forms))),
         _ => {}
     }
+    if let (of, 2..) = MET.get()
+        && of == generation
+    {
+        MET.set((generation, 0));
+        // As many as that are not read again until something has changed.
+        if meet_all(generation) {
+            return entered(id);
+        }
+    }
     let standing = read_standing(id)?;
+    MET.set(match MET.get() {
+        (of, count) if of == generation => (generation, count + 1),
+        _ => (generation, 1),
+    });
     Ok((standing, enter(id, (generation, standing))))
+}
+
+/// Reads all tenants, if they are few; returns whether it has.
+fn meet_all(generation: u64) -> bool {
+    let Some(relations) = relations() else { return false };
+    // What a transaction that is SERIALIZABLE has read, nobody else may write.
+    if pg::xact::is_serializable() {
+        return false;
+    }
+    let read = |row: &pg::scan::Row| {
+        let id = TenantId::parse(row.text(ID_COLUMN)?.as_bytes()).ok()?;
+        Some((id, standing_of(row)?))
+    };
+    let Some(all) = pg::scan::rows_of_small(relations, FEW, read) else { return false };
+    let has_room = TENANTS.with_borrow(|tenants| tenants.len() + all.len() < CACHED);
+    if has_room {
+        for (id, standing) in all.into_iter().flatten() {
+            enter(&id, (generation, standing));
+        }
+    }
+    has_room
 }
 
 /// Keeps what was read of a tenant.

@@ -186,6 +186,18 @@ pub fn seen_rows<T>(relations: Relations, keys: &[&[u8]], read: impl FnMut(&Row)
     rows_in(relations, keys, unsafe { pg_sys::GetActiveSnapshot() }, read)
 }
 
+/// The same of all rows, in the latest snapshot, of a table that has no more than so many pages; none of a larger one.
+pub fn rows_of_small<T>(relations: Relations, pages: u32, read: impl FnMut(&Row) -> T) -> Option<Vec<T>> {
+    // SAFETY: called inside a transaction.
+    let is_small = unsafe {
+        let table = pg_sys::table_open(relations.table, pg_sys::AccessShareLock as i32);
+        let count = pg_sys::RelationGetNumberOfBlocksInFork(table, pg_sys::ForkNumber::MAIN_FORKNUM);
+        pg_sys::table_close(table, pg_sys::AccessShareLock as i32);
+        count <= pages
+    };
+    is_small.then(|| rows(relations, &[], read))
+}
+
 /// In a snapshot; null for the latest.
 fn rows_in<T>(
     relations: Relations,

@@ -38,3 +38,25 @@ CLOSE held;
 RESET tenancy.tenant_id;
 DROP PROCEDURE visit;
 DELETE FROM _tenancy.tenants WHERE id LIKE 'many-%';
+-- Where tenants are few, and one after the other is met, all of them are read at once; that counts until one of them changes, and says nothing of those that are not there.
+SELECT count(tenancy.create_tenant('met-' || i)) FROM generate_series(1, 9) i;
+SELECT tenancy.suspend_tenant('met-5', 'before it was met');
+CREATE FUNCTION meets(tenant text) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM set_config('tenancy.tenant_id', tenant, true);
+    RETURN tenancy.current_tenant();
+EXCEPTION WHEN OTHERS THEN
+    RETURN SQLERRM;
+END $$;
+SELECT meets('met-1'), meets('met-2'), meets('met-3'), meets('met-4'), meets('met-5'), meets('met-10');
+BEGIN ISOLATION LEVEL SERIALIZABLE;
+SELECT tenancy.suspend_tenant('met-6', 'after it was met');
+SELECT meets('met-7'), meets('met-8'), meets('met-9'), meets('met-1'), meets('met-6');
+ROLLBACK;
+SELECT meets('met-6'), meets('met-2'), meets('met-3'), meets('met-4'), meets('met-5'), meets('met-10');
+SELECT tenancy.resume_tenant('met-5'), tenancy.archive_tenant('met-6');
+SELECT meets('met-1'), meets('met-2'), meets('met-3'), meets('met-5'), meets('met-6');
+DELETE FROM _tenancy.tenants WHERE id IN ('met-1', 'met-2');
+SELECT meets('met-7'), meets('met-8'), meets('met-9'), meets('met-1'), meets('met-2');
+DROP FUNCTION meets(text);
+DELETE FROM _tenancy.tenants WHERE id LIKE 'met-%';
