@@ -91,6 +91,19 @@ def test_by_hand_it_is_open(cluster, app, dba):
     assert column(dba, "SELECT object FROM tenancy.lint() WHERE rule = 'distributed_open'") == []
 
 
+def test_what_does_not_reach_the_nodes(cluster, dba):
+    """What plays or visits tenants here says so, or is refused: nothing is done to rows that it would not see."""
+    assert dba.execute(f"SELECT check_name, result FROM tenancy.prove('{APP}', 'orders') WHERE relation = 'orders'::regclass").fetchall() == [("rows", "could not be tested")]
+    for statement in ("SELECT tenancy.export_tenant('acme')", "SELECT tenancy.clone_tenant('acme', 'acme-too')"):
+        with refused("TENANT_CONTEXT_MISSING"):
+            dba.execute(statement)
+    dba.execute("SELECT tenancy.archive_tenant('initech')")
+    with refused("TENANT_CONTEXT_MISSING"):
+        dba.execute("SELECT tenancy.delete_tenant('initech')")
+    dba.execute("SELECT tenancy.resume_tenant('initech')")
+    assert value(dba, "SELECT count(*) FROM orders WHERE tenant_id = 'initech'") == 100
+
+
 def test_every_shard(dba):
     """Has both policies, each of which isolates, forced; and the trigger."""
     shown = dba.execute(

@@ -117,6 +117,7 @@ SELECT regexp_replace(command, '"(created_at|status_changed_at)": "[^"]*"', '"\1
 -- What was distributed by hand is found, where it is open.
 INSERT INTO pg_dist_partition VALUES ('notes'), ('words');
 SELECT rule, severity, object, problem, remedy FROM tenancy.lint() WHERE rule = 'distributed_open' ORDER BY object;
+SELECT relation, check_name, result, detail FROM tenancy.prove('regress_app') WHERE relation::text ~ 'bills|notes|words';
 SELECT tenancy.distribute('notes');
 SELECT object FROM tenancy.lint() WHERE rule = 'distributed_open' ORDER BY object;
 ALTER POLICY tenancy_access ON notes WITH CHECK (true);
