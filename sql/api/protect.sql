@@ -161,9 +161,8 @@ BEGIN
             WHERE d.adrelid = relation AND a.attname = tenant_column
               AND strpos(pg_get_expr(d.adbin, d.adrelid), _tenancy.column_default(relation, tenant_column)) > 0),
         'access', coalesce((options ->> 'access_policy')::boolean,
-            -- Ours are not counted, whatever somebody has made of them.
             NOT EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = relation AND p.polpermissive
-                        AND p.polname NOT IN ('tenancy_isolation', 'tenancy_insert', 'tenancy_update', 'tenancy_delete', 'tenancy_access')))));
+                        AND p.polname <> 'tenancy_access'))));
     IF options ->> 'access_policy' IS NOT NULL THEN
         undo := undo || jsonb_build_object('access', (options ->> 'access_policy')::boolean);
     END IF;
@@ -226,10 +225,7 @@ BEGIN
         IF item.wanted THEN
             EXECUTE format('CREATE POLICY %I ON %s AS %s FOR %s TO PUBLIC%s%s', item.name, relation,
                 CASE WHEN item.permissive THEN 'PERMISSIVE' ELSE 'RESTRICTIVE' END, item.command,
-                ' USING (' || item.using_expr || ')',
-                -- A partition of a table that is distributed will be so, too.
-                ' WITH CHECK (' || CASE WHEN item.check_expr = 'true' AND _tenancy.is_distributed(relation)
-                                        THEN format('%s OR tenancy.deny_write()', isolation) ELSE item.check_expr END || ')');
+                ' USING (' || item.using_expr || ')', ' WITH CHECK (' || item.check_expr || ')');
         END IF;
         done := done || format('policy %I %s', item.name,
             CASE WHEN NOT item.wanted THEN 'dropped' WHEN item.present THEN 'restored' ELSE 'created' END);

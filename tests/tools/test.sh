@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
 # Every test on one major version of PostgreSQL.
 # Usage: test.sh MAJOR [STEP…]
-#   steps, in this order: unit install regress isolation integration client; and upgrade, which needs the extension in PostgreSQL 15 as well, and
-#   distribute, which needs Citus (see citus.sh)
+#   steps, in this order: unit install regress isolation integration client; and upgrade, which needs the extension in PostgreSQL 15 as well
 # A step that fails does not keep the others from running; the exit code tells.
 # shellcheck source=tests/tools/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -108,11 +107,6 @@ upgrade() {
   pytest tests/upgrade
 }
 
-distribute() {
-  serve "distribute$major" --preload
-  pytest tests/integration/test_distribute.py
-}
-
 client() {
   # Few counters, so that those of the property test come and go.
   serve "client$major" --preload max_prepared_transactions=20 tenancy.usage_counters=64
@@ -126,7 +120,6 @@ needs() {
     regress) echo tests/pg_regress/sql/setup.sql tests/pg_regress/not_preloaded ;;
     isolation) echo tests/isolation/specs ;;
     integration) echo tests/integration ;;
-    distribute) echo tests/integration/test_distribute.py ;;
     upgrade) echo tests/upgrade ;;
     client) echo tests/client/Cargo.toml ;;
     *) die "unknown step: $1" ;;
