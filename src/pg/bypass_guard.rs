@@ -81,9 +81,10 @@ pub unsafe extern "C-unwind" fn refuse_copy(statement: *const pg_sys::CopyStmt) 
             && let Some(judges) = hook::judges()
             && let Some(table) = table_of(statement)
             && has_policy(table, judges.policy)
-            && !is_exempt(table, pg_sys::InvalidOid)
-            // Whoever has no privilege is told so.
+            // Whoever has no privilege is told so; and whoever wants all rows, or none, by PostgreSQL here.
             && super::user::has_right(table, pg_sys::ACL_INSERT as _)
+            && pg_sys::check_enable_rls(table, pg_sys::InvalidOid, false)
+                == pg_sys::CheckEnableRlsResult::RLS_ENABLED as i32
         {
             const TEXT: &str = "COPY FROM not supported with row-level security";
             super::ErrorReport::new(PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED, TEXT, "tenancy")
