@@ -15,9 +15,8 @@ use crate::guc;
 use crate::pg::{
     self,
     index_pushdown::Judges,
-    leakproof::{Check, Function},
+    leakproof::Check,
     scan::{self, Cached},
-    text::Text,
 };
 
 // Columns of _tenancy.leakproof_operators.
@@ -37,24 +36,26 @@ thread_local! {
 
 pub fn init() {
     pg::inval::listen(|changed| {
-        if TABLE.with(|table| table.note(changed)) && IS_USED.replace(false) {
-            pg::planner::drop_plans();
+        if TABLE.with(|table| table.note(changed)) {
+            pg::leakproof::forget();
+            if IS_USED.replace(false) {
+                pg::planner::drop_plans();
+            }
         }
     });
-    pg::index_pushdown::init(Judges { indexes: guc::index_pushdown, trust, policy: crate::context::OURS });
+    pg::leakproof::init(trust);
+    pg::index_pushdown::init(Judges { indexes: guc::index_pushdown, policy: crate::context::OURS });
 }
 
 /// On what condition a function is trusted, if it is.
-fn trust(function: &Function) -> Option<Check> {
-    let (library, symbol) = function.symbol.as_ref()?;
-    list::find(library.as_bytes(), symbol.as_bytes())
-        .or_else(|| is_added(library, symbol).then_some(Check::Nothing))
+fn trust(library: &[u8], symbol: &[u8]) -> Option<Check> {
+    list::find(library, symbol).or_else(|| is_added(library, symbol).then_some(Check::Nothing))
 }
 
 /// Whether a superuser has added an operator that has this function.
-fn is_added(library: &Text, symbol: &Text) -> bool {
+fn is_added(library: &[u8], symbol: &[u8]) -> bool {
     let added = added();
-    !added.is_empty() && added.contains(&(library.as_bytes().to_vec(), symbol.as_bytes().to_vec()))
+    !added.is_empty() && added.contains(&(library.to_vec(), symbol.to_vec()))
 }
 
 /// The functions of the operators that a superuser has added.

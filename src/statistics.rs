@@ -5,8 +5,9 @@
 //! size: below ten thousand rows in every table, or a power of ten above. Most tenants are small, and a change between them drops nothing.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
+
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::context;
 use crate::pg::{
@@ -26,12 +27,12 @@ type Place = (pg::Oid, TenantId);
 #[derive(Default)]
 struct Known {
     /// The tenant columns of tables, none for those that are not protected.
-    columns: HashMap<pg::Oid, Option<Column>>,
+    columns: FxHashMap<pg::Oid, Option<Column>>,
     /// Of which the common tenants are known.
-    told: HashSet<pg::Oid>,
+    told: FxHashSet<pg::Oid>,
     /// The sizes of tenants that are not small, in the table where they are largest.
-    sizes: HashMap<TenantId, u8>,
-    found: HashMap<Place, (Instant, Rows)>,
+    sizes: FxHashMap<TenantId, u8>,
+    found: FxHashMap<Place, (Instant, Rows)>,
 }
 
 thread_local! {

@@ -24,14 +24,6 @@ mod raw {
         pub fn equal(one: *const c_void, other: *const c_void) -> bool;
         pub fn lappend(list: *mut pg_sys::List, item: *mut c_void) -> *mut pg_sys::List;
         pub fn list_member_ptr(list: *const pg_sys::List, item: *const c_void) -> bool;
-        pub fn makeFuncExpr(
-            function: pg_sys::Oid,
-            returns: pg_sys::Oid,
-            arguments: *mut pg_sys::List,
-            collation: pg_sys::Oid,
-            input_collation: pg_sys::Oid,
-            form: pg_sys::CoercionForm::Type,
-        ) -> *mut pg_sys::FuncExpr;
     }
 }
 
@@ -280,7 +272,7 @@ unsafe fn shortened(check: *mut pg_sys::Node) -> *mut pg_sys::Node {
         if found.is_own == pg_sys::InvalidOid || !is_plain {
             return none;
         }
-        raw::makeFuncExpr(
+        super::raw::makeFuncExpr(
             found.is_own,
             pg_sys::BOOLOID,
             raw::lappend(std::ptr::null_mut(), value),
@@ -303,8 +295,7 @@ unsafe extern "C-unwind" fn look_up() {
     ];
     let ours = |schema, name, arguments: &[pg_sys::Oid], symbol: &[u8]| {
         let number = rewrite::find(schema, name, arguments);
-        let is_it = leakproof::function(number).is_some_and(|found| found.is(b"tenancy", symbol));
-        if is_it { number } else { pg_sys::InvalidOid }
+        if leakproof::is_symbol(number, b"tenancy", symbol) { number } else { pg_sys::InvalidOid }
     };
     // The operator, what the column is, and which of the functions it is compared with.
     let comparison = |operator, kind, tenant: usize, symbol: &[u8]| {

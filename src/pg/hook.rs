@@ -11,11 +11,11 @@ use std::ffi::{CStr, c_char, c_int};
 use pgrx::{pg_sys, prelude::*};
 
 use super::{
-    activity, bypass_guard, checks, dropping, fixed, late, moved,
+    activity, bypass_guard, checks, default, dropping, fixed, late, moved,
     part::Part,
     planner, portal, pushed_scan, rewrite,
     running::{self, Step, Tenant},
-    scope,
+    scope, setter,
     statement::{Statement, entries, named},
     unfired,
 };
@@ -100,6 +100,7 @@ static mut PREVIOUS_UTILITY: pg_sys::ProcessUtility_hook_type = None;
 pub fn init(judges: Judges) {
     running::init();
     late::init();
+    default::init();
     // SAFETY: a backend is single-threaded; this runs once, when the library is loaded.
     unsafe {
         JUDGES = Some(judges);
@@ -513,8 +514,12 @@ unsafe extern "C-unwind" fn process_utility(
         if is_copy && previous.is_some() {
             bypass_guard::refuse_copy(command.cast());
         }
-        let call = previous.unwrap_or(raw::standard_ProcessUtility);
-        call(statement, text, is_read_only, context, parameters, environment, to, completion);
+        let is_top_level = context == pg_sys::ProcessUtilityContext::PROCESS_UTILITY_TOPLEVEL;
+        // Whoever comes after us is told of each command.
+        if previous.is_some() || !setter::has_run(command, is_top_level) {
+            let call = previous.unwrap_or(raw::standard_ProcessUtility);
+            call(statement, text, is_read_only, context, parameters, environment, to, completion);
+        }
         if drops_us.is_some() {
             dropping::ended();
         }

@@ -16,30 +16,16 @@ use std::ffi::{CStr, c_int};
 
 use pgrx::{pg_sys, prelude::*};
 
-use super::{
-    leakproof::{self, Trust},
-    planner, policies, pushed_scan,
-    statement::entries,
-    statistics,
-};
+use super::{leakproof, planner, policies, pushed_scan, raw, statement::entries, statistics};
 pub use indexes::Indexes;
 use marks::{Marked, mark, put_back};
 
 mod indexes;
 pub(super) mod marks;
 
-mod raw {
-    use super::*;
-    unsafe extern "C-unwind" {
-        pub fn create_index_paths(root: *mut pg_sys::PlannerInfo, rel: *mut pg_sys::RelOptInfo);
-    }
-}
-
 #[derive(Clone, Copy)]
 pub struct Judges {
     pub indexes: fn() -> Indexes,
-    /// On what condition the function of an operator may be evaluated on rows that a policy hides, if on any.
-    pub trust: Trust,
     /// The policy by which a table is known.
     pub policy: &'static CStr,
 }
@@ -55,7 +41,6 @@ pub fn init(judges: Judges) {
         PREVIOUS = pg_sys::set_rel_pathlist_hook;
         pg_sys::set_rel_pathlist_hook = Some(add_paths);
     }
-    leakproof::init();
     pushed_scan::init();
 }
 
@@ -110,7 +95,7 @@ unsafe fn may_push(root: *const pg_sys::PlannerInfo, rel: *mut pg_sys::RelOptInf
             && !may_be_run_again(root)
             // Nor for one in which there can be no row: what a path by an index applies to the rows has not been worked out
             // (`check_index_predicates`), and it would return all there are.
-            && !pg_sys::is_dummy_rel(rel)
+            && !raw::is_dummy_rel(rel)
     }
 }
 
@@ -154,11 +139,11 @@ unsafe extern "C-unwind" fn mark_early(root: *mut pg_sys::PlannerInfo, rel: *mut
     unsafe {
         let Some(judges) = JUDGES else { return false };
         let outer = pg_sys::MemoryContextSwitchTo((*root).planner_cxt);
-        let note = pg_sys::palloc0(size_of::<Note>()).cast::<Note>();
+        let note = raw::palloc0(size_of::<Note>()).cast::<Note>();
         (*note).item.type_ = pg_sys::NodeTag::T_PlanInvalItem;
         (*note).item.cacheId = NOTE;
         (*note).rel = rel;
-        (*(*root).glob).invalItems = pg_sys::lappend((*(*root).glob).invalItems, note.cast());
+        (*(*root).glob).invalItems = raw::lappend((*(*root).glob).invalItems, note.cast());
         let current = entries((*rel).baserestrictinfo)
             .iter()
             .map(|cell| cell.ptr_value.cast::<pg_sys::RestrictInfo>())
@@ -170,10 +155,10 @@ unsafe extern "C-unwind" fn mark_early(root: *mut pg_sys::PlannerInfo, rel: *mut
         } else if !marked.is_null() {
             (*note).marked = marked;
             if (judges.indexes)() == Indexes::All {
-                let shown = shown_to((*marked).trusted, judges.trust);
+                let shown = shown_to((*marked).trusted);
                 // PostgreSQL goes on with the current one.
                 (*note).current = current
-                    .filter(|current| pg_sys::list_member_ptr(shown, current.cast()))
+                    .filter(|current| raw::list_member_ptr(shown, current.cast()))
                     .unwrap_or(std::ptr::null_mut());
                 estimate(root, shown, (*note).current);
             }
@@ -203,7 +188,7 @@ unsafe extern "C-unwind" fn add_paths(
                 make_paths_again(root, rel);
             }
             if !note.is_null() {
-                (*(*root).glob).invalItems = pg_sys::list_delete_ptr((*(*root).glob).invalItems, note.cast());
+                (*(*root).glob).invalItems = raw::list_delete_ptr((*(*root).glob).invalItems, note.cast());
             }
             if let Some(judges) = JUDGES {
                 policies::uphold(root, rel, &judges);
@@ -226,7 +211,7 @@ unsafe fn make_paths_again(root: *mut pg_sys::PlannerInfo, rel: *mut pg_sys::Rel
         }
         // What is expected of all tenants' rows tells of them as counters do.
         if (judges.indexes)() == Indexes::All {
-            estimate(root, shown_to((*marked).trusted, judges.trust), std::ptr::null());
+            estimate(root, shown_to((*marked).trusted), std::ptr::null());
             set_rows(root, rel);
         }
         let (all, has_joins) = ((*rel).indexlist, (*rel).has_eclass_joins);
@@ -272,14 +257,14 @@ unsafe fn set_ordered(indexes: *mut pg_sys::List, is_ordered: bool) {
 }
 
 /// The conditions that statistics may be shown to. To none where an operator could find the stack too small, which would tell of a value.
-unsafe fn shown_to(trusted: *mut pg_sys::List, trust: Trust) -> *mut pg_sys::List {
+unsafe fn shown_to(trusted: *mut pg_sys::List) -> *mut pg_sys::List {
     // SAFETY: conditions of the table that is being planned.
     unsafe {
         let mut shown = std::ptr::null_mut();
         if pushed_scan::has_stack() {
             for cell in entries(trusted) {
-                if leakproof::may_see_values(cell.ptr_value.cast(), trust) {
-                    shown = pg_sys::lappend(shown, cell.ptr_value);
+                if leakproof::may_see_values(cell.ptr_value.cast()) {
+                    shown = raw::lappend(shown, cell.ptr_value);
                 }
             }
         }

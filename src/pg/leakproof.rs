@@ -6,24 +6,16 @@
 //! A condition comes to an index as `<key> <operator> <value>`. The columns of the table are in the key alone, and what the key is made of was
 //! computed for each row when it came into the index: so a built-in immutable function there raises no error that it has not raised before.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
-use std::ffi::{CStr, c_char, c_int};
-use std::rc::Rc;
+use std::ffi::{CStr, c_int};
 
-use pgrx::{FromDatum, pg_sys, prelude::*};
+use pgrx::pg_sys;
 
-use super::{statement::entries, text::Text};
+use super::{raw, statement::entries};
 use calm::{LONGEST, is_calm_like, is_calm_path, is_calm_regex};
+pub use functions::{Function, changes, forget, function, init, is_symbol};
 
 mod calm;
-
-mod raw {
-    use super::*;
-    unsafe extern "C-unwind" {
-        pub fn pg_newlocale_from_collation(collation: pg_sys::Oid) -> *const std::ffi::c_void;
-    }
-}
+mod functions;
 
 /// What must hold besides, so that an operator tells nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,18 +37,6 @@ pub enum Check {
     Array,
     /// The element type of the range does.
     Range,
-}
-
-/// Says on what condition a function is trusted, if it is.
-pub type Trust = fn(&Function) -> Option<Check>;
-
-/// A function, by what cannot be copied under another name: only a superuser makes one in C.
-pub struct Function {
-    pub number: pg_sys::Oid,
-    /// The library, empty for the server itself; and the symbol in it.
-    pub symbol: Option<(Text, Text)>,
-    pub is_immutable: bool,
-    pub is_leakproof: bool,
 }
 
 /// Types whose functions call nothing of a user's own. Of what depends on the session, only functions of these may be in a value: those of
@@ -82,134 +62,6 @@ const PLAIN: [pg_sys::Oid; 14] = [
 const DEEP: [pg_sys::Oid; 5] =
     [pg_sys::JSONOID, pg_sys::JSONBOID, pg_sys::JSONPATHOID, pg_sys::TSQUERYOID, pg_sys::XMLOID];
 
-/// Functions of such types that do not: they go through a value from one end to the other.
-const FLAT: [&str; 2] = ["jsonb_to_tsvector_byid", "jsonb_string_to_tsvector_byid"];
-
-/// Functions of PostgreSQL's own that take any value, besides those that are LEAKPROOF: an index that is partial may have them in its key,
-/// for what it does not hold is looked at as well.
-const TAKE_ANY: [&str; 8] = [
-    "lower",
-    "upper",
-    "jsonb_object_field",
-    "jsonb_object_field_text",
-    "jsonb_array_element",
-    "jsonb_array_element_text",
-    "jsonb_extract_path",
-    "jsonb_extract_path_text",
-];
-
-/// Functions that make a text search query of a text; with the configuration of the session they are not immutable.
-const MAKE_QUERIES: [&str; 4] = ["to_tsquery", "plainto_tsquery", "phraseto_tsquery", "websearch_to_tsquery"];
-
-/// Functions that were asked for, until any function changes.
-#[derive(Default)]
-struct Known {
-    functions: HashMap<pg_sys::Oid, Rc<Function>>,
-    changes: u64,
-}
-
-/// As many functions are known at a time.
-const MOST_KNOWN: usize = 4096;
-
-thread_local! {
-    static KNOWN: RefCell<Known> = RefCell::new(Known::default());
-}
-
-/// Called once, when the library is loaded.
-pub fn init() {
-    // SAFETY: what is called clears a map.
-    unsafe {
-        let cache = pg_sys::SysCacheIdentifier::PROCOID as c_int;
-        pg_sys::CacheRegisterSyscacheCallback(cache, Some(forget), pg_sys::Datum::from(0));
-    }
-}
-
-#[pg_guard]
-unsafe extern "C-unwind" fn forget(_arg: pg_sys::Datum, _cache: c_int, _hash: u32) {
-    KNOWN.with_borrow_mut(|known| {
-        known.functions.clear();
-        known.changes += 1;
-    });
-}
-
-/// How often functions have changed.
-pub fn changes() -> u64 {
-    KNOWN.with_borrow(|known| known.changes)
-}
-
-/// What is known of a function; none where there is none.
-pub fn function(number: pg_sys::Oid) -> Option<Rc<Function>> {
-    let (known, changes) = KNOWN.with_borrow(|known| (known.functions.get(&number).cloned(), known.changes));
-    known.or_else(|| {
-        let found = Rc::new(look_up(number)?);
-        KNOWN.with_borrow_mut(|known| {
-            if known.functions.len() >= MOST_KNOWN {
-                known.functions.clear();
-            }
-            // What has changed meanwhile is looked up again.
-            if known.changes == changes {
-                known.functions.insert(number, found.clone());
-            }
-        });
-        Some(found)
-    })
-}
-
-fn look_up(number: pg_sys::Oid) -> Option<Function> {
-    const INTERNAL: u32 = 12;
-    const C: u32 = 13;
-    let cache = pg_sys::SysCacheIdentifier::PROCOID as c_int;
-    // SAFETY: the entry of the cache is held while it is read; its fixed part has these fields, and texts are copied.
-    unsafe {
-        let tuple = pg_sys::SearchSysCache1(cache, pg_sys::Datum::from(number));
-        if tuple.is_null() {
-            return None;
-        }
-        let row = pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_proc>();
-        let text = |column: u32| {
-            let mut is_null = false;
-            let datum = pg_sys::SysCacheGetAttr(cache, tuple, column as pg_sys::AttrNumber, &mut is_null);
-            Text::from_datum(datum, is_null)
-        };
-        let library = match (*row).prolang.to_u32() {
-            INTERNAL => Some(Text::of(b"")),
-            C => text(pg_sys::Anum_pg_proc_probin)
-                .map(|path| Text::of(path.as_bytes().strip_prefix(b"$libdir/").unwrap_or(path.as_bytes()))),
-            _ => None,
-        };
-        let found = Function {
-            number,
-            symbol: library.zip(text(pg_sys::Anum_pg_proc_prosrc)),
-            is_immutable: (*row).provolatile == pg_sys::PROVOLATILE_IMMUTABLE as c_char,
-            is_leakproof: (*row).proleakproof,
-        };
-        pg_sys::ReleaseSysCache(tuple);
-        Some(found)
-    }
-}
-
-impl Function {
-    /// One of PostgreSQL's own, in C.
-    fn is_built_in(&self) -> bool {
-        self.symbol.is_some() && self.number.to_u32() < pg_sys::FirstNormalObjectId
-    }
-
-    fn is_one_of(&self, symbols: &[&str]) -> bool {
-        let is = |(_, its): &(Text, Text)| symbols.iter().any(|symbol| its.as_bytes() == symbol.as_bytes());
-        self.is_built_in() && self.symbol.as_ref().is_some_and(is)
-    }
-
-    /// The one of that symbol in the library of that name.
-    pub fn is(&self, library: &[u8], symbol: &[u8]) -> bool {
-        self.is_in(library) && self.symbol.as_ref().is_some_and(|(_, its)| its.as_bytes() == symbol)
-    }
-
-    /// One in the library of that name.
-    pub fn is_in(&self, library: &[u8]) -> bool {
-        self.symbol.as_ref().is_some_and(|(its, _)| its.as_bytes() == library)
-    }
-}
-
 /// What an expression is, and so on which rows its functions are called.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum As {
@@ -222,7 +74,7 @@ pub enum As {
 }
 
 /// Whether an expression tells nothing of the rows that it is evaluated on, besides its result.
-pub unsafe fn holds(node: *mut pg_sys::Node, trust: Trust, what: As) -> bool {
+pub unsafe fn holds(node: *mut pg_sys::Node, what: As) -> bool {
     use pg_sys::NodeTag::*;
     // SAFETY: the tag of a node tells its type; lists have nodes, or numbers where said.
     unsafe {
@@ -232,39 +84,39 @@ pub unsafe fn holds(node: *mut pg_sys::Node, trust: Trust, what: As) -> bool {
         let inside = if what == As::AnyRow { As::AnyRow } else { As::Key };
         match (*node).type_ {
             T_Var | T_Const | T_Param | T_SQLValueFunction => true,
-            T_List => all(node.cast(), trust, what),
-            T_BoolExpr => all((*node.cast::<pg_sys::BoolExpr>()).args, trust, what),
-            T_RestrictInfo => holds((*node.cast::<pg_sys::RestrictInfo>()).clause.cast(), trust, what),
-            T_RelabelType => holds((*node.cast::<pg_sys::RelabelType>()).arg.cast(), trust, inside),
-            T_CollateExpr => holds((*node.cast::<pg_sys::CollateExpr>()).arg.cast(), trust, inside),
-            T_NullTest => holds((*node.cast::<pg_sys::NullTest>()).arg.cast(), trust, inside),
-            T_BooleanTest => holds((*node.cast::<pg_sys::BooleanTest>()).arg.cast(), trust, inside),
-            T_CoalesceExpr => all((*node.cast::<pg_sys::CoalesceExpr>()).args, trust, inside),
-            T_ArrayExpr => all((*node.cast::<pg_sys::ArrayExpr>()).elements, trust, inside),
+            T_List => all(node.cast(), what),
+            T_BoolExpr => all((*node.cast::<pg_sys::BoolExpr>()).args, what),
+            T_RestrictInfo => holds((*node.cast::<pg_sys::RestrictInfo>()).clause.cast(), what),
+            T_RelabelType => holds((*node.cast::<pg_sys::RelabelType>()).arg.cast(), inside),
+            T_CollateExpr => holds((*node.cast::<pg_sys::CollateExpr>()).arg.cast(), inside),
+            T_NullTest => holds((*node.cast::<pg_sys::NullTest>()).arg.cast(), inside),
+            T_BooleanTest => holds((*node.cast::<pg_sys::BooleanTest>()).arg.cast(), inside),
+            T_CoalesceExpr => all((*node.cast::<pg_sys::CoalesceExpr>()).args, inside),
+            T_ArrayExpr => all((*node.cast::<pg_sys::ArrayExpr>()).elements, inside),
             T_FuncExpr => {
                 let call = node.cast::<pg_sys::FuncExpr>();
-                Call::new((*call).funcid, (*call).args, (*call).inputcollid, what).holds(trust)
+                Call::new((*call).funcid, (*call).args, (*call).inputcollid, what).holds()
             }
             T_OpExpr => {
                 let operation = node.cast::<pg_sys::OpExpr>();
-                let function = opcode((*operation).opno);
-                Call::new(function, (*operation).args, (*operation).inputcollid, what).holds(trust)
+                let function = function_of((*operation).opfuncid, (*operation).opno);
+                Call::new(function, (*operation).args, (*operation).inputcollid, what).holds()
             }
             T_ScalarArrayOpExpr => {
                 let operation = node.cast::<pg_sys::ScalarArrayOpExpr>();
-                let function = opcode((*operation).opno);
+                let function = function_of((*operation).opfuncid, (*operation).opno);
                 let mut call = Call::new(function, (*operation).args, (*operation).inputcollid, what);
                 call.is_for_elements = true;
-                call.holds(trust)
+                call.holds()
             }
             // An index may have the first columns of a row only, and PostgreSQL looks at the others where it looks at a row once more.
             T_RowCompareExpr => {
                 let row = node.cast::<pg_sys::RowCompareExpr>();
                 entries((*row).opnos).iter().all(|cell| {
                     let function = function(opcode(cell.oid_value));
-                    function.is_some_and(|function| is_plain(&function, trust))
-                }) && all((*row).largs, trust, As::AnyRow)
-                    && all((*row).rargs, trust, As::AnyRow)
+                    function.is_some_and(|function| function.is_plain())
+                }) && all((*row).largs, As::AnyRow)
+                    && all((*row).rargs, As::AnyRow)
             }
             _ => false,
         }
@@ -273,28 +125,27 @@ pub unsafe fn holds(node: *mut pg_sys::Node, trust: Trust, what: As) -> bool {
 
 /// Whether a condition that is trusted may be estimated with the most common values of all tenants: an estimate may call the negator or the
 /// commutator of an operator in its place, which anybody can declare, and of a range it calls a function that measures distances.
-pub unsafe fn may_see_values(node: *mut pg_sys::Node, trust: Trust) -> bool {
+pub unsafe fn may_see_values(node: *mut pg_sys::Node) -> bool {
     use pg_sys::NodeTag::*;
     // SAFETY: as above; the operators of a condition are in the catalogs.
     unsafe {
         if node.is_null() {
             return true;
         }
-        let all = |list: *mut pg_sys::List| {
-            entries(list).iter().all(|cell| may_see_values(cell.ptr_value.cast(), trust))
-        };
+        let all =
+            |list: *mut pg_sys::List| entries(list).iter().all(|cell| may_see_values(cell.ptr_value.cast()));
         let is_good = |operator: pg_sys::Oid| {
-            [pg_sys::get_negator(operator), pg_sys::get_commutator(operator)].into_iter().all(|other| {
+            [raw::get_negator(operator), raw::get_commutator(operator)].into_iter().all(|other| {
                 other == pg_sys::InvalidOid
                     || function(opcode(other)).is_some_and(|function| {
-                        function.is_leakproof || function.is_built_in() || trust(&function).is_some()
+                        function.is_leakproof || function.is_built_in() || function.check.is_some()
                     })
             })
         };
         match (*node).type_ {
             T_List => all(node.cast()),
             T_BoolExpr => all((*node.cast::<pg_sys::BoolExpr>()).args),
-            T_RestrictInfo => may_see_values((*node.cast::<pg_sys::RestrictInfo>()).clause.cast(), trust),
+            T_RestrictInfo => may_see_values((*node.cast::<pg_sys::RestrictInfo>()).clause.cast()),
             T_NullTest | T_BooleanTest => true,
             T_OpExpr => {
                 let operation = node.cast::<pg_sys::OpExpr>();
@@ -327,9 +178,11 @@ unsafe fn measures_well(arguments: *mut pg_sys::List) -> bool {
     // SAFETY: a list of expressions.
     unsafe {
         entries(arguments).iter().all(|cell| {
-            let kind = pg_sys::exprType(cell.ptr_value.cast());
-            let is_range = pg_sys::type_is_range(kind) || pg_sys::type_is_multirange(kind);
-            !is_range || GOOD.contains(&(*range_of(kind)).rng_subdiff_finfo.fn_oid.to_u32())
+            let kind = raw::exprType(cell.ptr_value.cast());
+            let is_range = || raw::type_is_range(kind) || raw::type_is_multirange(kind);
+            PLAIN.contains(&kind)
+                || !is_range()
+                || GOOD.contains(&(*range_of(kind)).rng_subdiff_finfo.fn_oid.to_u32())
         })
     }
 }
@@ -344,20 +197,20 @@ unsafe fn range_of(kind: pg_sys::Oid) -> *mut pg_sys::TypeCacheEntry {
     }
 }
 
-unsafe fn all(list: *mut pg_sys::List, trust: Trust, what: As) -> bool {
+unsafe fn all(list: *mut pg_sys::List, what: As) -> bool {
     // SAFETY: a list of nodes.
-    unsafe { entries(list).iter().all(|cell| holds(cell.ptr_value.cast(), trust, what)) }
+    unsafe { entries(list).iter().all(|cell| holds(cell.ptr_value.cast(), what)) }
+}
+
+/// The function of an operation, which is looked up where nobody has done so.
+unsafe fn function_of(known: pg_sys::Oid, operator: pg_sys::Oid) -> pg_sys::Oid {
+    if known == pg_sys::InvalidOid { opcode(operator) } else { known }
 }
 
 /// The function of an operator; zero where there is no such operator.
 fn opcode(operator: pg_sys::Oid) -> pg_sys::Oid {
     // SAFETY: called inside a transaction.
-    unsafe { pg_sys::get_opcode(operator) }
-}
-
-/// Whether a function is trusted with any arguments.
-fn is_plain(function: &Function, trust: Trust) -> bool {
-    function.is_leakproof || trust(function) == Some(Check::Nothing)
+    unsafe { raw::get_opcode(operator) }
 }
 
 /// A function that is called on arguments.
@@ -375,19 +228,15 @@ impl Call {
         Call { function, arguments, collation, what, is_for_elements: false }
     }
 
-    unsafe fn holds(&self, trust: Trust) -> bool {
+    unsafe fn holds(&self) -> bool {
         // SAFETY: a list of nodes.
         unsafe {
             let Some(function) = function(self.function) else { return false };
-            let is_of_rows = pg_sys::contain_var_clause(self.arguments.cast());
+            let is_of_rows = raw::contain_var_clause(self.arguments.cast());
             let is_good = function.is_leakproof
-                || if is_of_rows {
-                    self.tells_nothing(&function, trust)
-                } else {
-                    self.is_same_again(&function)
-                };
+                || if is_of_rows { self.tells_nothing(&function) } else { self.is_same_again(&function) };
             let inside = if self.what == As::AnyRow { As::AnyRow } else { As::Key };
-            if !is_good || !all(self.arguments, trust, inside) {
+            if !is_good || !all(self.arguments, inside) {
                 return false;
             }
             // A collation that the server has in another version than the one it was made for, PostgreSQL tells of when it is first used: here,
@@ -400,16 +249,16 @@ impl Call {
     }
 
     /// Whether it may be called on rows.
-    unsafe fn tells_nothing(&self, function: &Function, trust: Trust) -> bool {
+    unsafe fn tells_nothing(&self, function: &Function) -> bool {
         // SAFETY: a list of nodes.
         unsafe {
-            if let Some(check) = trust(function) {
-                return self.passes(check, trust);
+            if let Some(check) = function.check {
+                return self.passes(check);
             }
             match self.what {
                 As::Condition => false,
-                As::Key => self.is_flat(function) || function.is_one_of(&TAKE_ANY),
-                As::AnyRow => function.is_one_of(&TAKE_ANY),
+                As::Key => self.is_flat(function) || function.takes_any,
+                As::AnyRow => function.takes_any,
             }
         }
     }
@@ -418,11 +267,8 @@ impl Call {
     unsafe fn is_flat(&self, function: &Function) -> bool {
         // SAFETY: arguments are nodes.
         unsafe {
-            let is_deep = || {
-                let kinds = [pg_sys::get_func_rettype(function.number)];
-                kinds.iter().any(|kind| DEEP.contains(kind)) || !self.types(|kind| !DEEP.contains(&kind))
-            };
-            function.is_built_in() && function.is_immutable && (!is_deep() || function.is_one_of(&FLAT))
+            let is_deep = || DEEP.contains(&function.returns) || !self.types(|kind| !DEEP.contains(&kind));
+            function.is_built_in() && function.is_immutable && (!is_deep() || function.is_flat)
         }
     }
 
@@ -431,14 +277,14 @@ impl Call {
         // SAFETY: a list of nodes.
         unsafe {
             self.is_flat(function)
-                || function.is_one_of(&MAKE_QUERIES)
+                || function.makes_queries
                 || function.is_built_in()
                     && self.types(|kind| PLAIN.contains(&kind))
-                    && PLAIN.contains(&pg_sys::get_func_rettype(function.number))
+                    && PLAIN.contains(&function.returns)
         }
     }
 
-    unsafe fn passes(&self, check: Check, trust: Trust) -> bool {
+    unsafe fn passes(&self, check: Check) -> bool {
         // SAFETY: arguments are nodes; a constant of a type with a length has one.
         unsafe {
             match check {
@@ -452,9 +298,9 @@ impl Call {
                 Check::Path => self.is_known_at(1) && self.is_calm_path(),
                 Check::Array => self.types(|kind| match pg_sys::get_element_type(kind) {
                     pg_sys::InvalidOid => true,
-                    element => compares_well(element, trust),
+                    element => compares_well(element),
                 }),
-                Check::Range => self.types(|kind| range_compares_well(kind, trust)),
+                Check::Range => self.types(|kind| range_compares_well(kind)),
             }
         }
     }
@@ -465,14 +311,14 @@ impl Call {
             match self.collation {
                 // Bytes have none; text without one is an error, which PostgreSQL raises when it comes to a row.
                 pg_sys::InvalidOid => self.types(|kind| kind == pg_sys::BYTEAOID),
-                collation => pg_sys::get_collation_isdeterministic(collation),
+                collation => raw::get_collation_isdeterministic(collation),
             }
         }
     }
 
     unsafe fn types(&self, each: impl Fn(pg_sys::Oid) -> bool) -> bool {
         // SAFETY: arguments are nodes.
-        unsafe { entries(self.arguments).iter().all(|cell| each(pg_sys::exprType(cell.ptr_value.cast()))) }
+        unsafe { entries(self.arguments).iter().all(|cell| each(raw::exprType(cell.ptr_value.cast()))) }
     }
 
     /// Whether what columns are compared with is known now and is what `test` asks for.
@@ -482,7 +328,7 @@ impl Call {
             let mut known = entries(self.arguments)
                 .iter()
                 .map(|cell| cell.ptr_value.cast::<pg_sys::Node>())
-                .filter(|argument| !pg_sys::contain_var_clause(*argument))
+                .filter(|argument| !raw::contain_var_clause(*argument))
                 .peekable();
             known.peek().is_some() && known.all(|argument| constant(argument).is_some_and(&test))
         }
@@ -542,7 +388,7 @@ unsafe fn constant<'a>(node: *mut pg_sys::Node) -> Option<&'a [u8]> {
                 let call = node.cast::<pg_sys::FuncExpr>();
                 let function = function((*call).funcid)?;
                 match entries((*call).args) {
-                    [text] if function.is_one_of(&MAKE_QUERIES) => constant(text.ptr_value.cast()),
+                    [text] if function.makes_queries => constant(text.ptr_value.cast()),
                     _ => None,
                 }
             }
@@ -552,20 +398,19 @@ unsafe fn constant<'a>(node: *mut pg_sys::Node) -> Option<&'a [u8]> {
 }
 
 /// Whether values of a type are compared by functions that are trusted.
-unsafe fn compares_well(kind: pg_sys::Oid, trust: Trust) -> bool {
+unsafe fn compares_well(kind: pg_sys::Oid) -> bool {
     // SAFETY: a type that exists; entries of the cache live as long as the backend.
     unsafe {
         let flags = pg_sys::TYPECACHE_EQ_OPR | pg_sys::TYPECACHE_CMP_PROC;
         let entry = pg_sys::lookup_type_cache(kind, flags as c_int);
-        let is_good =
-            |number: pg_sys::Oid| function(number).is_some_and(|function| is_plain(&function, trust));
+        let is_good = |number: pg_sys::Oid| function(number).is_some_and(|function| function.is_plain());
         // Without one of them, arrays are not compared: an error, where there is a row.
         is_good(opcode((*entry).eq_opr)) && is_good((*entry).cmp_proc)
     }
 }
 
 /// The same of the bounds of a range or multirange; any other type is a bound that it is compared with.
-unsafe fn range_compares_well(kind: pg_sys::Oid, trust: Trust) -> bool {
+unsafe fn range_compares_well(kind: pg_sys::Oid) -> bool {
     // SAFETY: as above; of a type that is no range, there is no information on ranges.
     unsafe {
         let range = range_of(kind);
@@ -577,6 +422,6 @@ unsafe fn range_compares_well(kind: pg_sys::Oid, trust: Trust) -> bool {
             raw::pg_newlocale_from_collation((*range).rng_collation);
         }
         let number = (*range).rng_cmp_proc_finfo.fn_oid;
-        function(number).is_some_and(|function| is_plain(&function, trust))
+        function(number).is_some_and(|function| function.is_plain())
     }
 }

@@ -168,7 +168,7 @@ pub unsafe fn is_quiet(node: *mut pg_sys::Node, tenants: &[pg_sys::Oid]) -> bool
     unsafe extern "C-unwind" fn tells(number: pg_sys::Oid, tenants: *mut c_void) -> bool {
         // SAFETY: called inside a transaction; the context is the caller's.
         unsafe {
-            !pg_sys::get_func_leakproof(number)
+            !super::raw::get_func_leakproof(number)
                 || super::policies::is_tenant(number)
                     && !(*tenants.cast::<&[pg_sys::Oid]>()).contains(&number)
         }

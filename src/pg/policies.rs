@@ -43,7 +43,6 @@ mod raw {
             child: *mut pg_sys::RelOptInfo,
             parent: *mut pg_sys::RelOptInfo,
         ) -> *mut pg_sys::Node;
-        pub fn create_index_paths(root: *mut pg_sys::PlannerInfo, rel: *mut pg_sys::RelOptInfo);
         pub fn bms_is_member(number: c_int, set: pg_sys::Relids) -> bool;
     }
 }
@@ -160,15 +159,8 @@ pub unsafe fn is_sure(expression: *const pg_sys::Node) -> bool {
 
 /// Whether a function is one by which policies ask for the tenant.
 pub fn is_tenant(number: pg_sys::Oid) -> bool {
-    const SYMBOLS: [&[u8]; 4] = [
-        b"tenancy_current_tenant",
-        b"tenancy_current_tenant_uuid",
-        b"tenancy_current_tenant_bigint",
-        b"tenancy_in_scope",
-    ];
     number.to_u32() >= pg_sys::FirstNormalObjectId
-        && function(number)
-            .is_some_and(|function| SYMBOLS.iter().any(|symbol| function.is(b"tenancy", symbol)))
+        && function(number).is_some_and(|function| function.is_tenant)
 }
 
 impl Table {
@@ -277,19 +269,31 @@ impl Table {
     }
 }
 
-/// The policies of a table that have the tenant as a constant.
-pub unsafe fn settled(
+/// Whether a condition of a table is its policy, with the tenant as a constant. A frame of plain data, which an error may skip.
+pub unsafe fn is_settled(
     root: *mut pg_sys::PlannerInfo,
     rel: *mut pg_sys::RelOptInfo,
-) -> Vec<*mut pg_sys::Expr> {
-    // SAFETY: the planner's own.
+    condition: *const pg_sys::Expr,
+) -> bool {
+    // SAFETY: the planner's own; lists of lists of expressions.
     unsafe {
         let table = Table { root, rel, owner: owner(root, rel), tenants: OnceCell::new() };
+        let is_same = |policy: *mut pg_sys::Expr| super::raw::equal(policy.cast(), condition.cast());
+        // As a rule the table is the one that the policies are of, and they need no translation.
+        let own = *(*root).simple_rte_array.add(table.owner as usize);
+        if (*rel).relid == table.owner {
+            for cell in entries((*own).securityQuals) {
+                for cell in entries(cell.ptr_value.cast()) {
+                    if fixed::is_settled(cell.ptr_value.cast()) && is_same(cell.ptr_value.cast()) {
+                        return true;
+                    }
+                }
+            }
+        }
         table
             .policies()
             .filter(|(policy, _)| fixed::is_settled(policy.cast()))
-            .map(|(policy, _)| table.translated(policy.cast()).cast())
-            .collect()
+            .any(|(policy, _)| is_same(table.translated(policy.cast()).cast()))
     }
 }
 
@@ -430,7 +434,7 @@ unsafe fn drop_paths(root: *mut pg_sys::PlannerInfo, rel: *mut pg_sys::RelOptInf
             (**index).amhasgetbitmap = false;
             (**index).amhasgettuple &= (**index).relam.to_u32() == BTREE;
         }
-        pg_sys::ffi::pg_guard_ffi_boundary(|| raw::create_index_paths(root, rel));
+        pg_sys::ffi::pg_guard_ffi_boundary(|| super::raw::create_index_paths(root, rel));
         for (index, (bitmap, tuple)) in indexes.iter().zip(before) {
             (**index).amhasgetbitmap = bitmap;
             (**index).amhasgettuple = tuple;
@@ -486,5 +490,5 @@ unsafe fn recheck_is_loud(path: *const pg_sys::Path) -> bool {
 /// Whether a function is neither one in C, which only superusers make, nor LEAKPROOF.
 pub unsafe extern "C-unwind" fn is_written(number: pg_sys::Oid, _: *mut c_void) -> bool {
     number.to_u32() >= pg_sys::FirstNormalObjectId
-        && function(number).is_none_or(|function| function.symbol.is_none() && !function.is_leakproof)
+        && function(number).is_none_or(|function| !function.is_in_c && !function.is_leakproof)
 }

@@ -15,7 +15,7 @@ use std::ptr::addr_of_mut;
 use pgrx::{pg_sys, prelude::*};
 
 use super::{
-    part, planner, portal,
+    part, planner, portal, raw,
     xact::{self, Event},
 };
 use crate::{error::Error, tenant::TenantId};
@@ -131,7 +131,7 @@ impl Running {
     fn push(&mut self, step: Step, level: i32) -> usize {
         let depth = self.runs.len();
         // SAFETY: reads backend-local state.
-        let (role, is_check) = unsafe { (pg_sys::GetUserId(), pg_sys::InNoForceRLSOperation()) };
+        let (role, is_check) = unsafe { (raw::GetUserId(), raw::InNoForceRLSOperation()) };
         let run = Run { step, level, role, is_check, is_watched: false, has_touched: false, is_told: false };
         self.runs.push(run);
         self.is_unknown = self.is_to_be_asked();

@@ -15,7 +15,7 @@ use std::ffi::c_int;
 
 use pgrx::{IntoDatum, pg_sys, prelude::*};
 
-use super::{index_pushdown, running, statement::entries, transition::Kind};
+use super::{default::Default, index_pushdown, raw, running, statement::entries, transition::Kind};
 use crate::tenant::TenantId;
 
 /// Whom a plan is made for, and who is told of the list.
@@ -47,6 +47,7 @@ pub type Rows = Option<f64>;
 pub struct Column {
     number: i16,
     kind: Kind,
+    default: Option<Default>,
 }
 
 /// So many entries of an index are counted: some tenths of a millisecond.
@@ -85,6 +86,13 @@ pub fn tenant_column(table: pg_sys::Oid) -> Option<i16> {
     unsafe { JUDGES.and_then(|judges| (judges.column)(table)).map(|column| column.number) }
 }
 
+/// The same with its default, where that is a call that asks for the tenant.
+pub fn default_of(table: pg_sys::Oid) -> Option<(i16, Default)> {
+    // SAFETY: as above.
+    let column = unsafe { JUDGES.and_then(|judges| (judges.column)(table)) }?;
+    column.default.map(|default| (column.number, default))
+}
+
 /// Statistics are lent until this is dropped, by an error as well.
 pub struct Lent(*const pg_sys::PlannerInfo);
 
@@ -112,7 +120,7 @@ unsafe fn supply_lent(
     // SAFETY: PostgreSQL's own argument; what is looked up is given to PostgreSQL with the function that releases it.
     unsafe {
         let cache = pg_sys::SysCacheIdentifier::STATRELATTINH as c_int;
-        let found = pg_sys::SearchSysCache3(cache, relation.into(), column.into(), is_inherited.into());
+        let found = raw::SearchSysCache3(cache, relation.into(), column.into(), is_inherited.into());
         (*variable).statsTuple = found;
         (*variable).freefunc = Some(release);
         (*variable).acl_ok = true;
@@ -120,13 +128,11 @@ unsafe fn supply_lent(
     }
 }
 
-#[pg_guard]
 unsafe extern "C-unwind" fn release(tuple: pg_sys::HeapTuple) {
     // SAFETY: what `supply_lent` has looked up.
-    unsafe { pg_sys::ReleaseSysCache(tuple) }
+    unsafe { raw::ReleaseSysCache(tuple) }
 }
 
-#[pg_guard]
 unsafe extern "C-unwind" fn index_stats(
     root: *mut pg_sys::PlannerInfo,
     index: pg_sys::Oid,
@@ -445,7 +451,11 @@ pub fn column(table: pg_sys::Oid, policy: &std::ffi::CStr) -> Option<Column> {
             let number = i16::try_from(first + pg_sys::FirstLowInvalidHeapAttributeNumber).ok()?;
             let is_only = first >= 0 && pg_sys::bms_next_member(columns, first) < 0 && number > 0;
             let attribute = || super::transition::attribute((*relation).rd_att, i32::from(number) - 1);
-            is_only.then(|| Kind::of((*attribute()).atttypid)).flatten().map(|kind| Column { number, kind })
+            is_only.then(|| Kind::of((*attribute()).atttypid)).flatten().map(|kind| Column {
+                number,
+                kind,
+                default: Default::of(relation, number),
+            })
         });
         pg_sys::relation_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
         found

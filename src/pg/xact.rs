@@ -162,7 +162,7 @@ pub fn statement_began() -> i64 {
 /// The time now, likewise.
 pub fn now() -> i64 {
     // SAFETY: reads the clock.
-    unsafe { pg_sys::GetCurrentTimestamp() }
+    unsafe { super::raw::GetCurrentTimestamp() }
 }
 
 /// A moment as ISO 8601 writes it, in UTC; none for infinity.

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # `make bench`: what protection, metering, tokens and auditing cost, against what one would write instead. Ratios of one run on one server.
 # BENCH_QUICK=1 takes some two minutes for each part and is good for finding mistakes, not for figures.
-# Usage: run.sh [speed|protection|planning|quota|token|audit|cache|stat_tenants|health|migrate|active_tenants …]      MAJOR: that of the server; 15, and for `speed` 18, which has pgvector here
-#   without a name all but active_tenants, which is behind docs/active_tenants.md
+# Usage: run.sh [speed|instructions|protection|planning|quota|token|audit|cache|stat_tenants|health|migrate|active_tenants …]      MAJOR: that of the server; 15, and for `speed` 18, which has pgvector here
+#   without a name all but active_tenants, which is behind docs/active_tenants.md, and instructions, which counts
 # shellcheck source=tests/tools/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../tools/lib.sh"
 
@@ -36,6 +36,11 @@ for part in "${@:-speed protection planning quota token audit cache stat_tenants
         "$TOOLS/setup.sh" flights
         # What is loaded is not written twice.
         TENANCY_FLIGHTS=$CACHE/flights measure speed.py --preload "shared_buffers=$(buffers)" wal_level=minimal max_wal_senders=0
+        ;;
+      instructions)
+        major=${MAJOR:-18}
+        "$TOOLS/setup.sh" flights valgrind
+        TENANCY_FLIGHTS=$CACHE/flights measure instructions.py --preload
         ;;
       protection) measure bench.py --preload ;;
       planning) measure planning.py --preload ;;

@@ -2,7 +2,8 @@
 # Installs what is missing, and only that.
 # Usage: setup.sh PART…   parts: build (what a build needs), 15 16 17 18 (PostgreSQL to build on
 #                         and run), python, node, pgbouncer, prometheus, chromium (for the
-#                         integration tests), flights (the demo's data), chart (what draws the bench's)
+#                         integration tests), flights (the demo's data), chart (what draws the bench's),
+#                         valgrind (what counts instructions)
 # shellcheck source=tests/tools/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
@@ -186,6 +187,7 @@ for part in "$@"; do
     flights) flights ;;
     chart) chart_packages ;;
     prometheus) prometheus_programs ;;
+    valgrind) apt_need valgrind ;;
     chromium) apt_need chromium chromium-driver fonts-dejavu-core ;;
     *) die "unknown part: $part" ;;
   esac

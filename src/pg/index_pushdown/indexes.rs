@@ -6,7 +6,8 @@ use pgrx::{guc::GucEnum, pg_sys};
 
 use super::marks::is_late;
 use crate::pg::{
-    leakproof::{As, Trust, function, holds},
+    leakproof::{As, function, holds},
+    raw,
     statement::entries,
 };
 
@@ -63,11 +64,7 @@ unsafe impl GucEnum for Indexes {
 }
 
 /// The indexes that conditions are given to.
-pub unsafe fn usable_indexes(
-    rel: *const pg_sys::RelOptInfo,
-    which: Indexes,
-    trust: Trust,
-) -> *mut pg_sys::List {
+pub unsafe fn usable_indexes(rel: *const pg_sys::RelOptInfo, which: Indexes) -> *mut pg_sys::List {
     // SAFETY: indexes of the table, which is locked.
     unsafe {
         let of_tenant =
@@ -79,8 +76,8 @@ pub unsafe fn usable_indexes(
             if (*index).indrestrictinfo.is_null() {
                 continue;
             }
-            if is_calm(index, trust) && (which == Indexes::All || leads_to(index, of_tenant)) {
-                found = pg_sys::lappend(found, index.cast());
+            if is_calm(index) && (which == Indexes::All || leads_to(index, of_tenant)) {
+                found = raw::lappend(found, index.cast());
             }
         }
         found
@@ -93,7 +90,7 @@ const NETWORK_SPGIST_FAMILY: u32 = 3794;
 
 /// Whether nothing is called because of an index that could tell of a row: not its access method, nor the functions of its operator
 /// classes, nor its predicate. Where a page is looked at as a whole, the key of a partial index is computed of rows that it does not hold.
-unsafe fn is_calm(index: *const pg_sys::IndexOptInfo, trust: Trust) -> bool {
+unsafe fn is_calm(index: *const pg_sys::IndexOptInfo) -> bool {
     let is_built_in = |number: pg_sys::Oid| number.to_u32() < pg_sys::FirstNormalObjectId;
     // SAFETY: an index has as many keys as it says.
     unsafe {
@@ -104,8 +101,7 @@ unsafe fn is_calm(index: *const pg_sys::IndexOptInfo, trust: Trust) -> bool {
             && (of((*index).opfamily).chain(of((*index).opcintype)).all(is_built_in)
                 || is_in_c((*index).indexoid))
             && ((*index).indpred.is_null()
-                || holds((*index).indpred.cast(), trust, As::Key)
-                    && holds((*index).indexprs.cast(), trust, As::AnyRow))
+                || holds((*index).indpred.cast(), As::Key) && holds((*index).indexprs.cast(), As::AnyRow))
     }
 }
 
@@ -113,15 +109,15 @@ unsafe fn is_calm(index: *const pg_sys::IndexOptInfo, trust: Trust) -> bool {
 unsafe fn is_in_c(index: pg_sys::Oid) -> bool {
     // SAFETY: the planner has the index locked; its relation has as many functions as its access method says for each key.
     unsafe {
-        let relation = pg_sys::index_open(index, pg_sys::NoLock as pg_sys::LOCKMODE);
+        let relation = raw::index_open(index, pg_sys::NoLock as pg_sys::LOCKMODE);
         let each = (*(*relation).rd_indam).amsupport as usize;
         let count = (*(*relation).rd_index).indnkeyatts as usize * each;
         let functions = std::slice::from_raw_parts((*relation).rd_support, count);
         let found = functions
             .iter()
             .filter(|number| **number != pg_sys::InvalidOid)
-            .all(|number| function(*number).is_some_and(|function| function.symbol.is_some()));
-        pg_sys::index_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
+            .all(|number| function(*number).is_some_and(|function| function.is_in_c));
+        raw::index_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
         found
     }
 }

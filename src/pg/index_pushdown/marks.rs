@@ -9,8 +9,8 @@ use super::{
     indexes::{Indexes, usable_indexes},
 };
 use crate::pg::{
-    leakproof::{As, Trust, holds},
-    planner, policies, pushed_scan,
+    leakproof::{As, holds},
+    planner, policies, pushed_scan, raw,
     statement::{entries, has_policy},
     statistics,
 };
@@ -75,20 +75,17 @@ pub unsafe extern "C-unwind" fn mark(
             return none;
         }
         let all = [(*rel).baserestrictinfo, (*rel).joininfo];
-        if !is_protected(root, rel, judges.policy)
-            || !is_first(root, rel, judges.trust)
-            || !has_quiet_joins(root, rel)
-        {
+        if !is_protected(root, rel, judges.policy) || !is_first(root, rel) || !has_quiet_joins(root, rel) {
             return none;
         }
-        let indexes = usable_indexes(rel, which, judges.trust);
+        let indexes = usable_indexes(rel, which);
         if indexes.is_null() {
             return none;
         }
         let mut ordered = std::ptr::null_mut();
         for cell in entries(indexes) {
             if (*cell.ptr_value.cast::<pg_sys::IndexOptInfo>()).amcanorderbyop {
-                ordered = pg_sys::lappend(ordered, cell.ptr_value);
+                ordered = raw::lappend(ordered, cell.ptr_value);
             }
         }
         let mut marked = Marked {
@@ -98,18 +95,18 @@ pub unsafe extern "C-unwind" fn mark(
             alternatives: std::ptr::null_mut(),
             indexes,
             ordered,
-            has_joins: are_plain(root, rel, judges.trust),
+            has_joins: are_plain(root, rel),
         };
         for list in all {
             for cell in entries(list) {
-                mark_condition(rel, cell.ptr_value.cast(), judges.trust, &mut marked);
+                mark_condition(rel, cell.ptr_value.cast(), &mut marked);
             }
         }
         if marked.trusted.is_null() {
             put_back(&marked);
             return none;
         }
-        let kept = pg_sys::palloc0(size_of::<Marked>()).cast::<Marked>();
+        let kept = raw::palloc0(size_of::<Marked>()).cast::<Marked>();
         *kept = marked;
         kept
     }
@@ -141,55 +138,49 @@ unsafe fn waits(rel: *const pg_sys::RelOptInfo, condition: *const pg_sys::Restri
 unsafe fn mark_condition(
     rel: *const pg_sys::RelOptInfo,
     condition: *mut pg_sys::RestrictInfo,
-    trust: Trust,
     marked: &mut Marked,
 ) {
     // SAFETY: a condition of the table; alternatives are a tree of AND and OR over conditions.
     unsafe {
         if is_late(rel, condition) {
-            let is_trusted = holds((*condition).clause.cast(), trust, As::Condition);
+            let is_trusted = holds((*condition).clause.cast(), As::Condition);
             if is_trusted && !(*condition).leakproof {
-                marked.trusted = pg_sys::lappend(marked.trusted, condition.cast());
+                marked.trusted = raw::lappend(marked.trusted, condition.cast());
             } else if !is_trusted && (*condition).leakproof {
-                marked.others = pg_sys::lappend(marked.others, condition.cast());
+                marked.others = raw::lappend(marked.others, condition.cast());
             }
             (*condition).leakproof = is_trusted;
         }
         let alternatives = (*condition).orclause;
         if !alternatives.is_null() {
             let before = entries(marked.others).len();
-            mark_alternatives(rel, alternatives.cast(), trust, marked);
+            mark_alternatives(rel, alternatives.cast(), marked);
             if entries(marked.others).len() > before {
-                marked.hidden = pg_sys::lappend(marked.hidden, condition.cast());
-                marked.alternatives = pg_sys::lappend(marked.alternatives, alternatives.cast());
+                marked.hidden = raw::lappend(marked.hidden, condition.cast());
+                marked.alternatives = raw::lappend(marked.alternatives, alternatives.cast());
                 (*condition).orclause = std::ptr::null_mut();
             }
         }
     }
 }
 
-unsafe fn mark_alternatives(
-    rel: *const pg_sys::RelOptInfo,
-    node: *mut pg_sys::Node,
-    trust: Trust,
-    marked: &mut Marked,
-) {
+unsafe fn mark_alternatives(rel: *const pg_sys::RelOptInfo, node: *mut pg_sys::Node, marked: &mut Marked) {
     // SAFETY: as above.
     unsafe {
         match (*node).type_ {
             pg_sys::NodeTag::T_BoolExpr => {
                 for cell in entries((*node.cast::<pg_sys::BoolExpr>()).args) {
-                    mark_alternatives(rel, cell.ptr_value.cast(), trust, marked);
+                    mark_alternatives(rel, cell.ptr_value.cast(), marked);
                 }
             }
-            pg_sys::NodeTag::T_RestrictInfo => mark_condition(rel, node.cast(), trust, marked),
+            pg_sys::NodeTag::T_RestrictInfo => mark_condition(rel, node.cast(), marked),
             _ => {}
         }
     }
 }
 
 /// Whether the policy that asks for the tenant, of the tenant column and no other, comes before all that could tell of a row: others come first by their names.
-unsafe fn is_first(root: *mut pg_sys::PlannerInfo, rel: *mut pg_sys::RelOptInfo, trust: Trust) -> bool {
+unsafe fn is_first(root: *mut pg_sys::PlannerInfo, rel: *mut pg_sys::RelOptInfo) -> bool {
     unsafe extern "C-unwind" fn is_ours(number: pg_sys::Oid, _: *mut c_void) -> bool {
         policies::is_tenant(number)
     }
@@ -198,36 +189,42 @@ unsafe fn is_first(root: *mut pg_sys::PlannerInfo, rel: *mut pg_sys::RelOptInfo,
         let conditions = || {
             entries((*rel).baserestrictinfo).iter().map(|cell| cell.ptr_value.cast::<pg_sys::RestrictInfo>())
         };
-        let settled = policies::settled(root, rel);
-        let is_policy = |condition: *mut pg_sys::RestrictInfo| {
-            settled.iter().any(|policy| policies::is_equal((*condition).clause, *policy))
-        };
         let entry = *(*root).simple_rte_array.add((*rel).relid as usize);
         let Some(column) = statistics::tenant_column((*entry).relid) else { return false };
-        let is_of_column = |condition: *mut pg_sys::RestrictInfo| {
-            let mut columns = std::ptr::null_mut();
-            pg_sys::pull_varattnos((*condition).clause.cast(), (*rel).relid, &mut columns);
-            let mut only = 0;
-            pg_sys::bms_get_singleton_member(columns, &mut only)
-                && only == i32::from(column) - pg_sys::FirstLowInvalidHeapAttributeNumber
-        };
-        let ours = conditions()
-            .filter(|condition| is_policy(*condition) || planner::calls((**condition).clause.cast(), is_ours))
-            .filter(|condition| is_of_column(*condition))
-            .map(|condition| (*condition).security_level)
-            .min();
-        ours.is_some_and(|ours| {
-            conditions()
+        let mut ours = pg_sys::Index::MAX;
+        for condition in conditions() {
+            let clause = (*condition).clause;
+            // As a rule the first is it, and the others need no look.
+            if (*condition).security_level < ours
+                && (policies::is_settled(root, rel, clause) || planner::calls(clause.cast(), is_ours))
+                && is_of_column(clause, (*rel).relid, column)
+            {
+                ours = (*condition).security_level;
+            }
+        }
+        ours != pg_sys::Index::MAX
+            && conditions()
                 .filter(|condition| (**condition).security_level <= ours)
-                .all(|condition| holds((*condition).clause.cast(), trust, As::Condition))
-        })
+                .all(|condition| holds((*condition).clause.cast(), As::Condition))
+    }
+}
+
+/// Whether a condition is about a column of a table and no other.
+unsafe fn is_of_column(clause: *mut pg_sys::Expr, table: pg_sys::Index, column: i16) -> bool {
+    // SAFETY: an expression.
+    unsafe {
+        let mut columns = std::ptr::null_mut();
+        raw::pull_varattnos(clause.cast(), table, &mut columns);
+        let mut only = 0;
+        raw::bms_get_singleton_member(columns, &mut only)
+            && only == i32::from(column) - pg_sys::FirstLowInvalidHeapAttributeNumber
     }
 }
 
 /// Whether what the columns of a table are equal to calls only what is trusted.
-unsafe fn are_plain(root: *const pg_sys::PlannerInfo, rel: *const pg_sys::RelOptInfo, trust: Trust) -> bool {
+unsafe fn are_plain(root: *const pg_sys::PlannerInfo, rel: *const pg_sys::RelOptInfo) -> bool {
     // SAFETY: expressions of the query.
-    unsafe { all_equal(root, rel, |expression| holds(expression, trust, As::Key)) }
+    unsafe { all_equal(root, rel, |expression| is_column(expression) || holds(expression, As::Key)) }
 }
 
 /// Whether nothing is called for a value that columns are equal to in a condition that PostgreSQL takes for leakproof: it makes such
@@ -236,9 +233,16 @@ unsafe fn has_quiet_joins(root: *const pg_sys::PlannerInfo, rel: *const pg_sys::
     // SAFETY: expressions of the query.
     unsafe {
         all_equal(root, rel, |expression| {
-            planner::is_quiet(expression, &[]) || pg_sys::contain_leaked_vars(expression)
+            is_column(expression)
+                || planner::is_quiet(expression, &[])
+                || raw::contain_leaked_vars(expression)
         })
     }
+}
+
+unsafe fn is_column(node: *const pg_sys::Node) -> bool {
+    // SAFETY: a node.
+    unsafe { (*node).type_ == pg_sys::NodeTag::T_Var }
 }
 
 /// Whether `test` holds for all that the columns of a table are equal to.
@@ -256,7 +260,7 @@ unsafe fn all_equal(
                 // One with a constant is a condition of each table.
                 !(**class).ec_has_const
                     && (!(*rel).top_parent_relids.is_null()
-                        || pg_sys::bms_overlap((**class).ec_relids, (*rel).relids))
+                        || raw::bms_overlap((**class).ec_relids, (*rel).relids))
             })
             .flat_map(|class| entries((*class).ec_members))
             .map(|cell| cell.ptr_value.cast::<pg_sys::EquivalenceMember>())

@@ -1,0 +1,210 @@
+//! What is known of functions, so that nothing has to be looked up for each condition of each query.
+
+use std::cell::RefCell;
+use std::ffi::{c_char, c_int};
+
+use pgrx::{FromDatum, pg_sys, prelude::*};
+use rustc_hash::FxHashMap;
+
+use super::Check;
+use crate::pg::text::Text;
+
+/// Says on what condition a function is trusted, if it is: by its library, empty for the server itself, and the symbol in it.
+pub type Trust = fn(&[u8], &[u8]) -> Option<Check>;
+
+/// What is known of a function, by what cannot be copied under another name: only a superuser makes one in C. Plain data.
+#[derive(Clone, Copy)]
+pub struct Function {
+    number: pg_sys::Oid,
+    pub returns: pg_sys::Oid,
+    pub is_in_c: bool,
+    pub is_leakproof: bool,
+    pub is_immutable: bool,
+    /// On what condition it is trusted.
+    pub check: Option<Check>,
+    /// One of those that take any value (`TAKE_ANY`), of those that are `FLAT`, of those that make queries (`MAKE_QUERIES`), and of those
+    /// by which policies ask for the tenant (`TENANT`).
+    pub takes_any: bool,
+    pub is_flat: bool,
+    pub makes_queries: bool,
+    pub is_tenant: bool,
+}
+
+/// Functions of such types that do not: they go through a value from one end to the other.
+const FLAT: [&str; 2] = ["jsonb_to_tsvector_byid", "jsonb_string_to_tsvector_byid"];
+
+/// Functions of PostgreSQL's own that take any value, besides those that are LEAKPROOF: an index that is partial may have them in its key,
+/// for what it does not hold is looked at as well.
+const TAKE_ANY: [&str; 8] = [
+    "lower",
+    "upper",
+    "jsonb_object_field",
+    "jsonb_object_field_text",
+    "jsonb_array_element",
+    "jsonb_array_element_text",
+    "jsonb_extract_path",
+    "jsonb_extract_path_text",
+];
+
+/// Functions that make a text search query of a text; with the configuration of the session they are not immutable.
+const MAKE_QUERIES: [&str; 4] = ["to_tsquery", "plainto_tsquery", "phraseto_tsquery", "websearch_to_tsquery"];
+
+/// Functions of the extension by which policies ask for the tenant.
+const TENANT: [&str; 4] = [
+    "tenancy_current_tenant",
+    "tenancy_current_tenant_uuid",
+    "tenancy_current_tenant_bigint",
+    "tenancy_in_scope",
+];
+
+/// Functions that were asked for, until any function changes, or which are trusted.
+#[derive(Default)]
+struct Known {
+    functions: FxHashMap<pg_sys::Oid, Function>,
+    changes: u64,
+}
+
+/// As many functions are known at a time.
+const MOST_KNOWN: usize = 4096;
+
+thread_local! {
+    static KNOWN: RefCell<Known> = RefCell::new(Known::default());
+}
+static mut TRUST: Trust = |_, _| None;
+
+/// Called once, when the library is loaded.
+pub fn init(trust: Trust) {
+    // SAFETY: what is called clears a map.
+    unsafe {
+        TRUST = trust;
+        let cache = pg_sys::SysCacheIdentifier::PROCOID as c_int;
+        pg_sys::CacheRegisterSyscacheCallback(cache, Some(changed), pg_sys::Datum::from(0));
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn changed(_arg: pg_sys::Datum, _cache: c_int, _hash: u32) {
+    forget();
+}
+
+/// To be called when a function may have changed, or which are trusted.
+pub fn forget() {
+    KNOWN.with_borrow_mut(|known| {
+        known.functions.clear();
+        known.changes += 1;
+    });
+}
+
+/// How often functions have changed.
+pub fn changes() -> u64 {
+    KNOWN.with_borrow(|known| known.changes)
+}
+
+/// What is known of a function; none where there is none.
+#[inline]
+pub fn function(number: pg_sys::Oid) -> Option<Function> {
+    KNOWN.with_borrow(|known| known.functions.get(&number).copied()).or_else(|| get_to_know(number))
+}
+
+#[cold]
+fn get_to_know(number: pg_sys::Oid) -> Option<Function> {
+    let changes = changes();
+    let found = look_up(number)?;
+    KNOWN.with_borrow_mut(|known| {
+        if known.functions.len() >= MOST_KNOWN {
+            known.functions.clear();
+        }
+        // What has changed meanwhile is looked up again.
+        if known.changes == changes {
+            known.functions.insert(number, found);
+        }
+    });
+    Some(found)
+}
+
+fn look_up(number: pg_sys::Oid) -> Option<Function> {
+    let cache = pg_sys::SysCacheIdentifier::PROCOID as c_int;
+    // SAFETY: the entry of the cache is held while it is read; its fixed part has these fields, and texts are copied.
+    unsafe {
+        let tuple = pg_sys::SearchSysCache1(cache, pg_sys::Datum::from(number));
+        if tuple.is_null() {
+            return None;
+        }
+        let row = pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_proc>();
+        let (returns, is_leakproof, volatility) =
+            ((*row).prorettype, (*row).proleakproof, (*row).provolatile);
+        let symbol = symbol(tuple, (*row).prolang);
+        pg_sys::ReleaseSysCache(tuple);
+        let its = symbol.as_ref().map(|(library, symbol)| (library.as_bytes(), symbol.as_bytes()));
+        let is_one_of = |library: &str, symbols: &[&str]| {
+            its.is_some_and(|(its_library, its)| {
+                its_library == library.as_bytes() && symbols.iter().any(|symbol| its == symbol.as_bytes())
+            })
+        };
+        let is_built_in = number.to_u32() < pg_sys::FirstNormalObjectId;
+        Some(Function {
+            number,
+            returns,
+            is_in_c: its.is_some(),
+            is_leakproof,
+            is_immutable: volatility == pg_sys::PROVOLATILE_IMMUTABLE as c_char,
+            check: its.and_then(|(library, symbol)| TRUST(library, symbol)),
+            takes_any: is_built_in && is_one_of("", &TAKE_ANY),
+            is_flat: is_built_in && is_one_of("", &FLAT),
+            makes_queries: is_built_in && is_one_of("", &MAKE_QUERIES),
+            is_tenant: is_one_of("tenancy", &TENANT),
+        })
+    }
+}
+
+/// The library of a function in C, and the symbol in it.
+unsafe fn symbol(tuple: pg_sys::HeapTuple, language: pg_sys::Oid) -> Option<(Text, Text)> {
+    const INTERNAL: u32 = 12;
+    const C: u32 = 13;
+    // SAFETY: an entry of the cache of functions, which is held.
+    unsafe {
+        let text = |column: u32| {
+            let cache = pg_sys::SysCacheIdentifier::PROCOID as c_int;
+            let mut is_null = false;
+            let datum = pg_sys::SysCacheGetAttr(cache, tuple, column as pg_sys::AttrNumber, &mut is_null);
+            Text::from_datum(datum, is_null)
+        };
+        let library = match language.to_u32() {
+            INTERNAL => Text::of(b""),
+            C => {
+                let path = text(pg_sys::Anum_pg_proc_probin)?;
+                Text::of(path.as_bytes().strip_prefix(b"$libdir/").unwrap_or(path.as_bytes()))
+            }
+            _ => return None,
+        };
+        Some((library, text(pg_sys::Anum_pg_proc_prosrc)?))
+    }
+}
+
+/// Whether a function is the one of that symbol in the library of that name.
+pub fn is_symbol(number: pg_sys::Oid, library: &[u8], name: &[u8]) -> bool {
+    // SAFETY: the entry of the cache is held while it is read.
+    unsafe {
+        let cache = pg_sys::SysCacheIdentifier::PROCOID as c_int;
+        let tuple = pg_sys::SearchSysCache1(cache, pg_sys::Datum::from(number));
+        if tuple.is_null() {
+            return false;
+        }
+        let language = (*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_proc>()).prolang;
+        let found = symbol(tuple, language);
+        pg_sys::ReleaseSysCache(tuple);
+        found.is_some_and(|(its, symbol)| its.as_bytes() == library && symbol.as_bytes() == name)
+    }
+}
+
+impl Function {
+    /// One of PostgreSQL's own, in C.
+    pub fn is_built_in(&self) -> bool {
+        self.is_in_c && self.number.to_u32() < pg_sys::FirstNormalObjectId
+    }
+
+    /// Whether it is trusted with any arguments.
+    pub fn is_plain(&self) -> bool {
+        self.is_leakproof || self.check == Some(Check::Nothing)
+    }
+}
