@@ -36,11 +36,9 @@ thread_local! {
 
 pub fn init() {
     pg::inval::listen(|changed| {
-        if TABLE.with(|table| table.note(changed)) {
-            pg::leakproof::forget();
-            if IS_USED.replace(false) {
-                pg::planner::drop_plans();
-            }
+        if TABLE.with(|table| table.note(changed)) && IS_USED.replace(false) {
+            pg::leakproof::forget_trust();
+            pg::planner::drop_plans();
         }
     });
     pg::leakproof::init(trust);

@@ -57,6 +57,7 @@ pub fn init() {
     pg::statistics::init(Judges {
         tenant: || pg::guc::assigned().map(|assigned| assigned.id).filter(|id| !id.is_scope()),
         column,
+        known_column: |table| KNOWN.with_borrow(|known| known.columns.get(&table).copied()),
         is_new: |table| KNOWN.with_borrow_mut(|known| known.told.insert(table)),
         common,
         known,
@@ -89,7 +90,7 @@ fn column(table: pg::Oid) -> Option<Column> {
     let found = pg::statistics::column(table, context::OURS);
     KNOWN.with_borrow_mut(|known| {
         if known.columns.len() >= CACHED {
-            *known = Known::default();
+            known.columns.clear();
         }
         known.columns.insert(table, found);
     });

@@ -12,7 +12,7 @@ use pgrx::pg_sys;
 
 use super::{raw, statement::entries};
 use calm::{LONGEST, is_calm_like, is_calm_path, is_calm_regex};
-pub use functions::{Function, changes, forget, function, init, is_symbol};
+pub use functions::{Function, changes, forget_trust, function, init, is_symbol};
 
 mod calm;
 mod functions;
@@ -138,7 +138,7 @@ pub unsafe fn may_see_values(node: *mut pg_sys::Node) -> bool {
             [raw::get_negator(operator), raw::get_commutator(operator)].into_iter().all(|other| {
                 other == pg_sys::InvalidOid
                     || function(opcode(other)).is_some_and(|function| {
-                        function.is_leakproof || function.is_built_in() || function.check.is_some()
+                        function.is_leakproof || function.is_built_in() || function.check().is_some()
                     })
             })
         };
@@ -252,7 +252,7 @@ impl Call {
     unsafe fn tells_nothing(&self, function: &Function) -> bool {
         // SAFETY: a list of nodes.
         unsafe {
-            if let Some(check) = function.check {
+            if let Some(check) = function.check() {
                 return self.passes(check);
             }
             match self.what {

@@ -89,6 +89,7 @@ pub fn init() {
         if matches!(event, Event::Aborted | Event::SubAborted(_)) && xact::has_id() {
             UNDONE.set(UNDONE.get() + 1);
             super::accessor::forget();
+            super::leakproof::forget_trust();
         }
     });
 }

@@ -82,7 +82,7 @@ unsafe fn is_allowed() -> bool {
     unsafe {
         let role = raw::GetUserId();
         let (allowed, changes) = ALLOWED;
-        if allowed == role {
+        if allowed == role && role != pg_sys::InvalidOid {
             return true;
         }
         // Wider since 16.

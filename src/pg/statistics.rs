@@ -25,6 +25,8 @@ pub struct Judges {
     pub tenant: fn() -> Option<TenantId>,
     /// Where the tenant is in a table that is protected.
     pub column: fn(pg_sys::Oid) -> Option<Column>,
+    /// The same where it is known already; none where it is not.
+    pub known_column: fn(pg_sys::Oid) -> Option<Option<Column>>,
     /// Whether to tell of the common tenants of a table.
     pub is_new: fn(pg_sys::Oid) -> bool,
     /// A tenant, and about how many rows it has in a table.
@@ -86,11 +88,24 @@ pub fn tenant_column(table: pg_sys::Oid) -> Option<i16> {
     unsafe { JUDGES.and_then(|judges| (judges.column)(table)).map(|column| column.number) }
 }
 
-/// The same with its default, where that is a call that asks for the tenant.
-pub fn default_of(table: pg_sys::Oid) -> Option<(i16, Default)> {
-    // SAFETY: as above.
-    let column = unsafe { JUDGES.and_then(|judges| (judges.column)(table)) }?;
-    column.default.map(|default| (column.number, default))
+/// The same with its default, where that is a call that asks for the tenant. A frame of plain data, which an error may skip.
+pub unsafe fn default_of(table: pg_sys::Oid) -> Option<(i16, Default)> {
+    #[cold]
+    #[pg_guard]
+    unsafe extern "C-unwind" fn find(judges: &Judges, table: pg_sys::Oid, found: *mut Option<Column>) {
+        // SAFETY: of the caller's frame.
+        unsafe { *found = (judges.column)(table) }
+    }
+    // SAFETY: JUDGES is only written at load; the table is locked.
+    unsafe {
+        let judges = JUDGES?;
+        let column = (judges.known_column)(table).unwrap_or_else(|| {
+            let mut found = None;
+            find(&judges, table, &mut found);
+            found
+        })?;
+        column.default.map(|default| (column.number, default))
+    }
 }
 
 /// Statistics are lent until this is dropped, by an error as well.

@@ -2,6 +2,7 @@
 
 import os
 
+import psycopg
 import pytest
 from support import APP, MAJOR, OWNER, Database, column, pg_program, refused, server_of, server_tool, set_session, value
 
@@ -152,6 +153,31 @@ def test_what_is_trusted_no_more_leaves_the_plans_of_other_sessions(db, dba, acm
         dba.execute(f"SELECT tenancy.distrust_operator('{CIRCLES}')")
     dba.execute("ROLLBACK")
     assert "docs_round" not in indexes(acme, "SELECT count(*) FROM docs WHERE round && '<(100,100),1>'")
+
+
+def test_trust_that_is_rolled_back_before_anybody_is_told(dba):
+    """What was read before the trigger that tells of a change has fired."""
+    dba.execute(
+        f"""CREATE FUNCTION pg_temp.plan_as_app(fails boolean DEFAULT false) RETURNS text LANGUAGE plpgsql AS $$
+        DECLARE plan json;
+        BEGIN
+            PERFORM set_config('role', '{APP}', true), set_config('tenancy.tenant_id', 'acme', true), set_config('enable_seqscan', 'off', true);
+            EXECUTE 'EXPLAIN (FORMAT json) SELECT count(*) FROM docs WHERE round && ''<(100,100),1>''' INTO plan;
+            PERFORM set_config('role', 'postgres', true);
+            IF fails THEN
+                RAISE EXCEPTION '%', plan;
+            END IF;
+            RETURN plan;
+        END $$"""
+    )
+    insert = "INSERT INTO _tenancy.leakproof_operators (operator, library, symbol) VALUES (%s, '', 'circle_overlap') RETURNING pg_temp.plan_as_app(true)"
+    dba.execute("BEGIN")
+    dba.execute("SAVEPOINT s")
+    with pytest.raises(psycopg.errors.RaiseException, match="docs_round"):
+        dba.execute(insert, [CIRCLES])
+    dba.execute("ROLLBACK TO s")
+    assert "docs_round" not in value(dba, "SELECT pg_temp.plan_as_app()")
+    dba.execute("ROLLBACK")
 
 
 def test_dump_and_restore(db, server, tmp_path):

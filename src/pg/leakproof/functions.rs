@@ -20,8 +20,8 @@ pub struct Function {
     pub is_in_c: bool,
     pub is_leakproof: bool,
     pub is_immutable: bool,
-    /// On what condition it is trusted.
-    pub check: Option<Check>,
+    /// On what condition it is trusted, if it is; none as long as nobody has asked, because that may wait for a table.
+    check: Option<Option<Check>>,
     /// One of those that take any value (`TAKE_ANY`), of those that are `FLAT`, of those that make queries (`MAKE_QUERIES`), and of those
     /// by which policies ask for the tenant (`TENANT`).
     pub takes_any: bool,
@@ -57,11 +57,13 @@ const TENANT: [&str; 4] = [
     "tenancy_in_scope",
 ];
 
-/// Functions that were asked for, until any function changes, or which are trusted.
+/// Functions that were asked for, until any function changes.
 #[derive(Default)]
 struct Known {
     functions: FxHashMap<pg_sys::Oid, Function>,
     changes: u64,
+    /// How often it has changed which are trusted.
+    trusts: u64,
 }
 
 /// As many functions are known at a time.
@@ -78,17 +80,20 @@ pub fn init(trust: Trust) {
     unsafe {
         TRUST = trust;
         let cache = pg_sys::SysCacheIdentifier::PROCOID as c_int;
-        pg_sys::CacheRegisterSyscacheCallback(cache, Some(changed), pg_sys::Datum::from(0));
+        pg_sys::CacheRegisterSyscacheCallback(cache, Some(forget), pg_sys::Datum::from(0));
     }
 }
 
-#[pg_guard]
-unsafe extern "C-unwind" fn changed(_arg: pg_sys::Datum, _cache: c_int, _hash: u32) {
-    forget();
+/// To be called when it may have changed which functions are trusted, or when that is rolled back.
+pub fn forget_trust() {
+    KNOWN.with_borrow_mut(|known| {
+        known.functions.values_mut().for_each(|function| function.check = None);
+        known.trusts += 1;
+    });
 }
 
-/// To be called when a function may have changed, or which are trusted.
-pub fn forget() {
+#[pg_guard]
+unsafe extern "C-unwind" fn forget(_arg: pg_sys::Datum, _cache: c_int, _hash: u32) {
     KNOWN.with_borrow_mut(|known| {
         known.functions.clear();
         known.changes += 1;
@@ -106,20 +111,31 @@ pub fn function(number: pg_sys::Oid) -> Option<Function> {
     KNOWN.with_borrow(|known| known.functions.get(&number).copied()).or_else(|| get_to_know(number))
 }
 
+/// Behind a guard of its own, because PostgreSQL's walkers call what asks: what raises an error there must not unwind through them.
 #[cold]
 fn get_to_know(number: pg_sys::Oid) -> Option<Function> {
-    let changes = changes();
-    let found = look_up(number)?;
-    KNOWN.with_borrow_mut(|known| {
-        if known.functions.len() >= MOST_KNOWN {
-            known.functions.clear();
-        }
-        // What has changed meanwhile is looked up again.
-        if known.changes == changes {
-            known.functions.insert(number, found);
-        }
-    });
-    Some(found)
+    #[pg_guard]
+    unsafe extern "C-unwind" fn find(number: pg_sys::Oid, found: *mut Option<Function>) {
+        let changes = changes();
+        let function = look_up(number);
+        KNOWN.with_borrow_mut(|known| {
+            if known.functions.len() >= MOST_KNOWN {
+                known.functions.clear();
+            }
+            // What has changed meanwhile is looked up again.
+            if let Some(function) = function
+                && known.changes == changes
+            {
+                known.functions.insert(number, function);
+            }
+        });
+        // SAFETY: of the caller's frame.
+        unsafe { *found = function }
+    }
+    let mut found = None;
+    // SAFETY: a frame of plain data, which an error may skip.
+    unsafe { find(number, &mut found) }
+    found
 }
 
 fn look_up(number: pg_sys::Oid) -> Option<Function> {
@@ -148,7 +164,7 @@ fn look_up(number: pg_sys::Oid) -> Option<Function> {
             is_in_c: its.is_some(),
             is_leakproof,
             is_immutable: volatility == pg_sys::PROVOLATILE_IMMUTABLE as c_char,
-            check: its.and_then(|(library, symbol)| TRUST(library, symbol)),
+            check: None,
             takes_any: is_built_in && is_one_of("", &TAKE_ANY),
             is_flat: is_built_in && is_one_of("", &FLAT),
             makes_queries: is_built_in && is_one_of("", &MAKE_QUERIES),
@@ -181,20 +197,25 @@ unsafe fn symbol(tuple: pg_sys::HeapTuple, language: pg_sys::Oid) -> Option<(Tex
     }
 }
 
-/// Whether a function is the one of that symbol in the library of that name.
-pub fn is_symbol(number: pg_sys::Oid, library: &[u8], name: &[u8]) -> bool {
+/// The library of a function in C, and the symbol in it, by its number.
+fn symbol_of(number: pg_sys::Oid) -> Option<(Text, Text)> {
     // SAFETY: the entry of the cache is held while it is read.
     unsafe {
         let cache = pg_sys::SysCacheIdentifier::PROCOID as c_int;
         let tuple = pg_sys::SearchSysCache1(cache, pg_sys::Datum::from(number));
         if tuple.is_null() {
-            return false;
+            return None;
         }
         let language = (*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_proc>()).prolang;
         let found = symbol(tuple, language);
         pg_sys::ReleaseSysCache(tuple);
-        found.is_some_and(|(its, symbol)| its.as_bytes() == library && symbol.as_bytes() == name)
+        found
     }
+}
+
+/// Whether a function is the one of that symbol in the library of that name.
+pub fn is_symbol(number: pg_sys::Oid, library: &[u8], name: &[u8]) -> bool {
+    symbol_of(number).is_some_and(|(its, symbol)| its.as_bytes() == library && symbol.as_bytes() == name)
 }
 
 impl Function {
@@ -205,6 +226,30 @@ impl Function {
 
     /// Whether it is trusted with any arguments.
     pub fn is_plain(&self) -> bool {
-        self.is_leakproof || self.check == Some(Check::Nothing)
+        self.is_leakproof || self.check() == Some(Check::Nothing)
+    }
+
+    /// On what condition it is trusted, if it is.
+    #[inline]
+    pub fn check(&self) -> Option<Check> {
+        self.check.unwrap_or_else(|| self.ask())
+    }
+
+    #[cold]
+    fn ask(&self) -> Option<Check> {
+        let trusts = KNOWN.with_borrow(|known| known.trusts);
+        // SAFETY: written once, when the library is loaded.
+        let trust = unsafe { TRUST };
+        let found =
+            symbol_of(self.number).and_then(|(library, symbol)| trust(library.as_bytes(), symbol.as_bytes()));
+        KNOWN.with_borrow_mut(|known| {
+            // What has changed meanwhile is asked again.
+            if known.trusts == trusts
+                && let Some(kept) = known.functions.get_mut(&self.number)
+            {
+                kept.check = Some(found);
+            }
+        });
+        found
     }
 }
