@@ -3,6 +3,9 @@
 Every column has the same bytes: the data, its indexes and its statistics are made once, in a database that is then copied
 file by file. Columns take turns by lot, in connections of their own, a few milliseconds each, with the same parameters; a
 ratio is the median of those of the same transaction in neighbouring turns. Their rows are compared.
+
+SPEED_OF='insert,upsert' takes those workloads only, by hand, by hand again and ours, with less data and one client, for longer: the
+fewer columns take turns, the less each of them finds the processor's caches full of another's.
 """
 
 import contextlib
@@ -35,6 +38,11 @@ SETTLED, WARM_SECONDS = {"simple": 0, "prepared": 7}, 0.03
 # A column that is far off needs no decimals, and would leave no time for the others.
 SLOW, SLOW_TURNS = 0.01, {1: 2 if QUICK else 5, CLIENTS: 1 if QUICK else 2}
 AIM, AIM_OF_ONE, AIM_OF_CLIFF = 1.05, 1.15, 50
+OF = os.environ.get("SPEED_OF")
+if OF:
+    COLUMNS = [column for column in COLUMNS if column.name in (HAND, CONTROL, OURS)]
+    OTHERS = []
+    COPIES, DOCUMENTS, EMBEDDINGS, ORDERS, SECONDS = 3, 300_000, 30_000, 100_000, 8
 OUT = os.path.join(HERE, "../../target/bench/speed.json")
 PROTOCOLS = ("simple", "prepared")
 
@@ -356,6 +364,23 @@ def judge(results):
     return verdicts
 
 
+def few():
+    """Some of the workloads, with no table that is kept."""
+    extensions = [extension for extension in ("pg_trgm", "vector") if available(extension)]
+    chosen = [workload for workload in WORKLOADS if workload.title in OF.split(",")]
+    set_up(extensions)
+    hand, again, ours = COLUMNS
+    print(f"{'':34} {'protocol':10} {'by hand':>10} {'again':>8} {'tenancy':>8}")
+    with awake():
+        for protocol in PROTOCOLS:
+            for workload in chosen:
+                row = Row(workload, protocol, 1)
+                by_hand = statistics.median(statistics.median(turn) for turn in row.turns[hand] if turn)
+                print(f"{workload.title:34} {protocol:10} {by_hand * 1000:7.3f} ms {row.ratio(again, hand):8.3f} {row.ratio(ours, hand):8.3f}", flush=True)
+    if UNEQUAL:
+        sys.exit("\n".join(["the columns do not agree:", *UNEQUAL[:10]]))
+
+
 def main():
     major = int(psql("postgres", text="SHOW server_version_num;")) // 10000
     extensions = [extension for extension in ("pg_trgm", "vector") if available(extension)]
@@ -400,4 +425,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    few() if OF else main()
