@@ -4,6 +4,7 @@ import base64
 import hashlib
 import hmac
 import json
+import re
 import time
 from itertools import count
 
@@ -120,6 +121,8 @@ def got(connection, statement, arguments=None):
 
 
 def tenants_in(text):
+    """Whose rows a text tells of; a token that is in it has any two letters somewhere."""
+    text = re.sub(r"eyJ[\w.-]+", "", text)
     return {tenant for tenant, rows in ROWS.items() if any(item in text for item in rows)}
 
 
