@@ -12,20 +12,11 @@ use pgrx::{pg_sys, prelude::*};
 
 use super::{
     accessor::{Form, Known},
-    leakproof, rewrite, scope,
+    leakproof, raw, rewrite, scope,
     statement::entries,
 };
 
 pub mod proof;
-
-mod raw {
-    use super::*;
-    unsafe extern "C-unwind" {
-        pub fn equal(one: *const c_void, other: *const c_void) -> bool;
-        pub fn lappend(list: *mut pg_sys::List, item: *mut c_void) -> *mut pg_sys::List;
-        pub fn list_member_ptr(list: *const pg_sys::List, item: *const c_void) -> bool;
-    }
-}
 
 /// A comparison of a column with the current tenant: its operator, the function that returns the tenant, and the one that takes the place of both.
 #[derive(Clone, Copy)]
@@ -272,7 +263,7 @@ unsafe fn shortened(check: *mut pg_sys::Node) -> *mut pg_sys::Node {
         if found.is_own == pg_sys::InvalidOid || !is_plain {
             return none;
         }
-        super::raw::makeFuncExpr(
+        raw::makeFuncExpr(
             found.is_own,
             pg_sys::BOOLOID,
             raw::lappend(std::ptr::null_mut(), value),

@@ -13,6 +13,7 @@ use crate::tenant::TenantId;
 
 mod raw {
     use super::*;
+    pub use crate::pg::raw::{ReleaseSysCache, get_func_leakproof, lappend, palloc0};
     /// A walker returns true to stop.
     pub type Walker = unsafe extern "C-unwind" fn(*mut pg_sys::Node, *mut c_void) -> bool;
     // Macros of these names call functions of others since 16; pgrx has no binding for 15.
@@ -40,10 +41,7 @@ mod raw {
         ) -> pg_sys::Datum;
         pub fn text_to_cstring(text: *const pg_sys::text) -> *mut c_char;
         pub fn SearchSysCache1(cache: c_int, key: pg_sys::Datum) -> pg_sys::HeapTuple;
-        pub fn ReleaseSysCache(tuple: pg_sys::HeapTuple);
         pub fn ResetPlanCache();
-        pub fn palloc0(size: usize) -> *mut c_void;
-        pub fn lappend(list: *mut pg_sys::List, item: *mut c_void) -> *mut pg_sys::List;
     }
 }
 
@@ -168,7 +166,7 @@ pub unsafe fn is_quiet(node: *mut pg_sys::Node, tenants: &[pg_sys::Oid]) -> bool
     unsafe extern "C-unwind" fn tells(number: pg_sys::Oid, tenants: *mut c_void) -> bool {
         // SAFETY: called inside a transaction; the context is the caller's.
         unsafe {
-            !super::raw::get_func_leakproof(number)
+            !raw::get_func_leakproof(number)
                 || super::policies::is_tenant(number)
                     && !(*tenants.cast::<&[pg_sys::Oid]>()).contains(&number)
         }

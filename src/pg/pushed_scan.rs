@@ -14,6 +14,7 @@ use super::{index_pushdown, planner, xact};
 
 mod raw {
     use super::*;
+    pub use crate::pg::raw::set_config_option;
     unsafe extern "C-unwind" {
         // A macro of this name calls the function of the other since 16; pgrx has no binding for that.
         #[cfg_attr(not(feature = "pg15"), link_name = "planstate_tree_walker_impl")]
@@ -27,16 +28,6 @@ mod raw {
         pub fn ExecReScan(state: *mut pg_sys::PlanState);
         pub fn NewGUCNestLevel() -> c_int;
         pub fn AtEOXact_GUC(is_commit: bool, level: c_int);
-        pub fn set_config_option(
-            name: *const c_char,
-            value: *const c_char,
-            context: pg_sys::GucContext::Type,
-            source: pg_sys::GucSource::Type,
-            action: pg_sys::GucAction::Type,
-            change: bool,
-            level: c_int,
-            is_reload: bool,
-        ) -> c_int;
     }
 }
 

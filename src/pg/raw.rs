@@ -6,8 +6,8 @@
 use std::ffi::{c_char, c_int, c_void};
 
 use pgrx::pg_sys::{
-    AttrNumber, Bitmapset, CoercionForm, Datum, Expr, FuncExpr, HeapTuple, Index, LOCKMODE, List, Node, Oid,
-    PlannerInfo, RelOptInfo, Relation, TargetEntry,
+    AttrNumber, Bitmapset, CoercionForm, Datum, Expr, FuncExpr, GucAction, GucContext, GucSource, HeapTuple,
+    Index, LOCKMODE, List, Node, Oid, PlannerInfo, RelOptInfo, Relation, TargetEntry,
 };
 
 unsafe extern "C-unwind" {
@@ -51,6 +51,16 @@ unsafe extern "C-unwind" {
         is_junk: bool,
     ) -> *mut TargetEntry;
     pub fn get_attname(table: Oid, column: AttrNumber, is_missing_ok: bool) -> *mut c_char;
+    pub fn set_config_option(
+        name: *const c_char,
+        value: *const c_char,
+        context: GucContext::Type,
+        source: GucSource::Type,
+        action: GucAction::Type,
+        change: bool,
+        level: c_int,
+        is_reload: bool,
+    ) -> c_int;
     pub fn GetUserId() -> Oid;
     pub fn InNoForceRLSOperation() -> bool;
     pub fn GetCurrentTimestamp() -> i64;

@@ -15,6 +15,7 @@ use super::{planner, running, scope};
 
 mod raw {
     use super::*;
+    pub use crate::pg::raw::{get_commutator, get_opcode, lappend, palloc0};
     pub type Mutator = unsafe extern "C-unwind" fn(*mut pg_sys::Node, *mut c_void) -> *mut pg_sys::Node;
     // A macro of this name calls the function of the other since 16; pgrx has no binding for that.
     unsafe extern "C-unwind" {
@@ -24,11 +25,7 @@ mod raw {
             mutator: Mutator,
             context: *mut c_void,
         ) -> *mut pg_sys::Node;
-        pub fn palloc0(size: usize) -> *mut c_void;
-        pub fn lappend(list: *mut pg_sys::List, item: *mut c_void) -> *mut pg_sys::List;
         pub fn make_andclause(clauses: *mut pg_sys::List) -> *mut pg_sys::Expr;
-        pub fn get_commutator(operator: pg_sys::Oid) -> pg_sys::Oid;
-        pub fn get_opcode(operator: pg_sys::Oid) -> pg_sys::Oid;
         pub fn copyObjectImpl(from: *const c_void) -> *mut c_void;
     }
 }

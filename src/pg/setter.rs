@@ -16,26 +16,15 @@ use crate::tenant::{MAX_LEN, TenantId};
 
 mod raw {
     use super::*;
+    pub use crate::pg::raw::{GetUserId, set_config_option};
     unsafe extern "C-unwind" {
         pub fn superuser() -> bool;
-        pub fn GetUserId() -> pg_sys::Oid;
-        pub fn IsInParallelMode() -> bool;
         pub fn WarnNoTransactionBlock(is_top_level: bool, statement: *const c_char);
         pub fn pg_parameter_aclcheck(
             name: *const c_char,
             role: pg_sys::Oid,
             mode: pg_sys::AclMode,
         ) -> pg_sys::AclResult::Type;
-        pub fn set_config_option(
-            name: *const c_char,
-            value: *const c_char,
-            context: pg_sys::GucContext::Type,
-            source: pg_sys::GucSource::Type,
-            action: pg_sys::GucAction::Type,
-            change: bool,
-            level: c_int,
-            is_reload: bool,
-        ) -> c_int;
     }
 }
 
@@ -110,7 +99,7 @@ pub unsafe fn has_run(command: *const pg_sys::Node, is_top_level: bool) -> bool 
         let value = value_of(command);
         let told = pg_sys::object_access_hook_str;
         // What is told of a change of a parameter, as sepgsql is, is told by PostgreSQL.
-        if value.is_null() || raw::IsInParallelMode() || told.is_some() || !is_allowed() {
+        if value.is_null() || super::is_in_parallel_mode() || told.is_some() || !is_allowed() {
             return false;
         }
         if command.is_local {

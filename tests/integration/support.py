@@ -250,6 +250,17 @@ def server_of(env_file):
     return Server(*shown.stdout.split())
 
 
+@contextmanager
+def own_server(name, *options):
+    """A server of a test's own, with the roles, as long as it is needed."""
+    server = server_of(server_tool("start", str(MAJOR), name, *options))
+    try:
+        server.create_roles()
+        yield server
+    finally:
+        server_tool("stop", name)
+
+
 def pg_program(name, *arguments, check=True, **environment):
     """Runs a client program of the server's own version."""
     program = os.path.join(os.environ["TENANCY_PG_BIN"], name)

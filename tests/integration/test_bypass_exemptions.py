@@ -4,7 +4,7 @@ import os
 
 import psycopg
 import pytest
-from support import APP, MAJOR, OWNER, Database, eventually, items, pg_program, refused, server_of, server_tool, set_local
+from support import APP, MAJOR, OWNER, Database, eventually, items, own_server, pg_program, refused, server_of, server_tool, set_local
 from support import set_session, value
 
 NAME = f"it-exempt-{os.getpid()}"
@@ -285,10 +285,7 @@ def copied(connection, table):
 
 def test_copy_where_another_may_run_it():
     """Another extension may take COPY over, so it is refused before; as PostgreSQL refuses it for a table with a policy by hand."""
-    name = f"{NAME}-copy"
-    server = server_of(server_tool("start", str(MAJOR), name, "shared_preload_libraries=pg_stat_statements,tenancy"))
-    try:
-        server.create_roles()
+    with own_server(f"{NAME}-copy", "shared_preload_libraries=pg_stat_statements,tenancy") as server:
         database = Database(server, "it_copy")
         database.create_shop()
         database.run(
@@ -305,5 +302,3 @@ def test_copy_where_another_may_run_it():
         assert [ours for ours, _ in outcomes] == [by_hand for _, by_hand in outcomes]
         assert [ours if ours == "copied" else ours[0] for ours, _ in outcomes] == ["0A000", "42501", "0A000", "42501", "42501", "copied"]
         server.run("DROP ROLE it_nobody")
-    finally:
-        server_tool("stop", name)

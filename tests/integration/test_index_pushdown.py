@@ -4,7 +4,7 @@ import os
 
 import psycopg
 import pytest
-from support import APP, MAJOR, OWNER, Database, column, pg_program, refused, server_of, server_tool, set_session, value
+from support import APP, OWNER, Database, column, own_server, pg_program, refused, set_session, value
 
 ROWS = 4000
 CIRCLES = "&&(circle,circle)"
@@ -223,10 +223,7 @@ def test_trust_is_of_the_function_and_not_of_the_name(dba):
 
 def test_a_library_that_comes_late():
     """It is there from the first use of a function of the extension on, which the policy is."""
-    name = f"it-pushing-{os.getpid()}"
-    server = server_of(server_tool("start", str(MAJOR), name, "--no-preload"))
-    try:
-        server.create_roles()
+    with own_server(f"it-pushing-{os.getpid()}", "--no-preload") as server:
         database = Database(server, "it_pushing_late")
         database.create_shop()
         create_docs(database)
@@ -236,5 +233,3 @@ def test_a_library_that_comes_late():
             assert value(app, "SELECT count(*) FROM docs WHERE words @@ 'w5'") == 20
             assert "docs_words" in indexes(app, "SELECT count(*) FROM docs WHERE words @@ 'w5'")
             assert value(app, "SELECT count(*) FROM docs WHERE words @@ 'w5'") == 20
-    finally:
-        server_tool("stop", name)

@@ -7,7 +7,7 @@ import os
 import time
 
 import pytest
-from support import MAJOR, OWNER, Database, server_of, server_tool
+from support import OWNER, Database, own_server
 
 NAME = f"it-lint-speed-{os.getpid()}"
 FEW, MANY = 500, 5000
@@ -71,12 +71,8 @@ class Tables(Database):
 @pytest.fixture(scope="module")
 def server():
     options = ["max_locks_per_transaction=256", "autovacuum=off", "synchronous_commit=off"]
-    server = server_of(server_tool("start", str(MAJOR), NAME, "--preload", *options))
-    try:
-        server.create_roles()
+    with own_server(NAME, "--preload", *options) as server:
         yield server
-    finally:
-        server_tool("stop", NAME)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import os
 
 import psycopg
 import pytest
-from support import APP, GUEST, MAJOR, Database, items, refused, server_of, server_tool, set_local, set_session
+from support import APP, GUEST, Database, items, own_server, refused, set_local, set_session
 from support import sqlstate, value
 
 NAME = f"it-late-{os.getpid()}"
@@ -14,12 +14,8 @@ ACME, GLOBEX = ["a1", "a2", "a3"], ["g1", "g2"]
 @pytest.fixture(scope="module")
 def server():
     """A server of its own, in place of the one that the other files share."""
-    server = server_of(server_tool("start", str(MAJOR), NAME, "--no-preload"))
-    try:
-        server.create_roles()
+    with own_server(NAME, "--no-preload") as server:
         yield server
-    finally:
-        server_tool("stop", NAME)
 
 
 def loaded(connection):

@@ -4,7 +4,7 @@ import os
 
 import psycopg
 import pytest
-from support import GUEST, MAJOR, items, refused, server_of, server_tool
+from support import GUEST, items, own_server, refused
 from token_support import ROWS, bad_tokens, gives_nothing, got, reaches, tenants_in
 
 NAME = f"it-token-late-{os.getpid()}"
@@ -13,12 +13,8 @@ NAME = f"it-token-late-{os.getpid()}"
 @pytest.fixture(scope="module")
 def server():
     """A server of its own, in place of the one that the other files share."""
-    server = server_of(server_tool("start", str(MAJOR), NAME, "--no-preload"))
-    try:
-        server.create_roles()
+    with own_server(NAME, "--no-preload") as server:
         yield server
-    finally:
-        server_tool("stop", NAME)
 
 
 def test_set_before_the_load(connect, issuer):

@@ -235,21 +235,30 @@ impl Function {
         self.check.unwrap_or_else(|| self.ask())
     }
 
+    /// Reads a table, which may be locked; behind a guard of its own, as `get_to_know`.
     #[cold]
     fn ask(&self) -> Option<Check> {
-        let trusts = KNOWN.with_borrow(|known| known.trusts);
-        // SAFETY: written once, when the library is loaded.
-        let trust = unsafe { TRUST };
-        let found =
-            symbol_of(self.number).and_then(|(library, symbol)| trust(library.as_bytes(), symbol.as_bytes()));
-        KNOWN.with_borrow_mut(|known| {
-            // What has changed meanwhile is asked again.
-            if known.trusts == trusts
-                && let Some(kept) = known.functions.get_mut(&self.number)
-            {
-                kept.check = Some(found);
-            }
-        });
+        #[pg_guard]
+        unsafe extern "C-unwind" fn find(number: pg_sys::Oid, found: *mut Option<Check>) {
+            let trusts = KNOWN.with_borrow(|known| known.trusts);
+            // SAFETY: written once, when the library is loaded.
+            let trust = unsafe { TRUST };
+            let check =
+                symbol_of(number).and_then(|(library, symbol)| trust(library.as_bytes(), symbol.as_bytes()));
+            KNOWN.with_borrow_mut(|known| {
+                // What has changed meanwhile is asked again.
+                if known.trusts == trusts
+                    && let Some(kept) = known.functions.get_mut(&number)
+                {
+                    kept.check = Some(check);
+                }
+            });
+            // SAFETY: of the caller's frame.
+            unsafe { *found = check }
+        }
+        let mut found = None;
+        // SAFETY: a frame of plain data, which an error may skip.
+        unsafe { find(self.number, &mut found) }
         found
     }
 }
