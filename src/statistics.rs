@@ -1,8 +1,9 @@
 //! Plans for tenants of very different sizes.
 //!
 //! A plan that PostgreSQL keeps (of a prepared statement, of a function) was made for the tenant that was current then. For one that has a
-//! thousand times as many rows, or as few, it is a bad one. So the sessions' plans are dropped where the tenant changes to one of another
-//! size: below ten thousand rows in every table, or a power of ten above. Most tenants are small, and a change between them drops nothing.
+//! thousand times as many rows, or as few, it is a bad one. So the session's plans are dropped where the tenant changes to one that has more
+//! than ten times as many rows as another that they were made for, or less than a tenth. Most tenants are small, and a change between them
+//! drops nothing.
 
 use std::cell::{Cell, RefCell};
 use std::time::{Duration, Instant};
@@ -20,6 +21,10 @@ use crate::tenant::TenantId;
 const GOOD: Duration = Duration::from_secs(30);
 /// Tenants and tables that are kept; past this it starts afresh.
 const CACHED: usize = 4096;
+/// With fewer rows in every table, all tenants are as large.
+const SMALL: f64 = 1_000.0;
+/// A plan that was made for one tenant is good for another that has so many times as many rows.
+const SAME_SIZE: f64 = 10.0;
 
 /// A tenant in a table.
 type Place = (pg::Oid, TenantId);
@@ -30,15 +35,15 @@ struct Known {
     columns: FxHashMap<pg::Oid, Option<Column>>,
     /// Of which the common tenants are known.
     told: FxHashSet<pg::Oid>,
-    /// The sizes of tenants that are not small, in the table where they are largest.
-    sizes: FxHashMap<TenantId, u8>,
+    /// The rows of tenants that are not small, in the table where they are largest.
+    sizes: FxHashMap<TenantId, f64>,
     found: FxHashMap<Place, (Instant, Rows)>,
 }
 
 thread_local! {
     static KNOWN: RefCell<Known> = RefCell::default();
-    /// For which size the plans of this session were made.
-    static PLANNED: Cell<Option<u8>> = const { Cell::new(None) };
+    /// The rows of the smallest and of the largest tenant that the plans of this session were made for.
+    static PLANNED: Cell<Option<(f64, f64)>> = const { Cell::new(None) };
 }
 
 pub fn init() {
@@ -64,23 +69,23 @@ pub fn init() {
         found,
         planned: || {
             if let Some(assigned) = pg::guc::assigned() {
-                PLANNED.set(Some(size_of(&assigned.id)));
+                let rows = size_of(&assigned.id);
+                let (least, most) = PLANNED.get().unwrap_or((rows, rows));
+                PLANNED.set(Some((least.min(rows), most.max(rows))));
             }
         },
         is_settled: |table| {
             KNOWN.with_borrow(|known| known.told.contains(&table))
-                && pg::guc::assigned().is_none_or(|assigned| PLANNED.get() == Some(size_of(&assigned.id)))
+                && pg::guc::assigned().is_none_or(|assigned| {
+                    let rows = size_of(&assigned.id);
+                    PLANNED.get().is_some_and(|(least, most)| least <= rows && rows <= most)
+                })
         },
     });
 }
 
-/// Zero below ten thousand rows, then the number of zeros.
-fn size(rows: f64) -> u8 {
-    if rows < 10_000.0 { 0 } else { rows.log10() as u8 }
-}
-
-fn size_of(tenant: &TenantId) -> u8 {
-    KNOWN.with_borrow(|known| known.sizes.get(tenant).copied().unwrap_or(0))
+fn size_of(tenant: &TenantId) -> f64 {
+    KNOWN.with_borrow(|known| known.sizes.get(tenant).copied().unwrap_or(SMALL))
 }
 
 fn column(table: pg::Oid) -> Option<Column> {
@@ -98,11 +103,10 @@ fn column(table: pg::Oid) -> Option<Column> {
 }
 
 fn common(tenant: &TenantId, rows: f64) {
-    let size = size(rows);
-    if size > 0 {
+    if rows > SMALL {
         KNOWN.with_borrow_mut(|known| {
             let kept = known.sizes.entry(*tenant).or_default();
-            *kept = size.max(*kept);
+            *kept = rows.max(*kept);
         });
     }
 }
@@ -125,10 +129,9 @@ fn found(table: pg::Oid, tenant: &TenantId, rows: Rows) {
 
 /// The current tenant changes. Whoever asks PostgreSQL to keep generic plans gets what they ask for.
 pub fn follow(tenant: &TenantId) {
-    if let Some(planned) = PLANNED.get()
-        && planned != size_of(tenant)
-        && !pg::planner::keeps_generic_plans()
-    {
+    let Some((least, most)) = PLANNED.get() else { return };
+    let rows = size_of(tenant);
+    if (rows > least * SAME_SIZE || rows * SAME_SIZE < most) && !pg::planner::keeps_generic_plans() {
         PLANNED.set(None);
         pg::planner::drop_plans();
     }

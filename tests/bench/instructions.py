@@ -4,7 +4,8 @@ Neither depends on neighbours or on luck, as time does, so that a difference of 
 short, with less data, a backend under callgrind runs the same transactions by hand, with the policy that people write, and with ours. A
 statement runs once, so its time follows the lines of code that the processor has to fetch rather than the instructions in them.
 
-INSTRUCTIONS_OF='lower(x) =' measures those workloads only, and INSTRUCTIONS_FUNCTIONS=30 prints where ours runs through more lines than by hand.
+INSTRUCTIONS_OF='lower(x) =' measures those workloads only, INSTRUCTIONS_FUNCTIONS=30 prints where ours runs through more lines than by hand,
+and INSTRUCTIONS_PROTOCOL=prepared runs prepared statements.
 """
 
 import collections
@@ -21,6 +22,7 @@ from workloads import COLUMNS, HAND, OURS, WORKLOADS
 
 SHORT = ["point read", "the last 20", "full text", "jsonb containment", "lower(x) =", "array overlap", "insert", "update", "upsert"]
 OF = os.environ.get("INSTRUCTIONS_OF")
+PROTOCOL = os.environ.get("INSTRUCTIONS_PROTOCOL", "simple")
 FUNCTIONS = int(os.environ.get("INSTRUCTIONS_FUNCTIONS", "0"))
 MEASURED = [HAND, "plain", OURS]
 SETTLED, COUNTED = 30, 40
@@ -58,8 +60,10 @@ def run(workload, column, drawn, count):
     """How often each instruction was run by a backend in its life, by the function that it is of."""
     connection = Connection(column.role, column.writes if workload.writes else column.reads)
     pid = re.match(rb"D.{10}(\d+)", rows(connection.ask(query("SELECT pg_backend_pid()"))), re.S)[1].decode()
+    if PROTOCOL == "prepared":
+        workload.prepare(connection, column)
     for number in range(count):
-        for answer in connection.run(workload.transaction(column, "simple", *drawn[number % len(drawn)]))[0]:
+        for answer in connection.run(workload.transaction(column, PROTOCOL, *drawn[number % len(drawn)]))[0]:
             rows(answer)
     connection.close()
     file = f"{DIRECTORY}/callgrind.{pid}"

@@ -2,10 +2,11 @@
 
 Every column has the same bytes: the data, its indexes and its statistics are made once, in a database that is then copied
 file by file. Columns take turns by lot, in connections of their own, a few milliseconds each, with the same parameters; a
-ratio is the median of those of the same transaction in neighbouring turns. Their rows are compared.
+ratio is the median of those of the same transaction in neighbouring turns. Their rows are compared. By hand, by hand again and ours
+take turns among themselves for a while, then the policies catch up: the fewer columns take turns, the less each of them finds the
+processor's caches full of another's.
 
-SPEED_OF='insert,upsert' takes those workloads only, by hand, by hand again and ours, with less data and one client, for longer: the
-fewer columns take turns, the less each of them finds the processor's caches full of another's.
+SPEED_OF='insert,upsert' takes those workloads only, without the policies, with less data and one client, for longer.
 """
 
 import contextlib
@@ -35,6 +36,8 @@ HEAVY = 0.02  # a transaction that takes so long has no such luck, and would lea
 TURN, MOST = {1: 0.004, CLIENTS: 0.05}, {1: 24, CLIENTS: 100}  # seconds that a column has before the next, transactions of a connection
 # Transactions of a connection that are not counted: PostgreSQL decides on the plan of a prepared statement by its first six.
 SETTLED, WARM_SECONDS = {"simple": 0, "prepared": 7}, 0.03
+# Columns that may differ by hundredths, and how many turns they have of their own before the others have theirs.
+NEAR, REPEATED = (HAND, CONTROL, OURS), 5
 # A column that is far off needs no decimals, and would leave no time for the others.
 SLOW, SLOW_TURNS = 0.01, {1: 2 if QUICK else 5, CLIENTS: 1 if QUICK else 2}
 AIM, AIM_OF_ONE, AIM_OF_CLIFF = 1.05, 1.15, 50
@@ -274,19 +277,37 @@ class Row:
             if not (slow_ones and self.slow) and number > 2 and time.perf_counter() - began > SECONDS / SESSIONS:
                 break
             turn = [column for column in columns if column not in self.slow or slow_ones]
-            lot.shuffle(turn)
-            seconds, answers = {}, {}
-            for column in turn:
-                seconds[column], answers[column] = self.run(column, connections[column], counts[column])
-            self.check(answers)
-            for column in COLUMNS:
-                self.turns[column].append(seconds.get(column))
-            self.at += max(counts[column] for column in turn)
+            self.take_turns(turn, connections, counts, lot)
             number += 1
         gc.enable()
         for some in connections.values():
             for connection in some:
                 connection.close()
+
+    def take_turns(self, columns, connections, counts, lot):
+        """The next turns of each column, for the same transactions."""
+        repeated = 1 if self.heavy else REPEATED
+        begin, step = self.at, max(counts[column] for column in columns)
+        seconds, answers = [{} for _ in range(repeated)], [{} for _ in range(repeated)]
+
+        def run(n, column):
+            self.at = begin + n * step
+            seconds[n][column], answers[n][column] = self.run(column, connections[column], counts[column])
+
+        near = [column for column in columns if column.name in NEAR]
+        for n in range(repeated):
+            for column in lot.sample(near, len(near)):
+                run(n, column)
+        far = [column for column in columns if column.name not in NEAR]
+        for column in lot.sample(far, len(far)):
+            for n in range(1 if column in self.slow else repeated):
+                run(n, column)
+        for n in range(repeated):
+            self.at = begin + n * step
+            self.check(answers[n])
+            for column in COLUMNS:
+                self.turns[column].append(seconds[n].get(column))
+        self.at = begin + repeated * step
 
     def ratios(self, column, to):
         """The times of one column : those of another, each of the same transaction in the same round."""

@@ -2,7 +2,6 @@
 
 import random
 import re
-import statistics
 import threading
 import time
 from collections import Counter
@@ -253,21 +252,21 @@ class TestOracles:
         db.run(f"ALTER DATABASE {db.name} SET tenancy.max_failed_sign_ins = 1000000")
         try:
             guest = connect(GUEST)
-            for _ in range(4):  # another process may have disturbed the first
-                took = {name: [] for name in wrong}
-                for _ in range(30):
+            took = {name: [] for name in wrong}
+            for _ in range(6):  # until each has been met undisturbed
+                for _ in range(20):
                     # In another order each time: what disturbs in regular intervals would always meet the same one.
                     for name, who in random.sample(list(wrong.items()), len(wrong)):
                         begun = time.perf_counter()
                         assert answer(guest, **who) == "CREDENTIALS_INVALID"
                         took[name].append(time.perf_counter() - begun)
-                # Of those that were disturbed the least, as somebody who listens would.
-                quartiles = {name: statistics.quantiles(all_of_it, n=4)[0] for name, all_of_it in took.items()}
-                if max(quartiles.values()) < 1.25 * min(quartiles.values()):
+                # As somebody who listens would: noise only ever makes an answer later.
+                quickest = {name: min(all_of_it) for name, all_of_it in took.items()}
+                if max(quickest.values()) < 1.25 * min(quickest.values()):
                     break
             else:
-                pytest.fail(f"{quartiles}")
-            assert min(quartiles.values()) > 0.002, "the hash is a slow one"
+                pytest.fail(f"{quickest}")
+            assert min(quickest.values()) > 0.002, "the hash is a slow one"
         finally:
             db.run(f"ALTER DATABASE {db.name} RESET tenancy.max_failed_sign_ins")
 

@@ -116,6 +116,33 @@ RESET plan_cache_mode;
 RESET tenancy.tenant_id;
 RESET ROLE;
 
+-- One that is less than ten times as large, or as small, shares its plan: the estimate in it is that of whom it was made for.
+INSERT INTO event SELECT n, 'size-9', n % 1000 FROM generate_series(1, 8000) AS n;
+ANALYZE event;
+CREATE FUNCTION planned_for(tenant text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    plan jsonb;
+    rows numeric;
+BEGIN
+    PERFORM set_config('tenancy.tenant_id', tenant, false);
+    EXECUTE 'EXPLAIN (FORMAT json) EXECUTE everything' INTO plan;
+    rows := plan -> 0 -> 'Plan' -> 'Plan Rows';
+    RETURN CASE WHEN rows > 50000 THEN 'size-large' WHEN rows > 15000 THEN 'size-new' WHEN rows > 5000 THEN 'size-9' ELSE 'a small one' END;
+END
+$$;
+SET ROLE regress_planner;
+PREPARE everything AS SELECT * FROM event;
+SELECT tenant, planned_for(tenant) FROM unnest('{size-large,size-new,size-9,size-new,size-7,size-8,size-9,size-large}'::text[]) WITH ORDINALITY AS t (tenant, n) ORDER BY n;
+-- What was planned for a large and for a middle one is not for one that is near to one of them only.
+DISCARD PLANS;
+SELECT planned_for('size-9');
+PREPARE more AS SELECT id FROM event;
+SET tenancy.tenant_id = 'size-new';
+EXPLAIN (COSTS OFF) EXECUTE more;
+SELECT planned_for('size-7');
+RESET tenancy.tenant_id;
+RESET ROLE;
+
 -- A BRIN index, of whose costs PostgreSQL asks without saying for which table.
 CREATE INDEX event_brin ON event USING brin (tenant_id, value);
 SET ROLE regress_planner;
@@ -130,8 +157,10 @@ RESET tenancy.tenant_id;
 RESET ROLE;
 
 DEALLOCATE recent;
+DEALLOCATE everything;
+DEALLOCATE more;
 DROP TABLE event, "Weird Event", numbered, parted, empty;
-DROP FUNCTION estimate(text), estimates(text, text[]), estimate_as(text, text), scan(text);
+DROP FUNCTION estimate(text), estimates(text, text[]), estimate_as(text, text), scan(text), planned_for(text);
 DELETE FROM _tenancy.tenants WHERE id LIKE 'size-%' OR id ~ '^(800000000[12]|f0eebc99-.*)$';
 REVOKE SET ON PARAMETER tenancy.tenant_id FROM regress_planner;
 DROP ROLE regress_planner;

@@ -180,8 +180,9 @@ impl Session<'_> {
         }
         match found.first() {
             None => Ok(answer),
+            // What matters comes first, because logs are cut.
             Some(first) => Err(format!(
-                "tenant {}: {first}\n({} findings)\n{};",
+                "tenant {}: {first}\n({} findings) in\n{sql}\nthe transaction:\n{};",
                 self.world.ids.id(self.tenant),
                 found.len(),
                 self.said.join(";\n")
@@ -327,7 +328,7 @@ fn no_row_of_another_tenant() {
             Err(failure) => failures.push(format!("{ids:?}: {failure}")),
         }
     }
-    assert!(failures.is_empty(), "{}\n{}", failures.join("\n\n"), replay(seed));
+    assert!(failures.is_empty(), "{}\n{}", replay(seed), failures.join("\n\n"));
     println!("no finding in {all:?}, seed {seed}");
     // A run in which hardly anything succeeded or was shown would prove nothing.
     assert!(all.failed * 3 < all.statements, "{} of {} failed", all.failed, all.statements);
@@ -341,7 +342,7 @@ fn a_query_sees_what_a_filter_leaves() {
     let runs: Vec<_> = KINDS.map(|ids| thread::spawn(move || compare(ids, seed ^ ids as u64, count))).into();
     let results: Vec<_> = runs.into_iter().map(|run| run.join().expect("a run panicked")).collect();
     let failures: Vec<_> = results.iter().filter_map(|result| result.as_ref().err().cloned()).collect();
-    assert!(failures.is_empty(), "{}\n{}", failures.join("\n\n"), replay(seed));
+    assert!(failures.is_empty(), "{}\n{}", replay(seed), failures.join("\n\n"));
     let (same, rows) = results.iter().flatten().fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1));
     println!("{same} queries equal the same with a filter, {rows} rows, seed {seed}");
     assert!(same * 10 > count * KINDS.len() * 8, "only {same} queries ran");
