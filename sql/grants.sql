@@ -45,11 +45,12 @@ GRANT EXECUTE ON FUNCTION
     -- They run with the rights of the caller, who must own the table.
     tenancy.protect(regclass, text, name, boolean, boolean, boolean, text), tenancy.unprotect(regclass),
     tenancy.isolate_tenant(regclass, text, name, name), _tenancy.isolate(oid, text, text, text),
+    tenancy.distribute(regclass, text, integer), _tenancy.distributed_tables(), _tenancy.is_distributed(regclass), _tenancy.distribution_problem(regclass, text, name), _tenancy.check_nodes(),
     -- What these call on the caller's behalf; each checks for itself, or reads what pg_catalog shows to all.
     _tenancy.raise(text, text, jsonb, text), _tenancy.refuse_in_context(text),
     _tenancy.is_reserved_subdomain(text), _tenancy.tenant_of_subdomain(text),
     _tenancy.tree(regclass), _tenancy.isolation(regclass, name), _tenancy.column_default(regclass, name),
-    _tenancy.policies(text, text, name), _tenancy.present_policies(regclass), _tenancy.guard(text), _tenancy.is_guarded(regclass, text),
+    _tenancy.policies(text, text, name), _tenancy.check_as_made(name, text, text), _tenancy.present_policies(regclass), _tenancy.guard(text), _tenancy.is_guarded(regclass, text),
     _tenancy.unsafe_grants(regclass, text), _tenancy.has_leading_index(regclass, name), _tenancy.unregistered(text[]),
     _tenancy.drift(regclass, text, name, jsonb, jsonb), _tenancy.is_protected(regclass), _tenancy.is_migrated(regclass), _tenancy.protection(regclass),
     _tenancy.check_relation(regclass), _tenancy.check_column(regclass, name), _tenancy.check_rows(regclass, name, boolean),

@@ -245,6 +245,9 @@ fn judge_change(id: &TenantId, source: Source) -> Result<(), Error<'static>> {
         }
     } else if source == Source::Session {
         refuse_sealed(id)?;
+        if pg::distribute::is_set_by_function() {
+            return Err(Error::ChangedOnNode);
+        }
         if is_another() && (pg::is_in_parallel_mode() || running::refuses(id)) {
             return Err(Error::ChangedInStatement);
         }

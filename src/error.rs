@@ -50,6 +50,12 @@ pub enum Error<'a> {
     ContextMissing,
     /// `tenancy.session_context = 'refuse'`, and the context was set in an earlier transaction.
     ContextStale,
+    /// Other servers that have the rows of a statement were not told of the tenant.
+    NodesNotTold,
+    /// A function was to change the tenant in a session of another server.
+    ChangedOnNode,
+    /// A table whose policies do not isolate on other servers.
+    OpenOnNodes(&'a str),
     /// The transaction is sealed to another tenant.
     Sealed(TenantId),
     /// `tenancy.seal` is on, but the library was loaded after the transaction had begun.

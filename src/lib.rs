@@ -150,7 +150,8 @@ extension_sql_file!(
     name = "protect",
     requires = ["protect_parts", guard::begin_change, guard::end_change, guard::refuse_old_snapshot]
 );
-extension_sql_file!("../sql/api/foreign_keys.sql", name = "foreign_keys", requires = ["protect"]);
+extension_sql_file!("../sql/api/distribute.sql", name = "distribute", requires = ["protect"]);
+extension_sql_file!("../sql/api/foreign_keys.sql", name = "foreign_keys", requires = ["distribute"]);
 extension_sql_file!(
     "../sql/api/usage.sql",
     name = "usage",

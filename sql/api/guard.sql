@@ -90,9 +90,10 @@ AS $$
             SELECT FROM _tenancy.own_triggers(relation, kind) o
             WHERE o.is_due AND NOT EXISTS (SELECT FROM _tenancy.present_triggers(relation, kind) p WHERE p.name = o.name))
             THEN 'a trigger tenancy_... is missing'
-        WHEN 'POLICY' = ANY (changes) THEN (
+        WHEN 'POLICY' = ANY (changes) THEN coalesce((
             SELECT format('policy %I is missing or altered', d.name)
-            FROM _tenancy.policy_differences(relation, kind, tenant_column, (undo ->> 'access')::boolean) d ORDER BY d.name LIMIT 1)
+            FROM _tenancy.policy_differences(relation, kind, tenant_column, (undo ->> 'access')::boolean) d ORDER BY d.name LIMIT 1),
+            CASE WHEN _tenancy.is_distributed(relation) THEN _tenancy.distribution_problem(relation, kind, tenant_column) END)
         END
     FROM pg_class c WHERE c.oid = relation
 $$;
@@ -304,7 +305,7 @@ BEGIN
         IF item.classid = 'pg_policy'::regclass THEN
             SELECT p.polrelid INTO the_table FROM pg_policy p WHERE p.oid = item.objid;
             -- pg_restore makes one after the other: what is not there yet is not lost.
-            IF item.command_tag <> 'CREATE POLICY' OR EXISTS (
+            IF item.command_tag <> 'CREATE POLICY' OR _tenancy.is_distributed(the_table) OR EXISTS (
                 SELECT FROM pg_policy p, _tenancy.protection(the_table) s,
                     _tenancy.policy_differences(the_table, s.kind, s.tenant_column, (s.undo ->> 'access')::boolean) d
                 WHERE p.oid = item.objid AND d.name = p.polname) THEN

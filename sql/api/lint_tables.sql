@@ -100,7 +100,8 @@ CREATE VIEW _tenancy.lint_drift AS
     ), present AS MATERIALIZED (
         SELECT y.polrelid, y.polname, y.polpermissive,
                CASE y.polcmd WHEN 'r' THEN 'SELECT' WHEN 'a' THEN 'INSERT' WHEN 'w' THEN 'UPDATE' WHEN 'd' THEN 'DELETE' ELSE 'ALL' END AS command,
-               pg_get_expr(y.polqual, y.polrelid) AS using_expr, pg_get_expr(y.polwithcheck, y.polrelid) AS check_expr,
+               pg_get_expr(y.polqual, y.polrelid) AS using_expr,
+               _tenancy.check_as_made(y.polname, pg_get_expr(y.polqual, y.polrelid), pg_get_expr(y.polwithcheck, y.polrelid)) AS check_expr,
                y.polroles <> '{0}' AS altered
         FROM pg_policy y
         WHERE y.polname IN ('tenancy_isolation', 'tenancy_insert', 'tenancy_update', 'tenancy_delete', 'tenancy_access')
@@ -222,10 +223,13 @@ CREATE VIEW _tenancy.lint_policies AS
     FROM own o
     WHERE NOT o.polpermissive AND (o.using_open OR NOT o.has_using) AND (o.check_open OR NOT o.has_check)
     UNION ALL
-    -- On its servers, Citus has no policy that narrows.
-    SELECT 'distributed_open', 'error', p.relation::text, 'is distributed by Citus, on whose servers its policies are permissive: tenants can write each other''s rows there',
-           format('SELECT undistribute_table(%L);', p.relation), NULL
-    FROM _tenancy.distributed() d JOIN p ON p.oid = d.relation
+    -- On its nodes, Citus has no policy that narrows.
+    SELECT 'distributed_open', 'error', d.relation::regclass::text, format('is distributed by Citus: %s', x.problem),
+           CASE WHEN t.kind = 'tenant' THEN format('SELECT tenancy.distribute(%L);', d.relation::regclass)
+                ELSE format('SELECT undistribute_table(%L);', d.relation::regclass) END, x.problem
+    FROM _tenancy.distributed_tables() d JOIN _tenancy.lint_protected t ON t.oid = d.relation,
+         LATERAL _tenancy.distribution_problem(t.relation, t.kind, t.tenant_column) AS x(problem)
+    WHERE x.problem IS NOT NULL
     UNION ALL
     -- An IMMUTABLE function is evaluated when a statement is planned: a cached plan keeps the tenant that it was planned for.
     SELECT 'immutable_context', 'error', y.polrelid::regclass::text,

@@ -161,8 +161,9 @@ BEGIN
             WHERE d.adrelid = relation AND a.attname = tenant_column
               AND strpos(pg_get_expr(d.adbin, d.adrelid), _tenancy.column_default(relation, tenant_column)) > 0),
         'access', coalesce((options ->> 'access_policy')::boolean,
+            -- Ours are not counted, whatever somebody has made of them.
             NOT EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = relation AND p.polpermissive
-                        AND p.polname <> 'tenancy_access'))));
+                        AND p.polname NOT IN ('tenancy_isolation', 'tenancy_insert', 'tenancy_update', 'tenancy_delete', 'tenancy_access')))));
     IF options ->> 'access_policy' IS NOT NULL THEN
         undo := undo || jsonb_build_object('access', (options ->> 'access_policy')::boolean);
     END IF;
@@ -225,7 +226,10 @@ BEGIN
         IF item.wanted THEN
             EXECUTE format('CREATE POLICY %I ON %s AS %s FOR %s TO PUBLIC%s%s', item.name, relation,
                 CASE WHEN item.permissive THEN 'PERMISSIVE' ELSE 'RESTRICTIVE' END, item.command,
-                ' USING (' || item.using_expr || ')', ' WITH CHECK (' || item.check_expr || ')');
+                ' USING (' || item.using_expr || ')',
+                -- A partition of a table that is distributed will be so, too.
+                ' WITH CHECK (' || CASE WHEN item.check_expr = 'true' AND _tenancy.is_distributed(relation)
+                                        THEN format('%s OR tenancy.deny_write()', isolation) ELSE item.check_expr END || ')');
         END IF;
         done := done || format('policy %I %s', item.name,
             CASE WHEN NOT item.wanted THEN 'dropped' WHEN item.present THEN 'restored' ELSE 'created' END);
@@ -298,6 +302,10 @@ BEGIN
     PERFORM _tenancy.refuse_old_snapshot(ARRAY[protect.relation], NULL);
     -- Again under the lock: the tree may have grown while we waited.
     PERFORM _tenancy.check_relation(protect.relation);
+    IF current_setting('citus.enable_ddl_propagation', true) = 'off' AND _tenancy.is_distributed(protect.relation) THEN
+        PERFORM _tenancy.raise('NODE_NOT_READY', 'the nodes would not have the same policies', jsonb_build_object('parameter', 'citus.enable_ddl_propagation'),
+            'SET citus.enable_ddl_propagation = on;');
+    END IF;
     IF protect.kind = 'system' THEN
         IF EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = protect.relation AND a.attname = protect.tenant_column
                    AND a.attnum > 0 AND NOT a.attisdropped) THEN

@@ -19,21 +19,6 @@ AS $$
 $$;
 COMMENT ON FUNCTION _tenancy.tree(regclass) IS 'a table and all its partitions or inheritance children';
 
--- The tables that Citus has distributed, or knows otherwise; none where it is not installed. On its other servers all policies are PERMISSIVE (its
--- src/backend/distributed/commands/policy.c knows no other), and none is asked of what it copies.
-CREATE FUNCTION _tenancy.distributed() RETURNS TABLE (relation oid)
-    LANGUAGE plpgsql STABLE PARALLEL SAFE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-    -- Only superusers create in pg_catalog.
-    IF to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL THEN
-        RETURN QUERY EXECUTE 'SELECT logicalrelid::oid FROM pg_catalog.pg_dist_partition';
-    END IF;
-END
-$$;
-COMMENT ON FUNCTION _tenancy.distributed() IS 'the tables that Citus has distributed, or knows otherwise; none where it is not installed';
-
 -- The condition that a row is the current tenant's; null where the column's type cannot hold a tenant id.
 CREATE FUNCTION _tenancy.isolation(relation regclass, tenant_column name) RETURNS text
     LANGUAGE sql STABLE PARALLEL SAFE
@@ -94,6 +79,15 @@ AS $$
 $$;
 COMMENT ON FUNCTION _tenancy.policies(text, text, name) IS 'the policies of a kind of protected table';
 
+-- The check of a policy as protect has made it: where a table is distributed, tenancy_access asks once more (distribute.sql).
+CREATE FUNCTION _tenancy.check_as_made(name name, using_expr text, check_expr text) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+AS $$
+    SELECT CASE WHEN name OPERATOR(pg_catalog.=) 'tenancy_access' AND check_expr OPERATOR(pg_catalog.=) pg_catalog.format('(%s OR tenancy.deny_write())', using_expr)
+                THEN 'true' ELSE check_expr END
+$$;
+COMMENT ON FUNCTION _tenancy.check_as_made(name, text, text) IS 'the check of a policy as protect has made it, which distribute may have made stricter';
+
 -- The policies that a table has under our names, in the same form; altered is true for one TO a role.
 CREATE FUNCTION _tenancy.present_policies(relation regclass)
     RETURNS TABLE (name name, permissive boolean, command text, using_expr text, check_expr text, altered boolean)
@@ -102,7 +96,8 @@ CREATE FUNCTION _tenancy.present_policies(relation regclass)
 AS $$
     SELECT p.polname, p.polpermissive,
            CASE p.polcmd WHEN 'r' THEN 'SELECT' WHEN 'a' THEN 'INSERT' WHEN 'w' THEN 'UPDATE' WHEN 'd' THEN 'DELETE' ELSE 'ALL' END,
-           pg_get_expr(p.polqual, p.polrelid), pg_get_expr(p.polwithcheck, p.polrelid),
+           pg_get_expr(p.polqual, p.polrelid),
+           _tenancy.check_as_made(p.polname, pg_get_expr(p.polqual, p.polrelid), pg_get_expr(p.polwithcheck, p.polrelid)),
            p.polroles <> '{0}'
     FROM pg_policy p
     WHERE p.polrelid = relation

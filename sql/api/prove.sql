@@ -134,14 +134,17 @@ DECLARE
     item record;
     own_rows text;
     outcome record;
+    problem text;
 BEGIN
     IF player ->> 'obstacle' IS NOT NULL THEN
         RETURN jsonb_build_array(_tenancy.finding('rows', 'could not be tested', player ->> 'obstacle'));
     ELSIF kind = 'system' THEN
         RETURN _tenancy.prove_system(player, relation);
-    ELSIF relation IN (SELECT d.relation FROM _tenancy.distributed() d) THEN
-        -- What is played here would not reach them.
-        RETURN jsonb_build_array(_tenancy.finding('rows', 'leaked', 'Citus has them on other servers, where the policies are permissive and tenants can write each other''s rows'));
+    ELSIF _tenancy.is_distributed(relation) THEN
+        problem := _tenancy.distribution_problem(relation, kind, tenant_column);
+        RETURN jsonb_build_array(CASE
+            WHEN problem IS NULL THEN _tenancy.finding('rows', 'could not be tested', 'its rows are on other servers, which the tenants that are played here do not reach')
+            ELSE _tenancy.finding('rows', 'leaked', 'on the servers that have its rows: ' || problem) END);
     END IF;
     SELECT * INTO scene FROM _tenancy.set_scene(player, relation, kind, tenant_column);
     IF scene.obstacle IS NOT NULL THEN

@@ -151,6 +151,12 @@ pub const CATALOGUE: &[Code] = &[
         "the ledger of usage could not be locked in time, to count over a new interval",
     ),
     (
+        "NODE_NOT_READY",
+        S::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        503,
+        "Citus is not installed or set up for isolation, or a node of it is not as the coordinator is",
+    ),
+    (
         "EXTENSION_NOT_INSTALLED",
         S::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
         500,

@@ -23,6 +23,24 @@ impl Error<'_> {
                     false => SET_LINE,
                 },
             ),
+            Error::NodesNotTold => (
+                "TENANT_CONTEXT_MISSING",
+                "nodes of Citus were not told of the tenant".to_owned(),
+                json!({"citus.propagate_set_commands": "local"}),
+                "They are told by one command alone, outside savepoints, which is sent by itself: BEGIN; SET LOCAL tenancy.tenant_id = '<tenant>'; ... COMMIT;",
+            ),
+            Error::ChangedOnNode => (
+                "TENANT_ACCESS_DENIED",
+                "tenant cannot change in a session that Citus has on a node".to_owned(),
+                json!({}),
+                "Set it in the session of the client, in a statement that reads no distributed table.",
+            ),
+            Error::OpenOnNodes(table) => (
+                "PROTECTION_WEAKENED",
+                format!("table \"{table}\" is not isolated on the nodes of Citus"),
+                json!({"relation": table, "problem": "policies that are permissive there"}),
+                "Its owner has them isolate, each by itself: SELECT tenancy.distribute('<table>');",
+            ),
             // What stands for the tenants of a scope is no tenant's id.
             Error::Sealed(id) if id.is_scope() => (
                 "TENANT_ACCESS_DENIED",

@@ -3,7 +3,7 @@
 use pgrx::{pg_sys, prelude::*};
 
 use super::{
-    hook, running,
+    distribute, hook, running,
     statement::{bypassed, entries, has_lost_policies, has_policy, is_exempt},
 };
 
@@ -72,23 +72,33 @@ unsafe fn table_of(statement: *const pg_sys::CopyStmt) -> Option<pg_sys::Oid> {
 }
 
 /// Refuses COPY into a protected table whose policies apply, in PostgreSQL's words. It does so itself where it runs the command; another extension may
-/// run it in its place, and write what no policy has seen, as Citus does with a distributed table that has rows on this server.
+/// run it in its place, and write what no policy has seen, as Citus does with a distributed table that has rows on this server. COPY from a distributed table
+/// is one of each shard, by connections that no tenant is told to.
 #[pg_guard]
 pub unsafe extern "C-unwind" fn refuse_copy(statement: *const pg_sys::CopyStmt) {
     // SAFETY: a valid statement.
     unsafe {
-        if (*statement).is_from
+        let is_from = (*statement).is_from;
+        let right = if is_from { pg_sys::ACL_INSERT } else { pg_sys::ACL_SELECT };
+        if (is_from || distribute::is_loaded())
             && let Some(judges) = hook::judges()
             && let Some(table) = table_of(statement)
             && has_policy(table, judges.policy)
             // Whoever has no privilege is told so; and whoever wants all rows, or none, by PostgreSQL here.
-            && super::user::has_right(table, pg_sys::ACL_INSERT as _)
+            && super::user::has_right(table, right as _)
             && pg_sys::check_enable_rls(table, pg_sys::InvalidOid, false)
                 == pg_sys::CheckEnableRlsResult::RLS_ENABLED as i32
+            && (is_from || distribute::is_distributed(table))
         {
-            const TEXT: &str = "COPY FROM not supported with row-level security";
-            super::ErrorReport::new(PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED, TEXT, "tenancy")
-                .set_hint("Use INSERT statements instead.")
+            let (text, hint) = match is_from {
+                true => ("COPY FROM not supported with row-level security", "Use INSERT statements instead."),
+                false => (
+                    "COPY of a distributed table not supported with row-level security",
+                    "Use COPY (SELECT ...) TO instead.",
+                ),
+            };
+            super::ErrorReport::new(PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED, text, "tenancy")
+                .set_hint(hint)
                 .report(PgLogLevel::ERROR);
         }
     }

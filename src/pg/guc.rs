@@ -300,6 +300,18 @@ pub fn ends_with_transaction() -> bool {
     }
 }
 
+/// Whether `tenancy.tenant_id` has a value from the server, the database or the role, which other servers may have as well.
+pub(super) fn is_preset() -> bool {
+    // SAFETY: written once, at load; the entry is a string parameter, whose value is a C string or null.
+    unsafe {
+        TENANT_ID.is_some_and(|entry| {
+            let value = (*entry.cast::<pg_sys::config_string>()).reset_val;
+            let is_empty = value.is_null() || CStr::from_ptr(value).is_empty();
+            !is_empty && source_of((*entry).reset_source) != Source::Client
+        })
+    }
+}
+
 /// Whether a parameter gets an earlier value back when the transaction commits.
 pub(super) unsafe fn is_restored(parameter: Option<*mut pg_sys::config_generic>) -> bool {
     // SAFETY: as in `show`; both values are C strings or null, and the same one where nothing is restored.
@@ -520,6 +532,7 @@ unsafe extern "C-unwind" fn assign_context(_value: *const c_char, extra: *mut c_
 /// Tells who is told of each value.
 pub(super) fn tell_assigned() {
     super::accessor::forget();
+    super::distribute::changed();
     // SAFETY: written once, at load.
     unsafe { ASSIGN(assigned().as_ref()) }
 }

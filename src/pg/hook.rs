@@ -11,7 +11,7 @@ use std::ffi::{CStr, c_char, c_int};
 use pgrx::{pg_sys, prelude::*};
 
 use super::{
-    activity, bypass_guard, checks, default, dropping, fixed, late, moved,
+    activity, bypass_guard, checks, default, distribute, dropping, fixed, late, moved,
     part::Part,
     planner, portal, pushed_scan, rewrite,
     running::{self, Step, Tenant},
@@ -101,6 +101,7 @@ pub fn init(judges: Judges) {
     running::init();
     late::init();
     default::init();
+    distribute::init();
     // SAFETY: a backend is single-threaded; this runs once, when the library is loaded.
     unsafe {
         JUDGES = Some(judges);
@@ -151,6 +152,7 @@ unsafe fn before_run(query: *mut pg_sys::QueryDesc, count: u64) -> u64 {
             ask(query, in_parts);
         }
         fixed::runs((*query).plannedstmt);
+        distribute::runs(query);
         if bypass_guard::is_on() || running::is_inside_check() {
             bypass_guard::guard(query);
         }
@@ -515,10 +517,14 @@ unsafe extern "C-unwind" fn process_utility(
             bypass_guard::refuse_copy(command.cast());
         }
         let is_top_level = context == pg_sys::ProcessUtilityContext::PROCESS_UTILITY_TOPLEVEL;
+        let sets = distribute::sets(command);
         // Whoever comes after us is told of each command.
         if previous.is_some() || !setter::has_run(command, is_top_level) {
             let call = previous.unwrap_or(raw::standard_ProcessUtility);
             call(statement, text, is_read_only, context, parameters, environment, to, completion);
+        }
+        if sets {
+            distribute::ended(statement, text);
         }
         if drops_us.is_some() {
             dropping::ended();

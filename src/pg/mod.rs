@@ -22,6 +22,7 @@ mod bypass_guard;
 mod checks;
 pub mod command;
 mod default;
+pub mod distribute;
 pub mod dropping;
 pub mod each;
 mod fixed;

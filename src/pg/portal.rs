@@ -8,7 +8,7 @@ use std::ptr::addr_of_mut;
 
 use pgrx::pg_sys;
 
-use super::{part, running::Tenant};
+use super::{part, running::Tenant, statement::entries};
 use crate::tenant::TenantId;
 
 /// A portal that keeps rows, and the tenant that they are of.
@@ -30,6 +30,18 @@ fn kept() -> &'static mut Vec<Kept> {
 pub fn active() -> Option<&'static pg_sys::PortalData> {
     // SAFETY: PostgreSQL's own pointer, which is null or to a portal that lives while it runs.
     unsafe { pg_sys::ActivePortal.as_ref() }
+}
+
+/// Whether what it runs is SET LOCAL, and not something that runs one.
+pub fn sets_locally(portal: &pg_sys::PortalData) -> bool {
+    // SAFETY: a portal that runs has statements; the tag of a command tells its type.
+    unsafe {
+        let [only] = entries(portal.stmts) else { return false };
+        let command = (*only.ptr_value.cast::<pg_sys::PlannedStmt>()).utilityStmt;
+        !command.is_null()
+            && (*command).type_ == pg_sys::NodeTag::T_VariableSetStmt
+            && (*command.cast::<pg_sys::VariableSetStmt>()).is_local
+    }
 }
 
 /// Whether a cursor was declared WITH HOLD.

@@ -12,7 +12,7 @@ use pgrx::{pg_sys, prelude::*};
 
 use super::{index_pushdown, planner, xact};
 
-mod raw {
+pub(super) mod raw {
     use super::*;
     pub use crate::pg::raw::set_config_option;
     unsafe extern "C-unwind" {

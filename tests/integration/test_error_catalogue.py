@@ -145,6 +145,7 @@ CASES = [
     ("RELATION_NOT_METERED", "postgres", None, "SELECT tenancy.reconcile('by_uuid')", True),
     ("RELATION_NOT_AUDITED", "postgres", None, "SELECT tenancy.unaudit('by_uuid')", False),
     ("RELATION_METERED", OWNER, None, "SELECT tenancy.unprotect('metered')", True),
+    ("NODE_NOT_READY", OWNER, None, "SELECT tenancy.distribute('metered')", True),
     ("RELATION_NOT_PROTECTED", "postgres", None, "SELECT tenancy.meter('plain', 'plain')", True),
     ("TENANT_COLUMN_NOT_FOUND", OWNER, None, "SELECT tenancy.protect('no_column')", True),
     ("TENANT_COLUMN_NOT_SUPPORTED", OWNER, None, "SELECT tenancy.protect('dated')", True),

@@ -172,7 +172,7 @@ def test_rules_are_documented_and_tested():
     # Every rule of the documentation is in what the tests expect, and every rule that they expect is documented.
     documented = documented_rules()
     seen = ""
-    for name in ("lint", "lint_roles", "lint_remedies", "guard_family", "distributed"):
+    for name in ("lint", "lint_roles", "lint_remedies", "guard_family", "distribute"):
         with open(os.path.join(ROOT, "tests", "pg_regress", "expected", f"{name}.out")) as expected:
             seen += expected.read()
     assert documented

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Every test on one major version of PostgreSQL.
 # Usage: test.sh MAJOR [STEP…]
-#   steps, in this order: unit install regress isolation integration client; and upgrade, which needs the extension in PostgreSQL 15 as well
+#   steps, in this order: unit install regress isolation integration client; and upgrade, which needs the extension in PostgreSQL 15 as well, and
+#   distribute, which needs Citus (see citus.sh)
 # A step that fails does not keep the others from running; the exit code tells.
 # shellcheck source=tests/tools/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -90,11 +91,11 @@ isolation() {
     --dbname=isolation --load-extension=tenancy "${specs[@]}" || show_diffs "$to"
 }
 
-# pytest PLACE
+# pytest PLACE…
 pytest() {
   TENANCY_SERVER_TOOL=$TOOLS/server.sh TENANCY_PGBOUNCER=$CACHE/pgbouncer/pgbouncer \
     TENANCY_NODE_PATH=$CACHE/node/node_modules NODE_PATH=$CACHE/node/node_modules \
-    PATH=$bin:$PATH "$CACHE/venv/bin/python" -m pytest -p no:cacheprovider -p no:pgrls -ra --durations=5 "$1"
+    PATH=$bin:$PATH "$CACHE/venv/bin/python" -m pytest -p no:cacheprovider -p no:pgrls -ra --durations=5 "$@"
 }
 
 integration() {
@@ -105,6 +106,11 @@ integration() {
 upgrade() {
   serve "upgrade$major" --preload
   pytest tests/upgrade
+}
+
+distribute() {
+  serve "distribute$major" --preload
+  pytest tests/integration/test_distribute.py tests/integration/test_distribute_attacks.py
 }
 
 client() {
@@ -120,6 +126,7 @@ needs() {
     regress) echo tests/pg_regress/sql/setup.sql tests/pg_regress/not_preloaded ;;
     isolation) echo tests/isolation/specs ;;
     integration) echo tests/integration ;;
+    distribute) echo tests/integration/test_distribute.py ;;
     upgrade) echo tests/upgrade ;;
     client) echo tests/client/Cargo.toml ;;
     *) die "unknown step: $1" ;;
