@@ -11,7 +11,8 @@ import pytest
 from support import APP, MAJOR, OWNER, SQLSTATE, column, pg_program, server_of, server_tool
 
 CONTROL = os.path.join(pg_program("pg_config", "--sharedir").stdout.strip(), "extension", "citus.control")
-needs_citus = pytest.mark.skipif(not os.path.exists(CONTROL), reason="this server has no Citus, which is in no registry")
+if not os.path.exists(CONTROL):
+    pytest.skip("this server has no Citus, which is in no registry", allow_module_level=True)
 
 NAMES = [f"it-{name}-{os.getpid()}" for name in ("coordinator", "node1", "node2")]
 PARAMETERS = ["shared_preload_libraries=citus,tenancy", "wal_level=logical", "max_prepared_transactions=100", "citus.shard_count=4"]

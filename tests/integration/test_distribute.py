@@ -2,10 +2,8 @@
 
 import psycopg
 import pytest
-from distribute import COUNTED, HIDDEN, UNSAFE, app, as_tenant, cluster, dba, kept_out, make, needs_citus, shards  # noqa: F401
+from distribute import COUNTED, HIDDEN, UNSAFE, app, as_tenant, cluster, dba, kept_out, make, shards  # noqa: F401
 from support import APP, OWNER, column, refused, sqlstate, value
-
-pytestmark = needs_citus
 
 
 def test_by_hand_it_is_open(cluster, app, dba):

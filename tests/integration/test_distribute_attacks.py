@@ -4,10 +4,8 @@ from contextlib import suppress
 
 import psycopg
 import pytest
-from distribute import COUNTED, HERE_ONLY, HIDDEN, app, as_tenant, cluster, dba, kept_out, make, needs_citus, shards  # noqa: F401
+from distribute import COUNTED, HERE_ONLY, HIDDEN, app, as_tenant, cluster, dba, kept_out, make, shards  # noqa: F401
 from support import APP, OWNER, refused, sqlstate, value
-
-pytestmark = needs_citus
 
 
 # Each changes the tenant here, and not as the nodes are told.
