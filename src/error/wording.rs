@@ -27,7 +27,7 @@ impl Error<'_> {
                 "TENANT_CONTEXT_MISSING",
                 "nodes of Citus were not told of the tenant".to_owned(),
                 json!({"citus.propagate_set_commands": "local"}),
-                "They are told by one command alone, outside savepoints, which is sent by itself: BEGIN; SET LOCAL tenancy.tenant_id = '<tenant>'; ... COMMIT;",
+                "They are told by one command alone, outside savepoints: BEGIN; SET LOCAL tenancy.tenant_id = '<tenant>'; ... COMMIT;",
             ),
             Error::ChangedOnNode => (
                 "TENANT_ACCESS_DENIED",

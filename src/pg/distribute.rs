@@ -2,12 +2,12 @@
 //!
 //! Policies are asked there, for the tenant of a session there, which learns of it by one thing alone: the text of SET LOCAL, that Citus sends along
 //! (`citus.propagate_set_commands = 'local'`). Whatever else changes the tenant here, from a function to the end of a savepoint, changes it here only. So such a
-//! statement runs only where the last change was a SET LOCAL outside any savepoint, and where all that was sent is what it seems (`ended`). What a function
-//! that Citus sends would change there is refused there (`is_set_by_function`). A statement runs only as Citus sends statements as they are: INSERT ... SELECT and
+//! statement runs only where the last change was a SET LOCAL outside any savepoint, of which Citus is given a text that says nothing else (`in_words`). What a
+//! function that Citus sends would change there is refused there (`is_set_by_function`). A statement runs only as Citus sends statements as they are: INSERT ... SELECT and
 //! MERGE, where they cannot be sent, are written by a COPY that asks no policy of rows of this server. On the nodes all policies are permissive, so each must
 //! isolate.
 
-use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
 
 use pgrx::{FromDatum, pg_sys, prelude::*};
 
@@ -16,7 +16,10 @@ use crate::error::Error;
 
 mod raw {
     use super::*;
-    pub use crate::pg::{pushed_scan::raw::planstate_tree_walker, raw::equal};
+    pub use crate::pg::{
+        pushed_scan::raw::planstate_tree_walker,
+        raw::{equal, palloc0},
+    };
     unsafe extern "C-unwind" {
         pub fn IsTransactionBlock() -> bool;
         pub fn GetCurrentTransactionNestLevel() -> c_int;
@@ -47,7 +50,7 @@ struct Told {
     is_current: bool,
     /// A tenant, be it the current one or not.
     is_any: bool,
-    /// What may have another effect there than here, now or when it is told once more.
+    /// Who somebody is, which can be taken back here without telling.
     is_unsure: bool,
 }
 
@@ -61,9 +64,17 @@ pub fn init() {
         // SAFETY: as above.
         unsafe { APPLICATION_NAME = guc::find(c"application_name") }
         xact::listen(|event| {
-            if event.is_end() {
-                // SAFETY: as above.
-                unsafe { TOLD = Told::default() }
+            // SAFETY: as above.
+            unsafe {
+                if event == xact::Event::BeforePrepare && has_told() {
+                    refuse(
+                        "PREPARE TRANSACTION not supported where nodes of Citus were told of a tenant",
+                        "Use COMMIT.",
+                    );
+                }
+                if event.is_end() {
+                    TOLD = Told::default();
+                }
             }
         });
     }
@@ -97,38 +108,172 @@ pub unsafe fn sets(command: *const pg_sys::Node) -> bool {
     is_loaded() && unsafe { (*command).type_ == pg_sys::NodeTag::T_VariableSetStmt }
 }
 
-/// A command that sets a parameter has ended, and Citus may have sent it.
-///
-/// What it sends is the text of the whole message, at once and, to each server that is connected to later, put together with all others: so a comment
-/// to the end of a line takes the next ones away, and other statements in it run there as well.
-pub unsafe fn ended(statement: *const pg_sys::PlannedStmt, text: *const c_char) {
+/// Whether Citus sends such a command to the nodes, as its `ShouldPropagateSetCommand` has it. A node tells no other: what touches protected tables of others does not
+/// run in a session of Citus' own.
+unsafe fn is_sent(command: &pg_sys::VariableSetStmt) -> bool {
     use pg_sys::VariableSetKind::*;
-    // SAFETY: a statement of that text; a frame of plain data.
+    // SAFETY: a look-up that raises nothing.
+    (command.is_local || matches!(command.kind, VAR_RESET | VAR_RESET_ALL | VAR_SET_MULTI))
+        && unsafe { is_setting(PROPAGATES, c"local") }
+        && !is_of_citus()
+}
+
+/// What Citus is to be given of a command that sets a parameter, and of its text.
+///
+/// It sends the text of the whole message before the command runs, and to each server that is connected to later, put together with all others. A comment
+/// to the end of a line would take the next ones away, other statements would run there as well, and a backslash may end a string there that it does
+/// not end here. So it is given what the command says in other words, where it was not said plainly.
+pub unsafe fn to_send(
+    statement: *mut pg_sys::PlannedStmt,
+    text: *const c_char,
+) -> (*mut pg_sys::PlannedStmt, *const c_char) {
+    // SAFETY: a command that sets a parameter, and its text; a frame of plain data, which an error may skip.
     unsafe {
         let command = &*(*statement).utilityStmt.cast::<pg_sys::VariableSetStmt>();
-        // As `ShouldPropagateSetCommand` of Citus.
-        if !is_setting(PROPAGATES, c"local")
-            || !(command.is_local || matches!(command.kind, VAR_RESET | VAR_RESET_ALL | VAR_SET_MULTI))
-        {
+        if !is_sent(command) || is_plain(statement, CStr::from_ptr(text).to_bytes()) {
+            return (statement, text);
+        }
+        let mut words = std::ptr::null();
+        in_words(command, &mut words);
+        let copy = raw::palloc0(size_of::<pg_sys::PlannedStmt>()).cast::<pg_sys::PlannedStmt>();
+        std::ptr::copy_nonoverlapping(statement, copy, 1);
+        ((*copy).stmt_location, (*copy).stmt_len) = (0, 0);
+        (copy, words)
+    }
+}
+
+/// A command in words of its own.
+#[cold]
+#[pg_guard]
+unsafe extern "C-unwind" fn in_words(command: &pg_sys::VariableSetStmt, words: &mut *const c_char) {
+    use pg_sys::VariableSetKind::*;
+    // SAFETY: a command, of which the name is a C string, or null where it has none. What is made is in the memory that the command runs in.
+    unsafe {
+        let name = || CStr::from_ptr(pg_sys::quote_identifier(command.name)).to_bytes();
+        let said = match command.kind {
+            VAR_SET_VALUE => {
+                let values: Vec<_> =
+                    entries(command.args).iter().map(|cell| value(cell.ptr_value.cast())).collect();
+                [b"SET LOCAL ", name(), b" = ", &values.join(&b", "[..])].concat()
+            }
+            VAR_SET_DEFAULT => [b"SET LOCAL ", name(), b" TO DEFAULT"].concat(),
+            VAR_SET_CURRENT => [b"SET LOCAL ", name(), b" FROM CURRENT"].concat(),
+            VAR_RESET => [b"RESET ", name()].concat(),
+            VAR_RESET_ALL => b"RESET ALL".to_vec(),
+            _ => not_plain(),
+        };
+        let said = CString::new(said).unwrap_or_else(|_| not_plain());
+        *words = pg_sys::pstrdup(said.as_ptr());
+    }
+}
+
+/// A value as it is written in SET.
+unsafe fn value(node: *const pg_sys::Node) -> Vec<u8> {
+    // SAFETY: a node, whose tag tells its type, as does that of a constant's value.
+    unsafe {
+        let constant = &*node.cast::<pg_sys::A_Const>();
+        if (*node).type_ != pg_sys::NodeTag::T_A_Const || constant.isnull {
+            not_plain()
+        }
+        match constant.val.node.type_ {
+            pg_sys::NodeTag::T_String => {
+                CStr::from_ptr(pg_sys::quote_literal_cstr(constant.val.sval.sval)).to_bytes().to_vec()
+            }
+            pg_sys::NodeTag::T_Integer => constant.val.ival.ival.to_string().into_bytes(),
+            pg_sys::NodeTag::T_Float => CStr::from_ptr(constant.val.fval.fval).to_bytes().to_vec(),
+            _ => not_plain(),
+        }
+    }
+}
+
+fn not_plain() -> ! {
+    refuse(
+        "command that Citus sends to its nodes must be sent by itself, without comments and backslashes",
+        "Send it as a message of its own.",
+    )
+}
+
+fn refuse(text: &'static str, hint: &'static str) -> ! {
+    super::ErrorReport::new(PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED, text, "tenancy")
+        .set_hint(hint)
+        .report(PgLogLevel::ERROR);
+    unreachable!("an ERROR does not return")
+}
+
+/// A command that sets a parameter has ended, and Citus may have sent it.
+pub unsafe fn ended(statement: *const pg_sys::PlannedStmt) {
+    // SAFETY: a statement; a frame of plain data.
+    unsafe {
+        let command = &*(*statement).utilityStmt.cast::<pg_sys::VariableSetStmt>();
+        if command.name.is_null() || !is_sent(command) {
             return;
         }
-        let name = match command.name.is_null() {
-            true => &[],
-            false => CStr::from_ptr(command.name).to_bytes(),
-        };
+        let name = CStr::from_ptr(command.name).to_bytes();
         let is = |other: &[u8]| name.eq_ignore_ascii_case(other);
         let is_tenant = is(b"tenancy.tenant_id");
         let is_ours = name.get(..8).is_some_and(|prefix| prefix.eq_ignore_ascii_case(b"tenancy."));
-        // Who somebody is can be taken back here without telling.
-        let is_whose = is(b"role") || is(b"session_authorization") || is_ours && !is_tenant;
-        if is_whose || !is_plain(statement, CStr::from_ptr(text).to_bytes()) {
+        let is_user = is(b"tenancy.user_id");
+        if is(b"role") || is(b"session_authorization") || is_ours && !is_tenant && !is_user {
             TOLD.is_unsure = true;
         }
-        if is_tenant && command.kind == VAR_SET_VALUE {
+        if is_tenant && command.kind == pg_sys::VariableSetKind::VAR_SET_VALUE {
             TOLD.is_any = true;
             TOLD.is_current = raw::IsTransactionBlock()
                 // That of a savepoint which is released stays here, and does not stay there.
                 && raw::GetCurrentTransactionNestLevel() == 1;
+        }
+    }
+}
+
+/// Whether the nodes were told of a tenant in this transaction.
+#[inline]
+pub fn has_told() -> bool {
+    // SAFETY: backend-local plain data.
+    unsafe { TOLD.is_any }
+}
+
+/// Whether the nodes have the tenant that is the current one here.
+unsafe fn is_good() -> bool {
+    // SAFETY: backend-local plain data.
+    unsafe {
+        TOLD.is_current
+            && !TOLD.is_unsure
+            && is_setting(OPENS_BLOCK, c"on")
+            && !scope::is_given()
+            && !token::is_given()
+            && !guc::is_preset()
+    }
+}
+
+/// Refuses a command that Citus may run on the nodes for another tenant than the current one. Only where they were told of any.
+#[cold]
+#[pg_guard]
+pub unsafe extern "C-unwind" fn judge_command(command: *const pg_sys::Node) {
+    use pg_sys::NodeTag::*;
+    // SAFETY: a command that is about to run.
+    unsafe {
+        // What runs a query asks again, and the others run nothing there.
+        let is_harmless = matches!(
+            (*command).type_,
+            T_TransactionStmt
+                | T_VariableSetStmt
+                | T_VariableShowStmt
+                | T_PrepareStmt
+                | T_ExecuteStmt
+                | T_DeallocateStmt
+                | T_DeclareCursorStmt
+                | T_FetchStmt
+                | T_ClosePortalStmt
+                | T_DoStmt
+                | T_CallStmt
+                | T_DiscardStmt
+                | T_ConstraintsSetStmt
+                | T_NotifyStmt
+                | T_ListenStmt
+                | T_UnlistenStmt
+        );
+        if !is_harmless && !is_good() {
+            Error::NodesNotTold.raise();
         }
     }
 }
@@ -142,20 +287,23 @@ unsafe fn is_setting(name: &CStr, wanted: &CStr) -> bool {
     }
 }
 
-/// Whether a change of the tenant is refused because a function asks for it in a session of Citus' own, on a node: whoever told the node would not know.
-pub fn is_set_by_function() -> bool {
+/// Whether this is a session of Citus' own, on a node.
+fn is_of_citus() -> bool {
     // SAFETY: PostgreSQL's own entry, of a string parameter. What it is reset to is what the connection was started with, which nothing in it changes.
     unsafe {
         APPLICATION_NAME.is_some_and(|entry| {
             let name = (*entry.cast::<pg_sys::config_string>()).reset_val;
-            !name.is_null()
-                && CStr::from_ptr(name).to_bytes().starts_with(b"citus_internal")
-                && !portal::active().is_some_and(portal::sets_locally)
+            !name.is_null() && CStr::from_ptr(name).to_bytes().starts_with(b"citus_internal")
         })
     }
 }
 
-/// Whether a text is that of one statement, which means the same there whatever that server takes backslashes for, and whatever comes after it.
+/// Whether a change of the tenant is refused because a function asks for it in a session of Citus' own: whoever told the node would not know.
+pub fn is_set_by_function() -> bool {
+    is_of_citus() && !portal::active().is_some_and(portal::sets_locally)
+}
+
+/// Whether a text is that of one statement, and means the same there whatever comes after it, and whatever that server takes backslashes for.
 unsafe fn is_plain(statement: *const pg_sys::PlannedStmt, text: &[u8]) -> bool {
     // SAFETY: the caller passes a statement.
     let (at, length) = unsafe { ((*statement).stmt_location, (*statement).stmt_len) };
@@ -218,10 +366,10 @@ unsafe extern "C-unwind" fn judge(query: *const pg_sys::QueryDesc, does_otherwis
     unsafe {
         let touches = hook::touches_ours(query, pg_sys::GetUserId());
         if touches && does_otherwise {
-            const TEXT: &str = "INSERT ... SELECT and MERGE that Citus does not send to its nodes are not supported with row-level security";
-            super::ErrorReport::new(PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED, TEXT, "tenancy")
-                .set_hint("Read the rows, and write them with INSERT ... VALUES.")
-                .report(PgLogLevel::ERROR);
+            refuse(
+                "INSERT ... SELECT and MERGE that Citus does not send to its nodes are not supported with row-level security",
+                "Read the rows, and write them with INSERT ... VALUES.",
+            );
         }
         if touches {
             for cell in entries((*(*query).plannedstmt).rtable) {
@@ -233,16 +381,8 @@ unsafe extern "C-unwind" fn judge(query: *const pg_sys::QueryDesc, does_otherwis
             }
         }
         // What reads none of ours by its text may do so there, in a function.
-        if touches || TOLD.is_any {
-            let is_good = TOLD.is_current
-                && !TOLD.is_unsure
-                && is_setting(OPENS_BLOCK, c"on")
-                && !scope::is_given()
-                && !token::is_given()
-                && !guc::is_preset();
-            if !is_good {
-                Error::NodesNotTold.raise();
-            }
+        if (touches || has_told()) && !is_good() {
+            Error::NodesNotTold.raise();
         }
     }
 }

@@ -518,13 +518,17 @@ unsafe extern "C-unwind" fn process_utility(
         }
         let is_top_level = context == pg_sys::ProcessUtilityContext::PROCESS_UTILITY_TOPLEVEL;
         let sets = distribute::sets(command);
+        if distribute::has_told() {
+            distribute::judge_command(command);
+        }
+        let (to_run, text) = if sets { distribute::to_send(statement, text) } else { (statement, text) };
         // Whoever comes after us is told of each command.
         if previous.is_some() || !setter::has_run(command, is_top_level) {
             let call = previous.unwrap_or(raw::standard_ProcessUtility);
-            call(statement, text, is_read_only, context, parameters, environment, to, completion);
+            call(to_run, text, is_read_only, context, parameters, environment, to, completion);
         }
         if sets {
-            distribute::ended(statement, text);
+            distribute::ended(statement);
         }
         if drops_us.is_some() {
             dropping::ended();

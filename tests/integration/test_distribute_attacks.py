@@ -49,20 +49,105 @@ def test_what_is_not_told(app, way, begun):
         assert app.execute("EXECUTE counted").fetchall() == [(100, "acme", "acme")]
 
 
-# What the nodes make of it may be another thing than here, at once or when a connection to them is made later: nothing runs until the transaction ends.
 TELL = "SET LOCAL tenancy.tenant_id = 'acme'"
+FOR_GLOBEX = "SET LOCAL tenancy.tenant_id = 'globex'"
+ON_NODES = "SELECT set_config('tenancy.tenant_id', 'globex', true) WHERE NOT citus_is_coordinator()"
+IN_A_BLOCK = "DO $$ BEGIN IF NOT citus_is_coordinator() THEN SET LOCAL tenancy.tenant_id = 'globex'; END IF; END $$"
+# Citus sends the text of the whole message, and puts it together with what comes after it: it is given another one. Whose rows are seen afterwards.
+MESSAGES = {
+    "other statements": ([FOR_GLOBEX + "; SELECT 1"], "globex"),
+    "before it": (["SELECT 1; " + FOR_GLOBEX], "globex"),
+    "escapes": ([r"SET LOCAL tenancy.tenant_id = E'glo\x62ex'"], "globex"),
+    "a comment": ([FOR_GLOBEX + " -- first"], "globex"),
+    "a comment in another": (["SET LOCAL work_mem = '8MB' -- why", FOR_GLOBEX], "globex"),
+    "a comment on a number": (["SET LOCAL random_page_cost = 1.5 -- why", "SET LOCAL max_parallel_workers = 2 -- why", FOR_GLOBEX], "globex"),
+    "a comment on a list": (["SET LOCAL search_path = public, \"$user\", 'a''b' -- why", FOR_GLOBEX], "globex"),
+    "a default": (["SET LOCAL work_mem TO DEFAULT -- why", FOR_GLOBEX], "globex"),
+    "reset": (["RESET work_mem -- why", FOR_GLOBEX], "globex"),
+    "reset all": (["RESET ALL; SELECT 1 -- why", FOR_GLOBEX], "globex"),
+    "two": ([FOR_GLOBEX + "; " + TELL], "acme"),
+    "another's message": (["SET LOCAL work_mem = '8MB'; " + ON_NODES], "acme"),
+    "a block in another's message": (["SET LOCAL work_mem = '8MB'; " + IN_A_BLOCK], "acme"),
+    "a string that ends elsewhere": (
+        ["SELECT set_config('standard_conforming_strings', 'off', true)", rf"SET LOCAL my.x = '\'; {FOR_GLOBEX.replace(chr(39), '$$')}; DELETE FROM orders; --'"],
+        "acme",
+    ),
+}
+
+
+@pytest.mark.parametrize("way", MESSAGES)
+@pytest.mark.parametrize("begun", [False, True], ids=["fresh", "begun"])
+def test_what_is_sent(app, dba, way, begun):
+    """Says what it says here, and nothing else."""
+    commands, tenant = MESSAGES[way]
+    app.execute("SET plan_cache_mode = force_generic_plan")
+    app.execute("PREPARE counted AS " + COUNTED)
+    other = {"acme": "globex", "globex": "acme"}[tenant]
+    for last in ([], [TELL], [FOR_GLOBEX]):
+        with app.transaction():
+            app.execute(TELL)
+            if begun:
+                assert app.execute("EXECUTE counted").fetchall() == [(100, "acme", "acme")]
+            for command in commands + last:
+                app.execute(command)
+            expected = {"": tenant, TELL: "acme", FOR_GLOBEX: "globex"}["".join(last)]
+            for statement in ("EXECUTE counted", COUNTED):
+                assert app.execute(statement).fetchall() == [(100, expected, expected)]
+            assert app.execute("SELECT count(*) FROM countries").fetchall() == [(20,)]
+            assert app.execute("UPDATE orders SET item = item").rowcount == 100
+    with kept_out(), app.transaction():
+        app.execute(TELL)
+        for command in commands:
+            app.execute(command)
+        app.execute(f"INSERT INTO orders VALUES ('{other}', 992)")
+    assert as_tenant(app, "acme", COUNTED) == [(100, "acme", "acme")]
+    assert value(dba, "SELECT count(*) FROM orders") == 300
+
+
+def test_what_is_sent_and_turned_off_by_itself(cluster):
+    """RESET ALL is sent, and has it that nothing is sent any more."""
+    with cluster.connect(APP, settings={"citus.propagate_set_commands": "none", "plan_cache_mode": "force_generic_plan"}) as app:
+        app.execute("PREPARE counted AS " + COUNTED)
+        app.execute("SET citus.propagate_set_commands = 'local'")
+        with app.transaction():
+            app.execute("RESET ALL; " + FOR_GLOBEX + " --")
+            app.execute("SET LOCAL citus.propagate_set_commands = 'local'")
+            app.execute(TELL)
+            assert app.execute("EXECUTE counted").fetchall() == [(100, "acme", "acme")]
+
+
+def test_what_cannot_be_said_in_other_words(app):
+    """Is refused before it is sent."""
+    for command in ("SET LOCAL TIME ZONE INTERVAL '1' HOUR TO MINUTE -- why", "SET TRANSACTION READ WRITE -- why"):
+        with sqlstate("0A000"), app.transaction():
+            app.execute(command)
+    for command in ("SET LOCAL TIME ZONE INTERVAL '1' HOUR TO MINUTE", "SET TRANSACTION READ WRITE"):
+        with app.transaction():
+            app.execute(command)
+
+
+def test_commands(app):
+    """That Citus runs on the nodes: functions in them would run for the tenant there."""
+    app.execute("CREATE TEMP TABLE mine (id integer)")
+    for command in ("EXPLAIN SELECT * FROM countries", "COPY countries FROM STDIN", "COPY countries TO STDOUT", "TRUNCATE countries"):
+        with refused("TENANT_CONTEXT_MISSING"), app.transaction():
+            app.execute(FOR_GLOBEX)
+            app.execute("SELECT set_config('tenancy.tenant_id', 'acme', true)")
+            app.execute(command)
+    with app.transaction():
+        app.execute(TELL)
+        app.execute("EXPLAIN SELECT * FROM countries")
+        app.execute("CREATE TEMP TABLE yours (id integer)")
+    # Its tenant would be left to the next transaction.
+    with sqlstate("0A000"), app.transaction():
+        app.execute(TELL)
+        app.execute("PREPARE TRANSACTION 'x'")
+
+
+# Who somebody is can be taken back here without telling the nodes: nothing runs until the transaction ends.
 UNSURE = {
-    "other statements in the message": ["SET LOCAL tenancy.tenant_id = 'globex'; SELECT 1"],
-    "before it": ["SELECT 1; SET LOCAL tenancy.tenant_id = 'globex'"],
-    "other text": [r"SET LOCAL tenancy.tenant_id = E'glo\x62ex'"],
-    "a comment": ["SET LOCAL tenancy.tenant_id = 'globex' -- first"],
-    "a comment in another": ["SET LOCAL work_mem = '8MB' -- why"],
-    "another's message": ["SET LOCAL work_mem = '8MB'; SELECT set_config('tenancy.tenant_id', 'globex', true) WHERE NOT citus_is_coordinator()"],
-    "a block in another's message": [
-        "SET LOCAL work_mem = '8MB'; DO $$ BEGIN IF NOT citus_is_coordinator() THEN SET LOCAL tenancy.tenant_id = 'globex'; END IF; END $$"
-    ],
     "a role and back": ["SET LOCAL ROLE it_exempt", f"SELECT set_config('role', '{APP}', true)"],
-    "reset": ["RESET work_mem; SELECT 1"],
+    "a role": [f"SET LOCAL ROLE {APP}"],
 }
 
 
@@ -80,7 +165,7 @@ def test_what_is_unsure(app, way, begun):
                 for change in UNSURE[way] + last:
                     app.execute(change)
                 app.execute(statement)
-    assert as_tenant(app, "acme", "EXECUTE counted") == [(100, "acme", "acme")]
+    assert as_tenant(app, "acme", COUNTED) == [(100, "acme", "acme")]
 
 
 @pytest.mark.parametrize("is_local", ["true", "false"])
