@@ -108,14 +108,17 @@ pub unsafe fn sets(command: *const pg_sys::Node) -> bool {
     is_loaded() && unsafe { (*command).type_ == pg_sys::NodeTag::T_VariableSetStmt }
 }
 
-/// Whether Citus sends such a command to the nodes, as its `ShouldPropagateSetCommand` has it. A node tells no other: what touches protected tables of others does not
-/// run in a session of Citus' own.
+/// Whether Citus sends such a command to the nodes, as its `ShouldPropagateSetCommand` has it.
 unsafe fn is_sent(command: &pg_sys::VariableSetStmt) -> bool {
     use pg_sys::VariableSetKind::*;
-    // SAFETY: a look-up that raises nothing.
-    (command.is_local || matches!(command.kind, VAR_RESET | VAR_RESET_ALL | VAR_SET_MULTI))
-        && unsafe { is_setting(PROPAGATES, c"local") }
-        && !is_of_citus()
+    // SAFETY: a name is a C string; a look-up that raises nothing.
+    unsafe {
+        (match command.kind {
+            VAR_RESET | VAR_RESET_ALL => true,
+            VAR_SET_MULTI => CStr::from_ptr(command.name) == c"TRANSACTION",
+            _ => command.is_local,
+        }) && is_setting(PROPAGATES, c"local")
+    }
 }
 
 /// What Citus is to be given of a command that sets a parameter, and of its text.
@@ -160,10 +163,36 @@ unsafe extern "C-unwind" fn in_words(command: &pg_sys::VariableSetStmt, words: &
             VAR_SET_CURRENT => [b"SET LOCAL ", name(), b" FROM CURRENT"].concat(),
             VAR_RESET => [b"RESET ", name()].concat(),
             VAR_RESET_ALL => b"RESET ALL".to_vec(),
-            _ => not_plain(),
+            _ => {
+                let modes: Vec<_> =
+                    entries(command.args).iter().map(|cell| mode(cell.ptr_value.cast())).collect();
+                [b"SET TRANSACTION ", &modes.join(&b", "[..])[..]].concat()
+            }
         };
         let said = CString::new(said).unwrap_or_else(|_| not_plain());
         *words = pg_sys::pstrdup(said.as_ptr());
+    }
+}
+
+/// A mode of a transaction.
+unsafe fn mode(option: *const pg_sys::DefElem) -> Vec<u8> {
+    // SAFETY: an option has a name, and a constant.
+    unsafe {
+        let constant = &*(*option).arg.cast::<pg_sys::A_Const>();
+        match CStr::from_ptr((*option).defname).to_bytes() {
+            b"transaction_isolation" => {
+                [b"ISOLATION LEVEL ", CStr::from_ptr(constant.val.sval.sval).to_bytes()].concat()
+            }
+            b"transaction_read_only" => match constant.val.ival.ival {
+                0 => b"READ WRITE".to_vec(),
+                _ => b"READ ONLY".to_vec(),
+            },
+            b"transaction_deferrable" => match constant.val.ival.ival {
+                0 => b"NOT DEFERRABLE".to_vec(),
+                _ => b"DEFERRABLE".to_vec(),
+            },
+            _ => not_plain(),
+        }
     }
 }
 
@@ -205,7 +234,8 @@ pub unsafe fn ended(statement: *const pg_sys::PlannedStmt) {
     // SAFETY: a statement; a frame of plain data.
     unsafe {
         let command = &*(*statement).utilityStmt.cast::<pg_sys::VariableSetStmt>();
-        if command.name.is_null() || !is_sent(command) {
+        // A node tells no other: what touches protected tables of others is refused in a session of Citus' own.
+        if command.name.is_null() || !is_sent(command) || is_of_citus() {
             return;
         }
         let name = CStr::from_ptr(command.name).to_bytes();

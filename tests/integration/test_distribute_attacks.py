@@ -118,12 +118,29 @@ def test_what_is_sent_and_turned_off_by_itself(cluster):
 
 def test_what_cannot_be_said_in_other_words(app):
     """Is refused before it is sent."""
-    for command in ("SET LOCAL TIME ZONE INTERVAL '1' HOUR TO MINUTE -- why", "SET TRANSACTION READ WRITE -- why"):
-        with sqlstate("0A000"), app.transaction():
-            app.execute(command)
-    for command in ("SET LOCAL TIME ZONE INTERVAL '1' HOUR TO MINUTE", "SET TRANSACTION READ WRITE"):
-        with app.transaction():
-            app.execute(command)
+    command = "SET LOCAL TIME ZONE INTERVAL '1' HOUR TO MINUTE"
+    with sqlstate("0A000"), app.transaction():
+        app.execute(command + " -- why")
+    with app.transaction():
+        app.execute(command)
+
+
+def test_modes_of_a_transaction(app):
+    with app.transaction():
+        app.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED, READ ONLY, NOT DEFERRABLE -- why")
+        app.execute(TELL)
+        assert app.execute(COUNTED).fetchall() == [(100, "acme", "acme")]
+        with sqlstate("25006"), app.transaction():
+            app.execute("DELETE FROM orders")
+
+
+def test_a_client_that_calls_itself_citus(cluster):
+    """Is told that the nodes were not."""
+    with cluster.connect(APP, application_name="citus_internal gpid=1") as app:
+        for command in (COUNTED, "DELETE FROM orders"):
+            with kept_out(), app.transaction():
+                app.execute(TELL)
+                app.execute(command)
 
 
 def test_commands(app):
