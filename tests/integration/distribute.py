@@ -42,7 +42,6 @@ def cluster():
             "SELECT tenancy.create_tenant(id) FROM unnest('{acme,globex,initech}'::text[]) AS id",
         )
         coordinator.nodes = nodes
-        print([node.run("SELECT r.rolname, m.rolname FROM pg_auth_members JOIN pg_roles r ON r.oid = roleid JOIN pg_roles m ON m.oid = member") for node in nodes])
         make(coordinator, "orders")
         coordinator.run("SELECT tenancy.distribute('orders')", role=OWNER)
         # What is nobody's, and who sees all.

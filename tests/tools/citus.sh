@@ -18,6 +18,8 @@ if [ ! -e "$prefix/.done" ]; then
   tree=$(mktemp -d)
   trap 'rm -rf "$tree"' EXIT
   cp -r "$source/." "$tree"
+  # Else make would have autoconf make them anew, because what they are made of may have been copied after them.
+  touch "$tree/configure" "$tree/src/include/citus_config.h.in"
   (
     cd "$tree"
     unset MAKELEVEL MAKEFLAGS MFLAGS
