@@ -19,12 +19,12 @@ measure() {
   env=$("$TOOLS/server.sh" start "$major" "bench$major" "${settings[@]}" "$@")
   # shellcheck disable=SC1090
   . "$env"
-  PATH=$TENANCY_PG_BIN:$PATH python3 "$REPO/tests/bench/$script"
+  PATH=$TENANCY_PG_BIN:$PATH TENANCY_SERVER_TOOL=$TOOLS/server.sh python3 "$REPO/tests/bench/$script"
   "$TOOLS/server.sh" stop "bench$major"
 }
 
-# A third of the memory in GB, which is to hold four copies of the data: 2 to 8.
-buffers() { awk '/^MemTotal/ { n = int($2 / 3145728); print (n < 2 ? 2 : n > 8 ? 8 : n) "GB" }' /proc/meminfo; }
+# Half of the memory in GB, which is to hold six copies of the data: 2 to 10.
+buffers() { awk '/^MemTotal/ { n = int($2 / 2097152); print (n < 2 ? 2 : n > 10 ? 10 : n) "GB" }' /proc/meminfo; }
 
 for part in "${@:-speed protection planning quota token audit cache stat_tenants health migrate}"; do
   # shellcheck disable=SC2086

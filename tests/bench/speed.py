@@ -6,6 +6,11 @@ ratio is the median of those of the same transaction in neighbouring turns. Thei
 take turns among themselves for a while, then the policies catch up: the fewer columns take turns, the less each of them finds the
 processor's caches full of another's.
 
+Where things lie in memory is worth several hundredths here, and stays for as long as a server or a process does (Mytkowicz et al.,
+"Producing Wrong Data Without Doing Anything Obviously Wrong!", 2009). So it is left to chance, and chance is given many draws: the
+copies' pages are read into the server's memory by turns, each process begins with a heap of another size, and ours is compared to
+both copies by hand.
+
 SPEED_OF='insert,upsert' takes those workloads only, without the policies, with less data and one client, for longer.
 """
 
@@ -17,11 +22,12 @@ import math
 import os
 import random
 import statistics
+import subprocess
 import sys
 import time
 
 from support import HERE, QUICK, STARTED, awake, psql, say
-from wire import Connection, rows, run_all
+from wire import Connection, query, rows, run_all
 from workloads import COLUMNS, CONTROL, HAND, OTHERS, OURS, POLICIES, READ_TABLES, TENANTS, WORKLOADS, WRITE_TABLES
 
 COPIES = 1 if QUICK else 9  # of 336,776 flights
@@ -30,9 +36,12 @@ EMBEDDINGS = 10_000 if QUICK else 50_000
 ORDERS = 20_000 if QUICK else 200_000
 DRAWS = 100 if QUICK else 400  # of parameters for a workload
 CLIENTS = 8
-SECONDS = 0.4 if QUICK else 4.5  # for a row of the table
-SESSIONS = 1 if QUICK else 3  # in which connections are made anew, so that the luck of a process does not stay
-HEAVY = 0.02  # a transaction that takes so long has no such luck, and would leave no time: one session
+SECONDS = 0.4 if QUICK else 6  # for a row of the table
+SESSIONS = 1 if QUICK else 8  # in which connections are made anew, so that the luck of a process does not stay
+HEAVY = 0.1  # a transaction that takes so long has no such luck, and would leave no time: one session
+PADDING = 128 << 10  # bytes by which the heaps of processes differ: what the C library leaves at the top of one
+CHUNK = 64  # pages of a copy that are read into memory before those of the next
+LEAST = {1: 4, CLIENTS: 2}  # times that all columns have their turns in a session
 TURN, MOST = {1: 0.004, CLIENTS: 0.05}, {1: 24, CLIENTS: 100}  # seconds that a column has before the next, transactions of a connection
 # Transactions of a connection that are not counted: PostgreSQL decides on the plan of a prepared statement by its first six.
 SETTLED, WARM_SECONDS = {"simple": 0, "prepared": 7}, 0.03
@@ -95,20 +104,19 @@ def copy(source, database):
         ALTER DATABASE {database} SET hnsw.max_scan_tuples = 1000000;""")
 
 
-def isolate(database, tables, columns):
-    """Sets up what isolates the columns that share a database."""
+def isolate(database, tables, name):
+    """Sets up what isolates a column in a database of its own."""
     lines = []
-    if columns == [OURS]:
+    if name == OURS:
         lines.append("CREATE EXTENSION tenancy; GRANT SET ON PARAMETER tenancy.tenant_id TO bench_tenancy;")
         lines += [f"SELECT count(tenancy.create_tenant(id)) FROM (SELECT DISTINCT {column}::text AS id FROM {table}) AS t;"
                   for table, (column, _) in tables.items() if table in ("flights", "documents", "orders")]
         lines += [f"SELECT tenancy.protect('{table}', tenant_column => '{column}');" for table, (column, _) in tables.items()]
-    for name in columns:
-        if name in POLICIES:
-            for table, (column, type_) in tables.items():
-                lines += [f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;",
-                          f"CREATE POLICY {name} ON {table} TO bench_{name} USING ({POLICIES[name].format(column=column, type=type_)});"]
-        lines.append(f"GRANT SELECT, INSERT, UPDATE ON {', '.join(tables)} TO bench_{name};")
+    elif name in POLICIES:
+        for table, (column, type_) in tables.items():
+            lines += [f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;",
+                      f"CREATE POLICY {name} ON {table} USING ({POLICIES[name].format(column=column, type=type_)});"]
+    lines.append(f"GRANT SELECT, INSERT, UPDATE ON {', '.join(tables)} TO bench_{name};")
     psql(database, text="\n".join(lines))
 
 
@@ -117,17 +125,36 @@ def set_up(extensions):
     read_tables = {table: of for table, of in READ_TABLES.items() if table != "embeddings" or "vector" in extensions}
     say("copies of the data, one for each way to isolate it …")
     psql("postgres", text="".join(f"CREATE ROLE {column.role} LOGIN;" for column in COLUMNS))
-    for database in dict.fromkeys(column.reads for column in COLUMNS):
-        copy("speed_data", database)
-        isolate(database, read_tables, [column.name for column in COLUMNS if column.reads == database])
     for column in COLUMNS:
-        copy("speed_orders", column.writes)
-        isolate(column.writes, WRITE_TABLES, [column.name])
-    psql("postgres", text="CHECKPOINT;")
+        for of, database, tables in (("speed_data", column.reads, read_tables), ("speed_orders", column.writes, WRITE_TABLES)):
+            copy(of, database)
+            isolate(database, tables, column.name)
+    # The parameters are drawn from a copy, so that what they were copied from takes no memory.
+    psql("postgres", text="CHECKPOINT; DROP DATABASE speed_data;")
     if available("pg_prewarm"):
-        for database in dict.fromkeys(column.reads for column in COLUMNS):
-            psql(database, text="""CREATE EXTENSION pg_prewarm;
-                SELECT count(pg_prewarm(oid)) FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'i');""")
+        warm()
+
+
+def warm():
+    """Reads the copies into memory by turns, so that none of them has the better part of it."""
+    groups = [[column.reads for column in COLUMNS], [column.writes for column in COLUMNS]]
+    for database in sum(groups, []):
+        psql(database, text="CREATE EXTENSION pg_prewarm;")
+    subprocess.run([os.environ["TENANCY_SERVER_TOOL"], "restart", os.environ["TENANCY_SERVER"]], check=True, stdout=subprocess.DEVNULL)
+    lot = random.Random(1)
+    for databases in groups:
+        connections = [Connection("postgres", database) for database in databases]
+        # Copies have the same files, of as many pages.
+        for line in psql(databases[0], text="""
+                SELECT pg_relation_size(oid) / current_setting('block_size')::integer, oid::regclass FROM pg_class
+                WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'i');""").splitlines():
+            pages, relation = line.split("|", 1)
+            for first in range(0, int(pages), CHUNK):
+                last = min(first + CHUNK, int(pages)) - 1
+                for connection in lot.sample(connections, len(connections)):
+                    rows(connection.ask(query(f"SELECT pg_prewarm('{relation}', 'buffer', 'main', {first}, {last})")))
+        for connection in connections:
+            connection.close()
 
 
 # Parameters ------------------------------------------------------------------------------------------------------
@@ -135,7 +162,7 @@ def set_up(extensions):
 
 def draw(workload, tenant, number):
     """Tenants and parameters, from rows of the workload's table, in an order that is the same in each run."""
-    database = "speed_orders" if workload.writes else "speed_data"
+    database = "speed_orders" if workload.writes else COLUMNS[0].reads
     column = (WRITE_TABLES if workload.writes else READ_TABLES)[workload.table][0]
     of_tenant = f"WHERE {column} = '{tenant}'" if tenant else f"TABLESAMPLE BERNOULLI ({1_000_000 / DOCUMENTS}) REPEATABLE (1)"
     fields = ", ".join(f"({expression})::text" for expression in workload.values)
@@ -197,10 +224,11 @@ class Row:
             if session == 0 or not self.heavy:
                 self.session(session)
 
-    def connect(self, column):
+    def connect(self, column, lot):
         connections = []
         for _ in range(self.clients):
             connection = Connection(column.role, column.writes if self.workload.writes else column.reads)
+            rows(connection.ask(query(f"SET bench.padding = '{'x' * lot.randrange(PADDING)}'")))
             if self.protocol == "prepared":
                 self.workload.prepare(connection, column)
             connections.append(connection)
@@ -266,15 +294,15 @@ class Row:
 
     def session(self, session):
         columns = [column for column in COLUMNS if column not in self.slow]
-        connections = {column: self.connect(column) for column in columns}
+        lot = random.Random(f"{self.workload.title}, {self.protocol}, {self.clients}, {session}")
+        connections = {column: self.connect(column, lot) for column in columns}
         counts = self.warm_up(connections)
-        lot = random.Random(session)
         began, number = time.perf_counter(), 0
         gc.collect()
         gc.disable()
         while True:
             slow_ones = session == 0 and number < SLOW_TURNS[self.clients]
-            if not (slow_ones and self.slow) and number > 2 and time.perf_counter() - began > SECONDS / SESSIONS:
+            if not (slow_ones and self.slow) and number >= LEAST[self.clients] and time.perf_counter() - began > SECONDS / SESSIONS:
                 break
             turn = [column for column in columns if column not in self.slow or slow_ones]
             self.take_turns(turn, connections, counts, lot)
@@ -286,7 +314,7 @@ class Row:
 
     def take_turns(self, columns, connections, counts, lot):
         """The next turns of each column, for the same transactions."""
-        repeated = 1 if self.heavy else REPEATED
+        repeated = REPEATED
         begin, step = self.at, max(counts[column] for column in columns)
         seconds, answers = [{} for _ in range(repeated)], [{} for _ in range(repeated)]
 
@@ -299,9 +327,10 @@ class Row:
             for column in lot.sample(near, len(near)):
                 run(n, column)
         far = [column for column in columns if column.name not in NEAR]
-        for column in lot.sample(far, len(far)):
-            for n in range(1 if column in self.slow else repeated):
-                run(n, column)
+        for n in range(1 if self.heavy else repeated):
+            for column in lot.sample(far, len(far)):
+                if n == 0 or column not in self.slow:
+                    run(n, column)
         for n in range(repeated):
             self.at = begin + n * step
             self.check(answers[n])
@@ -317,8 +346,12 @@ class Row:
                 first = 1 if min(len(ours), len(theirs)) > 2 else 0
                 yield from (a / b for a, b in zip(ours[first:], theirs[first:]))
 
-    def ratio(self, column, to):
-        return statistics.median(self.ratios(column, to))
+    def ratio(self, column, *to):
+        return statistics.median(value for other in to for value in self.ratios(column, other))
+
+    def to_hand(self, column):
+        """The ratio to both copies by hand, or of the second one to the first."""
+        return self.ratio(column, *[other for other in COLUMNS if other.by_hand and (other.name == HAND or not column.by_hand)])
 
     def result(self):
         named = {column.name: column for column in COLUMNS}
@@ -326,7 +359,7 @@ class Row:
         return {
             "workload": self.workload.title, "table": self.workload.table, "protocol": self.protocol, "clients": self.clients,
             "cliff": self.workload.cliff, "milliseconds": statistics.median(by_hand) * 1000, "rounds": len(by_hand),
-            "ratios": {name: self.ratio(column, named[HAND]) for name, column in named.items()},
+            "ratios": {name: self.to_hand(column) for name, column in named.items()},
             "ours_to": {name: self.ratio(named[OURS], named[name]) for name in OTHERS},
         }
 
@@ -348,7 +381,7 @@ def number(value):
 
 def print_table(results):
     print("\nTime of a transaction as a ratio to that with a hand-written WHERE; smaller is faster.")
-    print("'again' is by hand a second time, in a copy of the data of its own, so it shows the noise.")
+    print("'again' is the second copy by hand to the first, so it shows the noise; the others are to both.")
     last = None
     for result in results:
         group = (result["protocol"], result["clients"])
@@ -397,7 +430,7 @@ def few():
             for workload in chosen:
                 row = Row(workload, protocol, 1)
                 by_hand = statistics.median(statistics.median(turn) for turn in row.turns[hand] if turn)
-                print(f"{workload.title:34} {protocol:10} {by_hand * 1000:7.3f} ms {row.ratio(again, hand):8.3f} {row.ratio(ours, hand):8.3f}", flush=True)
+                print(f"{workload.title:34} {protocol:10} {by_hand * 1000:7.3f} ms {row.to_hand(again):8.3f} {row.to_hand(ours):8.3f}", flush=True)
     if UNEQUAL:
         sys.exit("\n".join(["the columns do not agree:", *UNEQUAL[:10]]))
 

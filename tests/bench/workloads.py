@@ -7,10 +7,9 @@ from wire import execute, query
 
 @dataclass(frozen=True)
 class Column:
-    name: str  # that of its role and databases
+    name: str  # that of its role and databases, a copy for each: who shares one finds it in the processor's caches
     label: str
     parameter: str  # which holds the tenant
-    reads: str  # the database of what is only read; policies can be for one role, so three columns share theirs
     by_hand: bool = False  # the statement has the tenant in its WHERE
     fills: bool = False  # the tenant column fills itself in
 
@@ -19,19 +18,23 @@ class Column:
         return f"bench_{self.name}"
 
     @property
+    def reads(self):
+        return f"speed_{self.name}"
+
+    @property
     def writes(self):
         return f"speed_orders_{self.name}"
 
 
 HAND, CONTROL, OURS = "hand", "again", "tenancy"
 COLUMNS = [
-    Column(HAND, "by hand", "app.tenant_id", "speed_hand", by_hand=True),
+    Column(HAND, "by hand", "app.tenant_id", by_hand=True),
     # The same again, in connections and a copy of its own, as ours is: how far its ratio is from 1 is what the luck of a copy and noise do.
-    Column(CONTROL, "again", "app.tenant_id", "speed_again", by_hand=True),
-    Column("plain", "current_setting", "app.tenant_id", "speed_policies"),
-    Column("wrapped", "(SELECT ...)", "app.tenant_id", "speed_policies"),
-    Column("library", "rls-tenants", "rls.current_tenant", "speed_policies"),
-    Column(OURS, "tenancy", "tenancy.tenant_id", "speed_tenancy", fills=True),
+    Column(CONTROL, "again", "app.tenant_id", by_hand=True),
+    Column("plain", "current_setting", "app.tenant_id"),
+    Column("wrapped", "(SELECT ...)", "app.tenant_id"),
+    Column("library", "rls-tenants", "rls.current_tenant"),
+    Column(OURS, "tenancy", "tenancy.tenant_id", fills=True),
 ]
 OTHERS = ["plain", "wrapped", "library"]
 POLICIES = {
