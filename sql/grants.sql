@@ -19,7 +19,7 @@ $$;
 
 -- The views show a tenant its own figures, and all to those who may monitor; the ledger is under a policy.
 GRANT SELECT ON tenancy.protected_tables, tenancy.protected_schemas, tenancy.foreign_keys, tenancy.meters, tenancy.usage_records, tenancy.usage_hourly, tenancy.usage_daily, tenancy.quota_status,
-    tenancy.members, tenancy.cache_watches, tenancy.stat_tenants, tenancy.stat_busiest_tenants, tenancy.stat_busiest_quotas, tenancy.metric_values, tenancy.audit_log, tenancy.audited_tables, tenancy.trusted_operators, _tenancy.usage, _tenancy.audit_entries TO PUBLIC;
+    tenancy.members, tenancy.cache_watches, tenancy.stat_tenants, tenancy.stat_busiest_tenants, tenancy.stat_busiest_quotas, tenancy.stat_busiest_metrics, tenancy.metric_values, tenancy.audit_log, tenancy.audited_tables, tenancy.trusted_operators, _tenancy.usage, _tenancy.audit_entries TO PUBLIC;
 GRANT EXECUTE ON FUNCTION
     -- The caller's own context; setting it asks for SET ON PARAMETER.
     tenancy.set_tenant(text, boolean), tenancy.clear_tenant(), tenancy.context(), tenancy.seal(),

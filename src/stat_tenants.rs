@@ -4,6 +4,8 @@
 //! shared memory, bounded: where there is no place for another tenant, the one that took the least time among some gives way, and what was
 //! counted for it is added to that of the rest, so that nothing is lost from the totals. A tenant sees its own figures only.
 
+use std::cell::RefCell;
+
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::prelude::*;
 use serde_json::{Map, Value};
@@ -15,7 +17,7 @@ use crate::pg::{
     activity::{self, Judges, Measures},
     shmem::{Slot, Table, WAYS},
     text::{Json, Text},
-    xact,
+    xact::{self, Event},
 };
 use crate::quota;
 use crate::registry;
@@ -62,10 +64,16 @@ impl Slot for Kept {
 
 static TABLE: Table<Kept> = Table::new(c"tenancy statistics");
 
+thread_local! {
+    /// The tenants that this transaction has deleted, each with the nesting level that has.
+    static DELETED: RefCell<Vec<(i32, TenantId)>> = const { RefCell::new(Vec::new()) };
+}
+
 /// Asks for room for so many tenants when the server starts.
 pub fn init(count: fn() -> usize) {
     TABLE.init(count);
     activity::init(Judges { is_on: || TABLE.is_there(), whose, take });
+    xact::listen(ended);
 }
 
 /// For whom a statement runs: whom the context names, if that is a tenant that this backend has met.
@@ -77,10 +85,53 @@ fn whose(last: Option<&TenantId>) -> Option<TenantId> {
 fn take(tenant: Option<&TenantId>, measures: &Measures) {
     let (kind, id) = tenant.map_or((Kind::None, TenantId::NONE), |id| (Kind::Tenant, *id));
     let database = pg::database().to_u32();
-    let mut next = Some(Kept { kind, database, tenant: id, since: xact::now(), measures: *measures });
+    let new = Kept { kind, database, tenant: id, since: xact::now(), measures: *measures };
+    if let Some(gone) = add(new) {
+        add_to_rest(gone);
+    }
+}
+
+fn add_to_rest(gone: Kept) {
+    let mut next = Some(gone);
     // The rest may make a tenant give way as well, the first time.
     while let Some(kept) = next {
-        next = add(kept).map(|gone| Kept { kind: Kind::Rest, tenant: TenantId::NONE, ..gone });
+        next = add(Kept { kind: Kind::Rest, tenant: TenantId::NONE, ..kept });
+    }
+}
+
+/// A tenant that was deleted gives way, and not before that is committed.
+fn ended(event: Event) {
+    DELETED.with_borrow_mut(|deleted| match event {
+        Event::Committed => {
+            for (_, tenant) in deleted.drain(..) {
+                give_way(tenant);
+            }
+        }
+        Event::Prepared | Event::Aborted => deleted.clear(),
+        Event::SubCommitted(level) => {
+            deleted.iter_mut().filter(|(of, _)| *of >= level).for_each(|(of, _)| *of = level - 1);
+        }
+        Event::SubAborted(level) => deleted.retain(|(of, _)| *of < level),
+        Event::BeforeCommit | Event::BeforePrepare => {}
+    });
+}
+
+fn give_way(tenant: TenantId) {
+    let its = Kept { kind: Kind::Tenant, database: pg::database().to_u32(), tenant, ..Kept::FREE };
+    let gone = TABLE.with_set(hash(&its), |_, slots: &mut [Kept]| {
+        let is = |slot: &&mut Kept| (slot.kind, slot.database, slot.tenant) == (its.kind, its.database, its.tenant);
+        slots.iter_mut().find(is).map(|slot| std::mem::replace(slot, Kept::FREE))
+    });
+    if let Some(gone) = gone.flatten() {
+        add_to_rest(gone);
+    }
+}
+
+/// Adds what was counted for a tenant to that of the rest when the transaction commits. Volatile. Granted to nobody.
+#[pg_extern(schema = "_tenancy", volatile)]
+fn stat_tenants_forget(tenant_id: Text) {
+    if let Ok(tenant) = TenantId::parse(tenant_id.as_bytes()) {
+        DELETED.with_borrow_mut(|deleted| deleted.push((xact::level(), tenant)));
     }
 }
 

@@ -206,7 +206,9 @@ BEGIN
     DELETE FROM _tenancy.metric_entries e WHERE e.tenant_id = the_id;
     DELETE FROM _tenancy.metric_series s WHERE s.tenant_id = the_id;
     DELETE FROM _tenancy.health_reports h WHERE h.tenant_id = the_id;
-    PERFORM tenancy.stat_tenants_reset(the_id);
+    -- Another tenant may get the id one day, and must not get what this one was open to.
+    DELETE FROM _tenancy.cross_tenant_grants g WHERE g.tenant_id = the_id;
+    PERFORM _tenancy.stat_tenants_forget(the_id);
     DELETE FROM _tenancy.tenants t WHERE t.id = the_id;
     PERFORM _tenancy.note_audit('DELETE_TENANT', jsonb_build_object('tenant_id', the_id, 'rows', deleted));
     RAISE NOTICE 'tenant "%" is deleted', the_id;
@@ -271,14 +273,14 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION tenancy.delete_tenant(text) IS
-'Deletes a tenant: its rows of all protected tables, those that refer to others first, and what the extension has of it (quotas, members, issuers, caches, metrics); returns how many rows
+'Deletes a tenant: its rows of all protected tables, those that refer to others first, and what the extension has of it (quotas, members, issuers, grants to cross to it, caches, metrics); returns how many rows
 it was. What its tables'' triggers and foreign keys do is done, with the rights of the tables'' owners, and in the context of the tenant. Its audit trail, and its records of usage, stay until drop_audit and drop_usage, and the audit trail says that it was deleted.
 A tenant that is active is there for others until this is committed, so all writers of protected tables wait meanwhile: archive it first, in a transaction of its own, and nobody does. In one
 transaction: delete_tenant_in_batches takes many. Errors: TENANT_NOT_FOUND 42704, TENANT_ID_INVALID 22023, RELATION_NOT_SUPPORTED 42809 (tables with rows of the tenant that refer to each other in a circle have several owners), ROWS_REMAIN 55000 (a trigger keeps rows, or a policy hides them from the owner), PARAMETER_INVALID 22023 (not at READ COMMITTED),
 TENANT_ACCESS_DENIED 42501 in the context of a tenant. Volatile. Granted to nobody.';
 
--- One transaction of delete_tenant_in_batches; whether that was the last. The first one locks the tenant out.
-CREATE FUNCTION _tenancy.delete_batch(id text, batch integer, is_first boolean, so_far bigint, OUT deleted bigint, OUT is_done boolean)
+-- One transaction of delete_tenant_in_batches; whether that was the last. Step 0 locks the tenant out, and looks how far an earlier call has come.
+CREATE FUNCTION _tenancy.delete_batch(id text, batch integer, step bigint, so_far bigint, OUT deleted bigint, OUT is_done boolean)
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
@@ -292,28 +294,31 @@ BEGIN
     tenant := _tenancy.lock_tenant(delete_batch.id);
     is_done := false;
     deleted := so_far;
-    IF is_first THEN
+    IF step = 0 THEN
         PERFORM _tenancy.check_circles(tenant.the_id);
         IF tenant.was_active THEN
             PERFORM _tenancy.set_status(tenant.the_id, 'archived', 'is being deleted');
         END IF;
+        SELECT coalesce(substring(t.status_reason FROM '^is being deleted, (\d{1,18}) rows so far$')::bigint, 0) INTO deleted FROM _tenancy.tenants t WHERE t.id = tenant.the_id;
         RETURN;
     END IF;
     IF tenant.was_active THEN
         PERFORM _tenancy.raise('PARAMETER_INVALID', format('tenant "%s" was let in again', tenant.the_id), jsonb_build_object('tenant_id', tenant.the_id),
             'What is deleted so far stays so.');
     END IF;
-    IF so_far = 0 THEN
+    IF step = 1 THEN
         PERFORM _tenancy.wait_for_writers(ARRAY(SELECT r.relation FROM _tenancy.roots() r));
     END IF;
     SELECT so_far + d.deleted, d.is_done INTO deleted, is_done FROM _tenancy.delete_rows(tenant.the_id, batch) d;
     RAISE NOTICE '% rows deleted so far', deleted;
     IF is_done THEN
         PERFORM _tenancy.forget_tenant(tenant.the_id, deleted);
+    ELSE
+        UPDATE _tenancy.tenants t SET status_reason = format('is being deleted, %s rows so far', deleted) WHERE t.id = tenant.the_id;
     END IF;
 END
 $$;
-COMMENT ON FUNCTION _tenancy.delete_batch(text, integer, boolean, bigint) IS 'one transaction of tenancy.delete_tenant_in_batches';
+COMMENT ON FUNCTION _tenancy.delete_batch(text, integer, bigint, bigint) IS 'one transaction of tenancy.delete_tenant_in_batches';
 
 -- Without a SET clause, with which PostgreSQL would not let it commit in the middle; so every name has its schema, and there is no operator.
 CREATE PROCEDURE tenancy.delete_tenant_in_batches(id text, batch integer DEFAULT 10000)
@@ -322,10 +327,10 @@ AS $$
 DECLARE
     step record;
 BEGIN
-    step := _tenancy.delete_batch(delete_tenant_in_batches.id, delete_tenant_in_batches.batch, true, 0);
+    step := _tenancy.delete_batch(delete_tenant_in_batches.id, delete_tenant_in_batches.batch, 0, 0);
     COMMIT;
-    LOOP
-        step := _tenancy.delete_batch(delete_tenant_in_batches.id, delete_tenant_in_batches.batch, false, step.deleted);
+    FOR number IN 1..2147483647 LOOP
+        step := _tenancy.delete_batch(delete_tenant_in_batches.id, delete_tenant_in_batches.batch, number, step.deleted);
         COMMIT;
         EXIT WHEN step.is_done;
     END LOOP;
@@ -333,5 +338,5 @@ END
 $$;
 COMMENT ON PROCEDURE tenancy.delete_tenant_in_batches(text, integer) IS
 'Does what delete_tenant does, in transactions of batch rows each: the first one archives the tenant, so that nobody waits, and the last one forgets it. Interrupted, it goes on where it was when it is
-called again. Rows of tables that refer to themselves, or to each other in a circle, go at once. To be called outside a transaction block, or error 2D000. Other errors: those of
+called again; status_reason in tenancy.tenants says how far it is. Rows of tables that refer to themselves, or to each other in a circle, go at once. To be called outside a transaction block, or error 2D000. Other errors: those of
 delete_tenant. Granted to nobody; refused in the context of a tenant.';

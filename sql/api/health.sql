@@ -244,6 +244,8 @@ CREATE FUNCTION tenancy.extension_health() RETURNS TABLE (component text, status
 AS $$
 DECLARE
     many constant bigint := 100000;
+    -- Of the pages of the cache, so many percent are looked at: 16 MB.
+    looked_at constant double precision := least(100, 100.0 * 16 * 1024 * 1024 / greatest(pg_relation_size('_tenancy.cache_entries'), 1));
     open_entries bigint;
     oldest timestamptz;
     expired bigint := 0;
@@ -252,7 +254,7 @@ BEGIN
     SELECT count(*), min(o.recorded_at) INTO open_entries, oldest FROM (SELECT u.recorded_at FROM _tenancy.usage_open u LIMIT many) o;
     -- An unlogged table cannot be read on a standby.
     IF NOT pg_is_in_recovery() THEN
-        SELECT count(*) INTO expired FROM (SELECT c.expires_at FROM _tenancy.cache_entries c LIMIT many) e WHERE e.expires_at < now() - interval '1 day';
+        SELECT count(*) * 100 / looked_at INTO expired FROM _tenancy.cache_entries c TABLESAMPLE SYSTEM (looked_at) WHERE c.expires_at < now() - interval '1 day';
     END IF;
     RETURN QUERY
     WITH found (component, status, reason, remedy) AS (
@@ -260,7 +262,9 @@ BEGIN
                '-- Add tenancy to shared_preload_libraries and restart the server.'
         WHERE NOT _tenancy.is_preloaded()
         UNION ALL
-        SELECT 'version', 'unhealthy', format('the library is of version %s, the extension of %s', _tenancy.library_version(), x.extversion), 'ALTER EXTENSION tenancy UPDATE;'
+        SELECT 'version', 'unhealthy', format('the library is of version %s, the extension of %s', _tenancy.library_version(), x.extversion),
+               CASE WHEN string_to_array(_tenancy.library_version(), '.')::integer[] < string_to_array(x.extversion, '.')::integer[]
+                    THEN '-- Restart the server, which has loaded the library of before.' ELSE 'ALTER EXTENSION tenancy UPDATE;' END
         FROM pg_extension x WHERE x.extname = 'tenancy' AND x.extversion <> _tenancy.library_version()
         UNION ALL
         SELECT 'server', 'degraded', format('PostgreSQL %s lacks fixes of row-level security that came with %s', current_setting('server_version'), v.fixed),
@@ -285,7 +289,7 @@ BEGIN
         SELECT 'audit', 'degraded', 'the partition of the audit trail for this month, or the one that begins tomorrow, is missing', 'SELECT tenancy.create_audit_partitions();'
         WHERE _tenancy.lacks_month_partition('audit_entries')
         UNION ALL
-        SELECT 'cache', 'degraded', format('%s entries of the cache or more have expired more than a day ago', expired), 'SELECT tenancy.sweep_cache();'
+        SELECT 'cache', 'degraded', format('some %s entries of the cache have expired more than a day ago', expired), 'SELECT tenancy.sweep_cache();'
         WHERE expired >= 10000
     ), area (name, place) AS (
         VALUES ('preload', 1), ('version', 2), ('server', 3), ('parameters', 4), ('protection', 5), ('usage', 6), ('audit', 7), ('cache', 8)

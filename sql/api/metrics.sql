@@ -55,7 +55,9 @@ AS $$
 DECLARE
     tenant constant text := tenancy.current_tenant();
     is_counter boolean;
+    the_name text := record_metric.name;
     the_labels text;
+    the_value double precision := record_metric.value;
 BEGIN
     IF record_metric.name IS NULL OR record_metric.labels IS NULL OR record_metric.value IS NULL THEN
         PERFORM _tenancy.raise('PARAMETER_INVALID', 'arguments of record_metric must not be null');
@@ -73,28 +75,33 @@ BEGIN
     END IF;
     the_labels := _tenancy.metric_labels(record_metric.labels);
     IF NOT EXISTS (SELECT FROM _tenancy.metric_series s WHERE s.tenant_id = tenant AND s.name = record_metric.name AND s.labels = the_labels) THEN
-        -- Whoever makes up labels without end fills one series, and not the disk.
+        -- Whoever makes up labels or names without end fills a series of the name, or one of all of them, and not the disk.
         IF (SELECT count(*) FROM _tenancy.metric_series s WHERE s.tenant_id = tenant) >= current_setting('tenancy.metric_series')::bigint THEN
             the_labels := '{"overflow": "true"}';
+            IF NOT EXISTS (SELECT FROM _tenancy.metric_series s WHERE s.tenant_id = tenant AND s.name = record_metric.name) THEN
+                the_name := 'overflow_total';
+                the_value := 1;
+                is_counter := true;
+            END IF;
         END IF;
-        INSERT INTO _tenancy.metric_series (tenant_id, name, labels) VALUES (tenant, record_metric.name, the_labels) ON CONFLICT DO NOTHING;
+        INSERT INTO _tenancy.metric_series (tenant_id, name, labels) VALUES (tenant, the_name, the_labels) ON CONFLICT DO NOTHING;
     END IF;
     IF NOT is_counter THEN
-        UPDATE _tenancy.metric_series s SET value = record_metric.value, changed_at = clock_timestamp()
-        WHERE s.tenant_id = tenant AND s.name = record_metric.name AND s.labels = the_labels;
+        UPDATE _tenancy.metric_series s SET value = the_value, changed_at = clock_timestamp()
+        WHERE s.tenant_id = tenant AND s.name = the_name AND s.labels = the_labels;
         RETURN;
     END IF;
-    INSERT INTO _tenancy.metric_entries VALUES (tenant, record_metric.name, the_labels, record_metric.value);
+    INSERT INTO _tenancy.metric_entries VALUES (tenant, the_name, the_labels, the_value);
     -- Elsewhere a row that another has added up is an error.
     IF random() < 1.0 / 16 AND current_setting('transaction_isolation') = 'read committed' THEN
-        PERFORM _tenancy.put_metrics_together(tenant, record_metric.name, the_labels);
+        PERFORM _tenancy.put_metrics_together(tenant, the_name, the_labels);
     END IF;
 END
 $$;
 COMMENT ON FUNCTION tenancy.record_metric(text, jsonb, double precision) IS
 'Adds value to a counter of the current tenant, where the name ends with _total; sets a gauge to it otherwise. In the transaction: what is rolled back was not counted. name: 1 to 63 letters, digits or
 underscores, not tenancy_*; labels: an object of texts, numbers and booleans. Of a tenant, tenancy.metric_series series are kept; what would make more goes to the series
-with the label overflow. Nobody waits for others who add to the same counter; who sets a gauge does until they end. Errors: those of current_tenant(), PARAMETER_INVALID 22023. Volatile. PUBLIC may call it.';
+of the name with the label overflow, and calls with names that are new then are counted in overflow_total. Nobody waits for others who add to the same counter; who sets a gauge does until they end. Errors: those of current_tenant(), PARAMETER_INVALID 22023. Volatile. PUBLIC may call it.';
 
 CREATE VIEW _tenancy.metric_values AS
     SELECT s.tenant_id, s.name, s.labels::jsonb AS labels,
@@ -145,12 +152,24 @@ CREATE VIEW tenancy.stat_busiest_quotas WITH (security_invoker = true) AS
 COMMENT ON VIEW tenancy.stat_busiest_quotas IS
 'What the tenants of stat_busiest_tenants use of their quotas, in the current period or for good, and the most that they may (null: not limited). Who sees what: as quota_status. PUBLIC may read it.';
 
+-- Tenants, and not series, have a place, so that none is put out by the many labels of another.
+CREATE VIEW tenancy.stat_busiest_metrics WITH (security_invoker = true) AS
+    SELECT CASE WHEN m.place <= b.most THEN m.tenant_id ELSE '(rest)' END AS tenant_id, m.name, CASE WHEN m.place <= b.most THEN m.labels ELSE '{}' END AS labels, sum(m.value) AS value
+    FROM (SELECT a.tenant_id, a.name, a.labels, a.value, dense_rank() OVER (ORDER BY s.total_exec_time DESC NULLS LAST, a.tenant_id) AS place
+          FROM tenancy.metric_values a LEFT JOIN tenancy.stat_busiest_tenants s ON s.tenant_id = a.tenant_id
+          WHERE a.value IS NOT NULL) m,
+         (SELECT current_setting('tenancy.metric_tenants')::bigint AS most) b
+    -- Of a gauge there is no sum.
+    WHERE m.place <= b.most OR m.name ~ '_total$'
+    GROUP BY 1, 2, 3;
+COMMENT ON VIEW tenancy.stat_busiest_metrics IS
+'What record_metric() has counted and measured for the tenancy.metric_tenants tenants that took the most time; the counters of all others are added up as (rest). Who sees what: as metric_values. PUBLIC may read it.';
+
 CREATE FUNCTION tenancy.metrics() RETURNS text
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
     SET search_path = pg_catalog, pg_temp SET jit = off SET extra_float_digits = 1
 AS $$
 DECLARE
-    most constant bigint := current_setting('tenancy.metric_tenants');
     exposition text;
 BEGIN
     WITH busiest AS MATERIALIZED (
@@ -161,8 +180,7 @@ BEGIN
     ), quotas AS (
         SELECT q.tenant_id AS tenant, q.* FROM tenancy.stat_busiest_quotas q
     ), applications AS (
-        SELECT a.tenant_id AS tenant, a.name, a.labels, a.value, row_number() OVER (PARTITION BY a.name ORDER BY a.tenant_id, a.labels) AS place
-        FROM tenancy.metric_values a WHERE a.value IS NOT NULL
+        SELECT a.tenant_id AS tenant, a.* FROM tenancy.stat_busiest_metrics a
     ), family (name, type, help) AS (VALUES
         ('tenancy_statements_total', 'counter', 'Statements of clients.'),
         ('tenancy_rows_total', 'counter', 'Rows that statements returned or changed.'),
@@ -201,11 +219,7 @@ BEGIN
                                              (1, format('# TYPE %s %s', a.name, CASE WHEN a.name ~ '_total$' THEN 'counter' ELSE 'gauge' END))) AS p(part, line)
         UNION ALL
         SELECT 1, a.name, 2, _tenancy.metric_line(a.name, a.labels || jsonb_build_object('tenant_id', a.tenant), a.value)
-        FROM applications a WHERE a.place <= most
-        UNION ALL
-        -- Of a counter, the others are one series; of a gauge there is no sum.
-        SELECT 1, a.name, 2, _tenancy.metric_line(a.name, '{"tenant_id": "(rest)"}', sum(a.value))
-        FROM applications a WHERE a.place > most AND a.name ~ '_total$' GROUP BY a.name
+        FROM applications a
     )
     SELECT string_agg(l.line || E'\n', '' ORDER BY l.place, l.name COLLATE "C", l.part, l.line COLLATE "C") INTO exposition FROM lines l;
     RETURN coalesce(exposition, '');

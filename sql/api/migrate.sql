@@ -180,6 +180,25 @@ END
 $$;
 COMMENT ON FUNCTION _tenancy.migration_step(regclass, integer, boolean) IS 'one transaction of a migration';
 
+-- How often in a row a step had to wait, which it does now for a moment. After some seconds it is said, once.
+CREATE FUNCTION _tenancy.migration_waits(relation regclass, outcome text, waits integer) RETURNS integer
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF outcome <> 'wait' THEN
+        RETURN 0;
+    END IF;
+    IF waits = 9 THEN
+        RAISE NOTICE 'table % is tried again and again, because another session has locked it or rows of it', relation
+            USING HINT = format('See who has: SELECT * FROM pg_stat_activity WHERE pid IN (SELECT l.pid FROM pg_locks l WHERE l.relation = %L::regclass);', relation);
+    END IF;
+    PERFORM pg_sleep(0.3);
+    RETURN waits + 1;
+END
+$$;
+COMMENT ON FUNCTION _tenancy.migration_waits(regclass, text, integer) IS 'waits before a step of a migration is tried again, and says so when that takes long';
+
 CREATE PROCEDURE tenancy.migrate_table(
     relation regclass, tenant_id text, mapping text DEFAULT NULL, tenant_column name DEFAULT 'tenant_id', column_type regtype DEFAULT 'pg_catalog.text',
     kind text DEFAULT 'tenant', observe boolean DEFAULT true, batch integer DEFAULT 10000, dry_run boolean DEFAULT false)
@@ -188,6 +207,7 @@ AS $$
 DECLARE
     is_begun boolean;
     outcome text;
+    waits integer := 0;
 BEGIN
     is_begun := _tenancy.begin_migration(relation, tenant_id, mapping, tenant_column, column_type, kind, batch, dry_run);
     COMMIT;
@@ -195,9 +215,7 @@ BEGIN
         outcome := _tenancy.migration_step(relation, batch, observe);
         COMMIT;
         EXIT WHEN outcome OPERATOR(pg_catalog.=) 'stop';
-        IF outcome OPERATOR(pg_catalog.=) 'wait' THEN
-            PERFORM pg_catalog.pg_sleep(0.3);
-        END IF;
+        waits := _tenancy.migration_waits(relation, outcome, waits);
     END LOOP;
 END
 $$;
@@ -215,15 +233,14 @@ AS $$
 DECLARE
     one regclass;
     outcome text;
+    waits integer := 0;
 BEGIN
     FOR one IN SELECT g FROM _tenancy.migrations_to_finish(relation) AS g LOOP
         LOOP
             outcome := _tenancy.migration_step(one, 10000, false);
             COMMIT;
             EXIT WHEN outcome OPERATOR(pg_catalog.=) 'stop';
-            IF outcome OPERATOR(pg_catalog.=) 'wait' THEN
-                PERFORM pg_catalog.pg_sleep(0.3);
-            END IF;
+            waits := _tenancy.migration_waits(one, outcome, waits);
         END LOOP;
     END LOOP;
     PERFORM _tenancy.leave_single_mode();
@@ -231,7 +248,7 @@ BEGIN
 END
 $$;
 COMMENT ON PROCEDURE tenancy.finish_migration(regclass) IS
-'Ends the observation of a table, or (null) of all, and protects it. When none is left, tenancy.mode of this database is set to multi, where it was set to single. To be called outside a transaction block, or error
+'Ends the observation of a table, or (null) of all that are observed, and protects it. When none is left, tenancy.mode of this database is set to multi, where it was set to single. To be called outside a transaction block, or error
 2D000. Errors: those of migrate_table(). Granted to nobody; refused in the context of a tenant.';
 
 CREATE PROCEDURE tenancy.migrate_to_multi_tenant(
@@ -262,12 +279,13 @@ CREATE PROCEDURE tenancy.undo_migration(relation regclass)
 AS $$
 DECLARE
     outcome text;
+    waits integer := 0;
 BEGIN
     LOOP
         outcome := _tenancy.take_back(relation);
         COMMIT;
         EXIT WHEN outcome OPERATOR(pg_catalog.=) 'stop';
-        PERFORM pg_catalog.pg_sleep(0.3);
+        waits := _tenancy.migration_waits(relation, outcome, waits);
     END LOOP;
 END
 $$;

@@ -57,7 +57,7 @@ COMMENT ON FUNCTION _tenancy.migrate_column(_tenancy.migrations) IS 'the tenant 
 -- Gives rows their tenant, some blocks of a partition at a time. As a replica does, without the triggers of users: a row that gets its tenant has not been changed.
 CREATE FUNCTION _tenancy.migrate_rows(m _tenancy.migrations, batch integer) RETURNS text
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
-    SET search_path = pg_catalog, pg_temp SET session_replication_role = replica SET lock_timeout = '2s'
+    SET search_path = pg_catalog, pg_temp SET session_replication_role = replica SET lock_timeout = '200ms'
 AS $$
 DECLARE
     begun constant timestamptz := clock_timestamp();
@@ -65,6 +65,9 @@ DECLARE
     blocks bigint;
     step bigint;
     changed bigint := 0;
+    all_blocks constant bigint := 9223372036854775807;
+    to_change text;
+    the_rows text;
     left_over bigint;
 BEGIN
     IF EXISTS (SELECT FROM pg_constraint k WHERE k.contype = 'f' AND k.conrelid = m.relation AND _tenancy.has_column(k, m)) THEN
@@ -80,25 +83,24 @@ BEGIN
         END IF;
         blocks := pg_relation_size(the_part.relation) / current_setting('block_size')::bigint;
         step := greatest(1, ceil(batch * CASE WHEN the_part.relpages > 0 AND the_part.reltuples > 0 THEN the_part.relpages / the_part.reltuples ELSE 0.02 END))::bigint;
-        IF m.next_block < blocks THEN
-            -- What somebody else has locked is left for later: nobody waits, and there is no deadlock.
-            changed := _tenancy.change_rows(the_part.relation, format(
-                'UPDATE ONLY %1$s d SET %2$I = %3$s WHERE d.ctid = ANY (ARRAY(SELECT d.ctid FROM ONLY %1$s d WHERE d.ctid >= ''(%4$s,0)'' AND d.ctid < ''(%5$s,0)'' AND d.%2$I IS NULL%6$s FOR NO KEY UPDATE SKIP LOCKED))',
-                the_part.relation, m.tenant_column, _tenancy.mapped(m), m.next_block, least(m.next_block + step, blocks),
-                -- Where there is nobody to stand in, rows that have no tenant stay as they are.
-                CASE WHEN m.tenant_id IS NULL THEN format(' AND (%s) IS NOT NULL', m.mapping) END));
-            UPDATE _tenancy.migrations g SET part = the_part.relation, next_block = m.next_block + step, rows_done = g.rows_done + changed,
-                seconds = g.seconds + extract(epoch FROM clock_timestamp() - begun), changed_at = clock_timestamp()
-            WHERE g.relation = m.relation;
-            RETURN 'again';
-        END IF;
-        -- What was left, and what others have written meanwhile into blocks that were done.
+        -- Where there is nobody to stand in, rows that have no tenant stay as they are.
+        to_change := format('d.%I IS NULL', m.tenant_column) || CASE WHEN m.tenant_id IS NULL THEN format(' AND (%s) IS NOT NULL', m.mapping) ELSE '' END;
+        -- What somebody else has locked is left for later: nobody waits, and nobody waits for the others.
+        the_rows := format('SELECT d.ctid FROM ONLY %s d WHERE %s%s FOR NO KEY UPDATE SKIP LOCKED', the_part.relation, to_change,
+                           CASE WHEN m.next_block < blocks THEN format(' AND d.ctid >= ''(%s,0)'' AND d.ctid < ''(%s,0)''', m.next_block, least(m.next_block + step, blocks)) END);
         BEGIN
-            changed := _tenancy.change_rows(the_part.relation, format('UPDATE ONLY %1$s d SET %2$I = %3$s WHERE d.%2$I IS NULL AND (%3$s) IS NOT NULL',
-                                                                      the_part.relation, m.tenant_column, _tenancy.mapped(m)));
+            changed := _tenancy.change_rows(the_part.relation, format('UPDATE ONLY %s d SET %I = %s WHERE %s', the_part.relation, m.tenant_column, _tenancy.mapped(m),
+                CASE WHEN m.next_block < all_blocks THEN format('d.ctid = ANY (ARRAY(%s))', the_rows) ELSE to_change END));
         EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
             RETURN 'wait';
         END;
+        IF m.next_block < all_blocks THEN
+            -- When all blocks are done, what was left and what others have written meanwhile is tried for once more; then it is waited for, a moment each.
+            UPDATE _tenancy.migrations g SET part = the_part.relation, next_block = CASE WHEN m.next_block < blocks THEN m.next_block + step ELSE all_blocks END,
+                rows_done = g.rows_done + changed, seconds = g.seconds + extract(epoch FROM clock_timestamp() - begun), changed_at = clock_timestamp()
+            WHERE g.relation = m.relation;
+            RETURN 'again';
+        END IF;
         UPDATE _tenancy.migrations g SET rows_done = g.rows_done + changed, changed_at = clock_timestamp(), next_block = 0,
             -- The next one, by its number.
             part = coalesce((SELECT min(c.oid) FROM _tenancy.tree(m.relation) t JOIN pg_class c ON c.oid = t.relation AND c.relkind = 'r' WHERE c.oid > the_part.relation::oid),
@@ -270,7 +272,7 @@ END
 $$;
 COMMENT ON FUNCTION _tenancy.restore_keys(_tenancy.migrations) IS 'puts foreign keys that were extended back to what they were';
 
--- The one step that enforces anything: a moment's lock, and no row is read (_tenancy.is_migrated).
+-- The one step that enforces anything: a moment's lock, and no row is read (_tenancy.is_migrated) but where foreign keys of small tables are extended.
 CREATE FUNCTION _tenancy.migrate_protect(m _tenancy.migrations) RETURNS text
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
     SET search_path = pg_catalog, pg_temp SET lock_timeout = '200ms'
@@ -293,14 +295,19 @@ CREATE FUNCTION _tenancy.migrations_to_finish(the_relation regclass) RETURNS SET
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    early regclass;
 BEGIN
     PERFORM _tenancy.refuse_in_context('finish_migration');
     IF the_relation IS NOT NULL AND NOT EXISTS (SELECT FROM _tenancy.migrations m WHERE m.relation = the_relation) THEN
         PERFORM _tenancy.raise('PARAMETER_INVALID', format('table %s is not being migrated', the_relation), jsonb_build_object('argument', 'relation', 'relation', the_relation::text));
     END IF;
+    FOR early IN SELECT m.relation FROM _tenancy.migrations m WHERE the_relation IS NULL AND m.phase NOT IN ('observe', 'protect', 'done') ORDER BY m.started_at LOOP
+        RAISE NOTICE 'table % is left as it is, because it has not been observed yet', early USING HINT = 'Call tenancy.migrate_table for it once more, which goes on where it was.';
+    END LOOP;
     RETURN QUERY
         -- What is read by a mapping of another table is protected after it.
-        SELECT m.relation FROM _tenancy.migrations m WHERE m.phase <> 'done' AND (the_relation IS NULL OR m.relation = the_relation)
+        SELECT m.relation FROM _tenancy.migrations m WHERE CASE WHEN the_relation IS NULL THEN m.phase IN ('observe', 'protect') ELSE m.relation = the_relation AND m.phase <> 'done' END
         ORDER BY m.mapping IS NULL, m.started_at DESC;
 END
 $$;

@@ -64,7 +64,7 @@ def test_to_another_database(source, target, tmp_path):
     """As the documentation says: psql saves it, psql loads it."""
     file = tmp_path / "acme.jsonl"
     with open(file, "w", encoding="utf-8") as out:
-        psql(source, "-c", "SELECT tenancy.export_tenant('acme')", stdout=out)
+        psql(source, "-v", "FETCH_COUNT=1000", "-c", "SELECT tenancy.export_tenant('acme')", stdout=out)
     assert "globex" not in file.read_text(encoding="utf-8")
     loaded = psql(target, input=LOAD.format(file=file), stdout=subprocess.PIPE)
     assert int(loaded.stdout) == TABLES * ROWS
@@ -84,20 +84,21 @@ def test_to_another_database(source, target, tmp_path):
 
 
 def test_one_snapshot(source):
-    """What others commit while it is being written is not in it, in none of the tables."""
+    """What others commit between one of its tables and the next is in none of them."""
+    lines = []
     with source.connect("postgres") as dba, source.connect("postgres") as writer:
-        with dba.cursor() as cursor:
-            cursor.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
-            cursor.execute("DECLARE lines CURSOR FOR SELECT tenancy.export_tenant('acme')")
-            cursor.execute("FETCH 1 FROM lines")
-            assert "tenancy_export" in cursor.fetchone()[0]
-            writer.execute("DELETE FROM t9 WHERE tenant_id = 'acme'")
-            writer.execute("INSERT INTO t0 (tenant_id, body) VALUES ('acme', 'too late')")
-            cursor.execute("FETCH ALL FROM lines")
-            lines = [line for (line,) in cursor.fetchall()]
-            cursor.execute("ROLLBACK")
+        writer.execute("BEGIN")
+        writer.execute("LOCK TABLE t1")
+        reader = threading.Thread(target=lambda: lines.extend(column(dba, "SELECT tenancy.export_tenant('acme')")))
+        reader.start()
+        eventually(lambda: source.run("SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 't1'::regclass") == [(1,)])
+        writer.execute("INSERT INTO t0 (tenant_id, body) VALUES ('acme', 'too late')")
+        writer.execute("INSERT INTO t1 (tenant_id, amount) VALUES ('acme', 777777)")
+        writer.execute("DELETE FROM t9 WHERE tenant_id = 'acme'")
+        writer.execute("COMMIT")
+        reader.join(60)
     assert lines[-1] == f'{{"end" : {TABLES * ROWS}}}'
-    assert not any("too late" in line for line in lines)
+    assert not any("too late" in line or "777777" in line for line in lines)
 
 
 def test_deleted_while_others_work(source):
@@ -136,6 +137,8 @@ def test_deleted_while_others_work(source):
         with source.connect(APP) as app, refused("TENANT_SUSPENDED"):
             set_session(app, "acme")
             app.execute("SELECT count(*) FROM t0")
+        gone = TABLES * ROWS - sum(source.run(f"SELECT count(*) FROM t{n} WHERE tenant_id = 'acme'")[0][0] for n in range(TABLES))
+        assert source.run("SELECT status_reason FROM tenancy.tenants WHERE id = 'acme'") == [(f"is being deleted, {gone} rows so far",)] and gone > 0
         source.run("CALL tenancy.delete_tenant_in_batches('acme', 3000)")
         before = done[0]
         eventually(lambda: done[0] > before + 5)
@@ -147,7 +150,8 @@ def test_deleted_while_others_work(source):
     for n in range(TABLES):
         assert source.run(f"SELECT count(*) FILTER (WHERE tenant_id = 'acme'), count(*) FROM t{n}") == [(0, ROWS)]
     assert source.run("SELECT id FROM tenancy.tenants") == [("globex",)]
-    assert source.run("SELECT detail ->> 'tenant_id' FROM tenancy.audit_log WHERE operation = 'DELETE_TENANT'") == [("acme",)]
+    # With what was deleted before it was ended.
+    assert source.run("SELECT detail ->> 'tenant_id', (detail ->> 'rows')::int FROM tenancy.audit_log WHERE operation = 'DELETE_TENANT'") == [("acme", TABLES * ROWS)]
 
 
 def test_waits_for_writers_that_came_before(source):

@@ -115,6 +115,11 @@ def samples(text, prefix):
     return found
 
 
+def test_promtool_finds_nothing_in_what_is_exported(exporter):
+    ours = [line for line in get(exporter, "/metrics").splitlines(keepends=True) if re.match(r"(# (HELP|TYPE) )?tenancy_", line)]
+    assert len(ours) > 50 and promtool("".join(ours)) == (0, "")
+
+
 def test_exporter_says_what_metrics_says(busy, exporter):
     exported = samples(get(exporter, "/metrics"), "tenancy_")
     with busy.connect("postgres") as dba:
@@ -126,7 +131,7 @@ def test_exporter_says_what_metrics_says(busy, exporter):
     application = {dict(labels)["name"]: amount for (name, labels), amount in exported.items() if name == "tenancy_application_value" and ("tenant_id", "acme") in labels}
     assert application == {"agent_executions_total": 3, "queue_length": 2.5}
     assert exported["tenancy_health_status", (("component", "protection"),)] == 0
-    tenants = {dict(labels)["status"]: amount for (name, labels), amount in exported.items() if name == "tenancy_tenants_count"}
+    tenants = {dict(labels)["status"]: amount for (name, labels), amount in exported.items() if name == "tenancy_registered_tenants"}
     assert tenants["degraded"] == 1 and tenants["healthy"] >= 1
 
 

@@ -103,3 +103,29 @@ def test_protection_arrives(db, standby, replica):
     with replica.transaction():
         set_local(replica, "acme")
         assert replica.execute("SELECT tenant_id FROM later").fetchall() == [("acme",)]
+
+
+def test_promoted(db, standby):
+    """It is isolated and writes; versions of the cache mean what they meant; and what was not logged is gone. The last one here."""
+    tenant = db.new_tenant("one")
+    db.run("SELECT tenancy.cache_watch('orders', 'orders')")
+    with db.connect(APP) as app:
+        set_session(app, tenant)
+        app.execute("SELECT tenancy.cache_set('key', '1')")
+        app.execute("INSERT INTO orders (item) VALUES ('two')")
+        version = value(app, "SELECT tenancy.cache_version('orders')")
+        assert value(app, "SELECT tenancy.cache_get('key')") == 1
+    wait_for_replay(db, standby)
+    server_tool("promote", REPLICA)
+    with standby.connect(APP) as app:
+        eventually(lambda: not value(app, "SELECT pg_is_in_recovery()"))
+        with refused("TENANT_CONTEXT_MISSING"):
+            items(app)
+        set_session(app, tenant)
+        assert value(app, "SELECT tenancy.cache_version('orders')") == version
+        assert value(app, "SELECT tenancy.cache_get('key')") is None
+        app.execute("INSERT INTO orders (item) VALUES ('three')")
+        assert items(app) == ["one", "three", "two"]
+        set_session(app, "globex")
+        assert items(app) == ["g1", "g2"]
+    db.run("SELECT tenancy.cache_unwatch('orders', 'orders')")

@@ -50,6 +50,26 @@ def test_exact_under_concurrency(db, dba):
     assert rows == ours * 4 + ours / 10 + 1
 
 
+def test_a_deleted_tenant_gives_way_when_that_is_committed(db, dba):
+    tenant = db.new_tenant("one")
+    with db.connect(APP) as app:
+        set_session(app, tenant)
+        app.execute("SELECT count(*) FROM orders")
+    kept = f"SELECT count(*) FROM tenancy.stat_tenants WHERE tenant_id = '{tenant}' AND statements > 0"
+    total = "SELECT sum(statements)::int FROM tenancy.stat_tenants WHERE kind <> 'none'"
+    before = value(dba, total)
+    with dba.transaction(force_rollback=True):
+        dba.execute("SELECT tenancy.delete_tenant(%s)", [tenant])
+        assert value(dba, kept) == 1
+    with dba.transaction():
+        with dba.transaction(force_rollback=True):
+            dba.execute("SELECT tenancy.delete_tenant(%s)", [tenant])
+    assert value(dba, kept) == 1
+    with dba.transaction(), dba.transaction():
+        dba.execute("SELECT tenancy.delete_tenant(%s)", [tenant])
+    assert (value(dba, kept), value(dba, total)) == (0, before)
+
+
 def test_bounded_and_nothing_lost():
     """More tenants than there is room for: some give way, and the totals are what they were."""
     name = f"it-stat-{os.getpid()}"

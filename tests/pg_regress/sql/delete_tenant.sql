@@ -41,6 +41,7 @@ INSERT INTO numbered VALUES (7, 1);
 INSERT INTO unique_ones VALUES ('9f1c1a6e-0000-4000-8000-00000000000a', 1);
 SELECT tenancy.set_quota('doomed', 'lines', 1000), tenancy.set_quota('doomed', 'calls', 10, '15 minutes'), tenancy.add_user('mia', 'mia@doomed.test'), tenancy.add_member('doomed', 'mia', 'admin');
 SELECT tenancy.cache_watch('customer', 'customers');
+SELECT tenancy.grant_cross_tenant('regress_app', '{doomed}', 'infinity');
 GRANT SELECT, INSERT, UPDATE, DELETE ON customer TO regress_app;
 SET tenancy.tenant_id = 'doomed';
 SELECT tenancy.track_usage('calls', 3, '{}', 'request 1'), tenancy.cache_set('k', '1'), tenancy.record_metric('x_total'), tenancy.report_health('worker', 'healthy');
@@ -115,6 +116,11 @@ SELECT bool_and(is_intact) FROM (SELECT count(*) = 0 AS is_intact FROM tenancy.v
 SET client_min_messages = warning;
 SELECT tenancy.create_tenant('doomed'), tenancy.set_quota('doomed', 'calls', 10), tenancy.set_quota('doomed', 'lines', 10);
 SELECT resource, used FROM tenancy.quota_status WHERE tenant_id = 'doomed' ORDER BY 1;
+SET ROLE regress_app;
+BEGIN;
+SELECT tenancy.begin_cross_tenant('{doomed}', 'it was granted for another');    -- SHOULD FAIL
+ROLLBACK;
+RESET ROLE;
 -- Ids that only some of the tables can hold.
 SELECT tenancy.archive_tenant('7'), tenancy.archive_tenant('9f1c1a6e-0000-4000-8000-00000000000a');
 SELECT tenancy.delete_tenant('7'), tenancy.delete_tenant('9f1c1a6e-0000-4000-8000-00000000000a'), tenancy.delete_tenant('doomed');

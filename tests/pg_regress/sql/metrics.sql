@@ -4,6 +4,7 @@
 \pset format unaligned
 \pset tuples_only on
 DELETE FROM _tenancy.metric_series;
+SELECT tenancy.stat_tenants_reset();
 SELECT tenancy.record_metric('agent_executions_total');        -- SHOULD FAIL: no tenant
 SET ROLE regress_app;
 SET tenancy.tenant_id = 'acme';
@@ -41,6 +42,8 @@ SELECT tenancy.metrics();                                      -- SHOULD FAIL: n
 SELECT count(*) FROM tenancy.metric_values;                    -- SHOULD FAIL: likewise
 SELECT * FROM _tenancy.metric_series;                          -- SHOULD FAIL
 SELECT * FROM _tenancy.metric_values;                          -- SHOULD FAIL
+-- So that it is the busier one.
+SELECT pg_sleep(0.1);
 RESET ROLE;
 -- All of them, for whoever may monitor. Of as many tenants as is said, the others are added up.
 SELECT line FROM regexp_split_to_table(tenancy.metrics(), E'\n') AS line WHERE line ~ '^agent.*ok';
@@ -48,11 +51,22 @@ SET tenancy.metric_tenants = 1;
 SELECT line FROM regexp_split_to_table(tenancy.metrics(), E'\n') AS line WHERE line ~ '^agent';
 SELECT DISTINCT (regexp_match(line, 'tenant_id="([^"]*)"'))[1] !~ '^\(' AS is_one, count(*) FROM regexp_split_to_table(tenancy.metrics(), E'\n') AS line WHERE line ~ '^tenancy_statements' GROUP BY 1;
 RESET tenancy.metric_tenants;
+-- A tenant, and not a series, has a place: many labels of one put out no other.
+SELECT count(tenancy.record_metric('place', jsonb_build_object('n', g))) FROM (SELECT set_config('tenancy.tenant_id', 'acme', false)) AS s, generate_series(1, 5) AS g;
+SELECT tenancy.record_metric('place') FROM (SELECT set_config('tenancy.tenant_id', 'beta', false)) AS s;
+RESET tenancy.tenant_id;
+SET tenancy.metric_tenants = 2;
+SELECT line FROM regexp_split_to_table(tenancy.metrics(), E'\n') AS line WHERE line ~ '^place';
+RESET tenancy.metric_tenants;
 -- Series are bounded.
-SET tenancy.metric_series = 8;
+SET tenancy.metric_series = 13;
 SET tenancy.tenant_id = 'acme';
 SELECT count(tenancy.record_metric('many_total', jsonb_build_object('n', g))) FROM generate_series(1, 20) AS g;
 SELECT labels, value FROM tenancy.metric_values WHERE name = 'many_total' ORDER BY 1;
+-- As are names: calls with new ones are counted.
+SELECT count(tenancy.record_metric('many_total', jsonb_build_object('n', 'more'))), count(tenancy.record_metric('name_' || g, '{}', 5)) FROM generate_series(1, 20) AS g;
+SELECT name, labels, value FROM tenancy.metric_values WHERE labels ? 'overflow' ORDER BY 1;
+SELECT count(*) <= 13 + 2 AS are_few FROM tenancy.metric_values;
 RESET tenancy.metric_series;
 -- Entries are added up, and the sum stays.
 SELECT count(tenancy.record_metric('summed_total')) FROM generate_series(1, 200);
