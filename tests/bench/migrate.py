@@ -2,11 +2,14 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+import threading
 import time
 
 from support import QUICK, SCRIPTS, heading, print_results, psql, result, say
+from wire import Connection, query, rows
 
 COPIES = 1 if QUICK else 9  # of 336,776 flights
 ROWS = 10_000 if QUICK else 100_000  # of each of ten tables
@@ -67,28 +70,72 @@ class Clients:
         return sorted(taken)
 
 
-def measured(table, *statements, database="migrate"):
-    """Seconds that statements take while clients work, how many transactions these make in a second, and the longest of them in milliseconds."""
-    clients = Clients(table)
+class Waits:
+    """The longest time that a client has waited for a lock, in milliseconds: looked at a hundred times a second."""
+
+    ASK = query("""SELECT coalesce(max(extract(epoch FROM clock_timestamp() - l.waitstart)) * 1000, 0)::int FROM pg_locks l
+                   WHERE NOT l.granted AND l.pid IN (SELECT a.pid FROM pg_stat_activity a WHERE a.usename = 'bench_app')""")
+
+    def __init__(self):
+        self.longest, self.stopped = 0, threading.Event()
+        self.connection = Connection("postgres", "migrate")
+        self.thread = threading.Thread(target=self.look)
+        self.thread.start()
+
+    def look(self):
+        while not self.stopped.wait(0.01):
+            found = re.match(rb"D.{10}(\d+)", rows(self.connection.ask(self.ASK)), re.S)
+            self.longest = max(self.longest, int(found[1]))
+
+    def stop(self):
+        self.stopped.set()
+        self.thread.join()
+        self.connection.close()
+        return self.longest
+
+
+def measured(table, *statements, run=lambda statement: psql("migrate", text=statement)):
+    """Seconds that statements take while clients work, how many transactions these make in a second, and in milliseconds the longest of
+    them and their longest wait for a lock."""
+    clients, waits = Clients(table), Waits()
     time.sleep(2)
     begun = time.monotonic()
     for statement in statements:
-        psql(database, text=statement)
+        run(statement)
     taken = time.monotonic() - begun
     # What pgbench has not written to its log when it is stopped is of this time.
     time.sleep(3)
     times = clients.stop()
-    return taken, len(times) / (taken + 5), times[-1] / 1000
+    return taken, len(times) / (taken + 5), times[-1] / 1000, waits.stop()
+
+
+def killed_three_times(statement):
+    """Runs a migration; its connection is ended when a quarter of the rows are done, a half, and three quarters."""
+    for share in (0.25, 0.5, 0.75):
+        process = subprocess.Popen(["psql", "-Xq", "-U", "postgres", "-d", "migrate", "-c", statement], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None:
+            psql("migrate", text=f"""
+                SELECT pg_terminate_backend(a.pid) FROM pg_stat_activity a, tenancy.migration_progress p
+                WHERE a.query LIKE 'CALL tenancy.migrate_table%' AND a.pid <> pg_backend_pid() AND p.rows_done BETWEEN {share} * p.rows_total AND {share + 0.24} * p.rows_total;""")
+            time.sleep(0.05)
+        # Else it has come to its end, and not to ours.
+        assert process.returncode != 0, share
+    psql("migrate", text=statement)
+
+
+def check():
+    wrong = psql("migrate", text="SELECT count(*) FROM flights WHERE tenant_id IS DISTINCT FROM carrier;").strip()
+    assert wrong == "0", wrong
 
 
 def main():
     psql("postgres", text="CREATE ROLE bench_app LOGIN; CREATE DATABASE migrate;")
     say(f"{COPIES * 336_776:,} flights …")
     psql("migrate", text=SCHEMA)
-    heading(f"{COPIES * 336_776:,} flights of one tenant become those of many, while {CLIENTS} clients read and write: seconds, transactions per second, the longest in ms")
+    heading(f"{COPIES * 336_776:,} flights of one tenant become those of many, while {CLIENTS} clients read and write: seconds, transactions per second, the longest, and the longest wait for a lock")
 
     def told(name, taken):
-        result(name, taken[0], figures=f"{taken[1]:,.0f}/s, {taken[2]:,.0f} ms")
+        result(name, taken[0], figures=f"{taken[1]:,.0f}/s, {taken[2]:,.0f} ms, {taken[3]:,.0f} ms")
 
     say("nothing …")
     told("nothing, 10 s", measured("flights", "SELECT pg_sleep(10);"))
@@ -98,8 +145,12 @@ def main():
     say("a mapping …")
     told("migrate_table, each row its carrier's", measured("flights", "CALL tenancy.migrate_table('flights', NULL, 'd.carrier');"))
     told("its index, CONCURRENTLY", measured("flights", "CREATE INDEX CONCURRENTLY ON flights (tenant_id);", "CALL tenancy.migrate_table('flights', NULL, 'd.carrier');"))
-    wrong = psql("migrate", text="SELECT count(*) FROM flights WHERE tenant_id IS DISTINCT FROM carrier;").strip()
-    assert wrong == "0", wrong
+    check()
+    psql("migrate", text="CALL tenancy.undo_migration('flights');")
+    say("a mapping, killed three times …")
+    told("migrate_table, killed three times on the way", measured("flights", "CALL tenancy.migrate_table('flights', NULL, 'd.carrier');", run=killed_three_times))
+    psql("migrate", text="CREATE INDEX ON flights (tenant_id); CALL tenancy.migrate_table('flights', NULL, 'd.carrier');")
+    check()
     begun = time.monotonic()
     psql("migrate", text="CALL tenancy.finish_migration();")
     result("finish_migration, with nobody there", time.monotonic() - begun)
