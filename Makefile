@@ -37,7 +37,7 @@ fuzz: ## the long runs: a million random inputs to each parser, 100,000 random s
 install: ## build and install into the PostgreSQL that PG_CONFIG names (default: pg_config on the PATH)
 	@$(TOOLS)/install.sh "$(PG_CONFIG)"
 
-bench: ## the measurements behind the README's claims (PARTS="speed protection planning quota token audit"), on PostgreSQL 15 and, for speed, 18
+bench: ## the measurements behind the README's claims (PARTS="speed instructions protection planning quota token audit cache stat_tenants health migrate"), on PostgreSQL 15 and, for speed, 18
 	@$(TOOLS)/setup.sh 15 18
 	@for major in 15 18; do $(TOOLS)/install.sh $$major || exit 1; done
 	@tests/bench/run.sh $(PARTS)

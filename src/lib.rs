@@ -309,7 +309,12 @@ extension_sql_file!(
 extension_sql_file!(
     "../sql/api/stat_tenants.sql",
     name = "stat_tenants",
-    requires = ["cache", stat_tenants::measured, stat_tenants::stat_tenants_forget, stat_tenants::stat_tenants_reset]
+    requires = [
+        "cache",
+        stat_tenants::measured,
+        stat_tenants::stat_tenants_forget,
+        stat_tenants::stat_tenants_reset
+    ]
 );
 extension_sql_file!("../sql/api/metrics.sql", name = "metrics", requires = ["stat_tenants"]);
 extension_sql_file!(

@@ -119,7 +119,9 @@ fn ended(event: Event) {
 fn give_way(tenant: TenantId) {
     let its = Kept { kind: Kind::Tenant, database: pg::database().to_u32(), tenant, ..Kept::FREE };
     let gone = TABLE.with_set(hash(&its), |_, slots: &mut [Kept]| {
-        let is = |slot: &&mut Kept| (slot.kind, slot.database, slot.tenant) == (its.kind, its.database, its.tenant);
+        let is = |slot: &&mut Kept| {
+            (slot.kind, slot.database, slot.tenant) == (its.kind, its.database, its.tenant)
+        };
         slots.iter_mut().find(is).map(|slot| std::mem::replace(slot, Kept::FREE))
     });
     if let Some(gone) = gone.flatten() {

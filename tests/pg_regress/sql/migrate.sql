@@ -98,6 +98,9 @@ SELECT rule, object, problem FROM tenancy.lint() WHERE object ~ 'part|half|nothi
 -- A mapping: each row has its own tenant, also those that come meanwhile, and no trigger of the table's owner is fired by what gives it to them.
 CALL tenancy.migrate_table('"Weird Order"', NULL, mapping => '(SELECT c.company FROM public.customer c WHERE c.id = d.customer)', batch => 1);    -- SHOULD FAIL: some have none
 SELECT relation, phase, rows_done FROM tenancy.migration_progress WHERE phase <> 'done';
+-- It is not enforced by who ends the observation of others.
+CALL tenancy.finish_migration();
+SELECT phase, rows_per_second > 0 AND time_left >= interval '0' AS is_told FROM tenancy.migration_progress WHERE relation = '"Weird Order"'::regclass;
 SET ROLE regress_outsider;
 INSERT INTO "Weird Order" VALUES (31, 3), (32, 4);
 RESET ROLE;
