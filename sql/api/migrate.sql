@@ -72,11 +72,16 @@ CREATE FUNCTION _tenancy.index_line(m _tenancy.migrations) RETURNS text
     LANGUAGE sql STABLE PARALLEL SAFE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT CASE c.relkind WHEN 'p' THEN format(E'-- an index on each partition first, then: CREATE INDEX ON %s (%I);', m.relation, m.tenant_column)
+    -- That of a partitioned table takes over those that its partitions have, in a moment.
+    SELECT CASE c.relkind WHEN 'p' THEN concat_ws(' ', (SELECT string_agg(format('CREATE INDEX CONCURRENTLY ON %s (%I);', t.relation, m.tenant_column), ' ' ORDER BY t.relation::text)
+                                                        FROM _tenancy.tree(m.relation) t JOIN pg_class p ON p.oid = t.relation AND p.relkind = 'r'
+                                                        WHERE NOT EXISTS (SELECT FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0] AND a.attname = m.tenant_column
+                                                                          WHERE i.indrelid = t.relation AND i.indnatts = 1 AND i.indisvalid AND NOT i.indisunique AND i.indpred IS NULL)),
+                                                       format('CREATE INDEX ON %s (%I);', m.relation, m.tenant_column))
                           ELSE format('CREATE INDEX CONCURRENTLY ON %s (%I);', m.relation, m.tenant_column) END
     FROM pg_class c WHERE c.oid = m.relation
 $$;
-COMMENT ON FUNCTION _tenancy.index_line(_tenancy.migrations) IS 'the command that makes the index of the tenant column while others write';
+COMMENT ON FUNCTION _tenancy.index_line(_tenancy.migrations) IS 'the commands that make the index of the tenant column while others write';
 
 -- Begins a migration, or finds the one that was begun.
 CREATE FUNCTION _tenancy.begin_migration(relation regclass, tenant_id text, mapping text, tenant_column name, column_type regtype, kind text, batch integer, dry_run boolean) RETURNS boolean

@@ -195,6 +195,32 @@ def test_other_ways_to_dump_and_restore(db, tmp_path, way):
         copy.drop()
 
 
+def test_data_only_into_tables_that_are_protected(db, tmp_path):
+    """The rows of some tables, into a database that has the tables, their protection and the tenants."""
+    whole, rows = str(tmp_path / "whole"), str(tmp_path / "rows")
+    options = [*connection_options(db), "-U", "postgres"]
+    tables = ["--table=orders", '--table="Price List"', "--table=plans", "--table=other.accounts"]
+    pg_program("pg_dump", *options, "-Fc", "-f", whole, db.name)
+    pg_program("pg_dump", *options, "-Fc", "--data-only", *tables, "-f", rows, db.name)
+    everything = """SELECT (SELECT array_agg(t::text ORDER BY t::text) FROM orders t), (SELECT array_agg(t::text) FROM "Price List" t),
+                           (SELECT array_agg(t::text ORDER BY t::text) FROM plans t), (SELECT array_agg(t::text) FROM other.accounts t)"""
+    copy = Database(db.server, "it_restored_rows", extension=False)
+    try:
+        pg_program("pg_restore", *options, "--exit-on-error", "-d", copy.name, whole)
+        copy.run("DELETE FROM orders", 'DELETE FROM "Price List"', "DELETE FROM plans", "DELETE FROM other.accounts")
+        assert copy.run(everything) == [(None, None, None, None)]
+        pg_program("pg_restore", *options, "--exit-on-error", "-d", copy.name, rows)
+        assert copy.run(everything) == db.run(everything)
+        assert copy.run(STATE) == db.run(STATE)
+        # What is loaded into a metered table is counted, as what was deleted from it was.
+        assert copy.run(USAGE.replace("(SELECT count(*) FROM tenancy.usage_records)", "0")) == db.run(USAGE.replace("(SELECT count(*) FROM tenancy.usage_records)", "0"))
+        with copy.connect() as app:
+            set_session(app, "globex")
+            assert items(app) == ["g1", "g2"]
+    finally:
+        copy.drop()
+
+
 def test_dump_by_an_application_role(db):
     """--enable-row-security is what a tenant's own export uses; without it pg_dump refuses to be partial."""
 

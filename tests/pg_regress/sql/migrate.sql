@@ -95,6 +95,19 @@ RESET ROLE;
 CALL tenancy.migrate_table('half', 'first');                   -- done
 SELECT rule, object, problem FROM tenancy.lint() WHERE object ~ 'part|half|nothing';
 
+-- The lines that make an index while others write: of each partition that lacks one, then of all.
+CREATE TABLE lots (t text, n int) PARTITION BY LIST (n);
+CREATE TABLE lots_1 PARTITION OF lots FOR VALUES IN (1) PARTITION BY LIST (t);
+CREATE TABLE "Lots 1a" PARTITION OF lots_1 DEFAULT;
+CREATE TABLE lots_2 PARTITION OF lots FOR VALUES IN (2);
+CREATE TABLE lots_3 PARTITION OF lots FOR VALUES IN (3);
+CREATE INDEX ON lots_2 (t);
+CREATE INDEX ON lots_3 (t, n);
+SELECT regexp_split_to_table(_tenancy.index_line(jsonb_populate_record(NULL::_tenancy.migrations, '{"relation": "lots", "tenant_column": "t"}')), '; ') AS line \gexec
+SELECT indrelid::regclass, count(*) FROM pg_index WHERE indrelid::regclass::text ~* 'lots' GROUP BY 1 ORDER BY 1;
+SELECT _tenancy.has_leading_index('lots', 't');
+DROP TABLE lots;
+
 -- A mapping: each row has its own tenant, also those that come meanwhile, and no trigger of the table's owner is fired by what gives it to them.
 CALL tenancy.migrate_table('"Weird Order"', NULL, mapping => '(SELECT c.company FROM public.customer c WHERE c.id = d.customer)', batch => 1);    -- SHOULD FAIL: some have none
 SELECT relation, phase, rows_done FROM tenancy.migration_progress WHERE phase <> 'done';
