@@ -99,15 +99,15 @@ fn add_to_rest(gone: Kept) {
     }
 }
 
-/// A tenant that was deleted gives way, and not before that is committed.
+/// A tenant that was deleted gives way, and not before that is committed, or as good as.
 fn ended(event: Event) {
     DELETED.with_borrow_mut(|deleted| match event {
-        Event::Committed => {
+        Event::Committed | Event::Prepared => {
             for (_, tenant) in deleted.drain(..) {
                 give_way(tenant);
             }
         }
-        Event::Prepared | Event::Aborted => deleted.clear(),
+        Event::Aborted => deleted.clear(),
         Event::SubCommitted(level) => {
             deleted.iter_mut().filter(|(of, _)| *of >= level).for_each(|(of, _)| *of = level - 1);
         }

@@ -209,6 +209,7 @@ BEGIN
     -- Another tenant may get the id one day, and must not get what this one was open to.
     DELETE FROM _tenancy.cross_tenant_grants g WHERE g.tenant_id = the_id;
     PERFORM _tenancy.stat_tenants_forget(the_id);
+    DELETE FROM _tenancy.deletions d WHERE d.tenant_id = the_id;
     DELETE FROM _tenancy.tenants t WHERE t.id = the_id;
     PERFORM _tenancy.note_audit('DELETE_TENANT', jsonb_build_object('tenant_id', the_id, 'rows', deleted));
     RAISE NOTICE 'tenant "%" is deleted', the_id;
@@ -299,7 +300,7 @@ BEGIN
         IF tenant.was_active THEN
             PERFORM _tenancy.set_status(tenant.the_id, 'archived', 'is being deleted');
         END IF;
-        SELECT coalesce(substring(t.status_reason FROM '^is being deleted, (\d{1,18}) rows so far$')::bigint, 0) INTO deleted FROM _tenancy.tenants t WHERE t.id = tenant.the_id;
+        deleted := coalesce((SELECT d.deleted FROM _tenancy.deletions d WHERE d.tenant_id = tenant.the_id), 0);
         RETURN;
     END IF;
     IF tenant.was_active THEN
@@ -314,7 +315,7 @@ BEGIN
     IF is_done THEN
         PERFORM _tenancy.forget_tenant(tenant.the_id, deleted);
     ELSE
-        UPDATE _tenancy.tenants t SET status_reason = format('is being deleted, %s rows so far', deleted) WHERE t.id = tenant.the_id;
+        INSERT INTO _tenancy.deletions AS d VALUES (tenant.the_id, delete_batch.deleted) ON CONFLICT ON CONSTRAINT deletions_pkey DO UPDATE SET deleted = excluded.deleted;
     END IF;
 END
 $$;
@@ -338,5 +339,5 @@ END
 $$;
 COMMENT ON PROCEDURE tenancy.delete_tenant_in_batches(text, integer) IS
 'Does what delete_tenant does, in transactions of batch rows each: the first one archives the tenant, so that nobody waits, and the last one forgets it. Interrupted, it goes on where it was when it is
-called again; status_reason in tenancy.tenants says how far it is. Rows of tables that refer to themselves, or to each other in a circle, go at once. To be called outside a transaction block, or error 2D000. Other errors: those of
+called again. Rows of tables that refer to themselves, or to each other in a circle, go at once. To be called outside a transaction block, or error 2D000. Other errors: those of
 delete_tenant. Granted to nobody; refused in the context of a tenant.';

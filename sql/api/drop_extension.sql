@@ -12,7 +12,7 @@ BEGIN
     SELECT m.relation INTO item FROM _tenancy.migrations m JOIN pg_class c ON c.oid = m.relation WHERE m.phase <> 'done' ORDER BY 1 LIMIT 1;
     IF FOUND THEN
         PERFORM _tenancy.raise('RELATION_NOT_SUPPORTED', format('table %s is being migrated', item.relation), jsonb_build_object('relation', item.relation::text),
-            'Take it to its end, CALL tenancy.finish_migration(); or take it back: CALL tenancy.undo_migration(''<table>'');');
+            'Take it to its end, CALL tenancy.finish_migration(''<table>''); or take it back: CALL tenancy.undo_migration(''<table>'');');
     END IF;
     -- In this order: what is audited, metered or watched cannot be unprotected.
     FOR item IN SELECT a.relation FROM _tenancy.audited a JOIN pg_class c ON c.oid = a.relation ORDER BY 1 LOOP

@@ -70,8 +70,9 @@ BEGIN
             '{"argument": "name"}');
     END IF;
     is_counter := record_metric.name ~ '_total$';
-    IF is_counter AND NOT (record_metric.value >= 0 AND record_metric.value < 'infinity') THEN
-        PERFORM _tenancy.raise('PARAMETER_INVALID', 'what is added to a counter must be neither negative nor infinite', '{"argument": "value"}');
+    -- So that no sum of them is more than a number can be, which would be an error for whoever reads it.
+    IF is_counter AND NOT (record_metric.value >= 0 AND record_metric.value <= 1e200) THEN
+        PERFORM _tenancy.raise('PARAMETER_INVALID', 'what is added to a counter must be neither negative nor more than 1e200', '{"argument": "value"}');
     END IF;
     the_labels := _tenancy.metric_labels(record_metric.labels);
     IF NOT EXISTS (SELECT FROM _tenancy.metric_series s WHERE s.tenant_id = tenant AND s.name = record_metric.name AND s.labels = the_labels) THEN
@@ -152,18 +153,20 @@ CREATE VIEW tenancy.stat_busiest_quotas WITH (security_invoker = true) AS
 COMMENT ON VIEW tenancy.stat_busiest_quotas IS
 'What the tenants of stat_busiest_tenants use of their quotas, in the current period or for good, and the most that they may (null: not limited). Who sees what: as quota_status. PUBLIC may read it.';
 
--- Tenants, and not series, have a place, so that none is put out by the many labels of another.
+-- Tenants have a place, and their first series before the second ones of all, so that nobody's are put out by the many labels of another.
 CREATE VIEW tenancy.stat_busiest_metrics WITH (security_invoker = true) AS
-    SELECT CASE WHEN m.place <= b.most THEN m.tenant_id ELSE '(rest)' END AS tenant_id, m.name, CASE WHEN m.place <= b.most THEN m.labels ELSE '{}' END AS labels, sum(m.value) AS value
-    FROM (SELECT a.tenant_id, a.name, a.labels, a.value, dense_rank() OVER (ORDER BY s.total_exec_time DESC NULLS LAST, a.tenant_id) AS place
-          FROM tenancy.metric_values a LEFT JOIN tenancy.stat_busiest_tenants s ON s.tenant_id = a.tenant_id
-          WHERE a.value IS NOT NULL) m,
-         (SELECT current_setting('tenancy.metric_tenants')::bigint AS most) b
+    SELECT CASE WHEN m.is_told THEN m.tenant_id ELSE '(rest)' END AS tenant_id, m.name, CASE WHEN m.is_told THEN m.labels ELSE '{}' END AS labels, sum(m.value) AS value
+    FROM (SELECT p.*, p.place <= b.most AND row_number() OVER (ORDER BY p.place > b.most, p.nth, p.place) <= 20 * b.most AS is_told
+          FROM (SELECT a.tenant_id, a.name, a.labels, a.value, dense_rank() OVER (ORDER BY s.total_exec_time DESC NULLS LAST, a.tenant_id) AS place,
+                       row_number() OVER (PARTITION BY a.tenant_id ORDER BY a.name, a.labels) AS nth
+                FROM tenancy.metric_values a LEFT JOIN tenancy.stat_busiest_tenants s ON s.tenant_id = a.tenant_id
+                WHERE a.value IS NOT NULL) p,
+               (SELECT current_setting('tenancy.metric_tenants')::bigint AS most) b) m
     -- Of a gauge there is no sum.
-    WHERE m.place <= b.most OR m.name ~ '_total$'
+    WHERE m.is_told OR m.name ~ '_total$'
     GROUP BY 1, 2, 3;
 COMMENT ON VIEW tenancy.stat_busiest_metrics IS
-'What record_metric() has counted and measured for the tenancy.metric_tenants tenants that took the most time; the counters of all others are added up as (rest). Who sees what: as metric_values. PUBLIC may read it.';
+'What record_metric() has counted and measured for the tenancy.metric_tenants tenants that took the most time, of up to twenty times as many series; all other counters are added up as (rest). Who sees what: as metric_values. PUBLIC may read it.';
 
 CREATE FUNCTION tenancy.metrics() RETURNS text
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE

@@ -73,9 +73,10 @@ CREATE FUNCTION _tenancy.index_line(m _tenancy.migrations) RETURNS text
     SET search_path = pg_catalog, pg_temp
 AS $$
     -- That of a partitioned table takes over those that its partitions have, in a moment.
-    SELECT CASE c.relkind WHEN 'p' THEN concat_ws(' ', (SELECT string_agg(format('CREATE INDEX CONCURRENTLY ON %s (%I);', t.relation, m.tenant_column), ' ' ORDER BY t.relation::text)
+    SELECT CASE c.relkind WHEN 'p' THEN concat_ws(E'\n', (SELECT string_agg(format('CREATE INDEX CONCURRENTLY ON %s (%I);', t.relation, m.tenant_column), E'\n' ORDER BY t.relation::text)
                                                         FROM _tenancy.tree(m.relation) t JOIN pg_class p ON p.oid = t.relation AND p.relkind = 'r'
                                                         WHERE NOT EXISTS (SELECT FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0] AND a.attname = m.tenant_column
+                                                                          JOIN pg_class x ON x.oid = i.indexrelid JOIN pg_am y ON y.oid = x.relam AND y.amname = 'btree'
                                                                           WHERE i.indrelid = t.relation AND i.indnatts = 1 AND i.indisvalid AND NOT i.indisunique AND i.indpred IS NULL)),
                                                        format('CREATE INDEX ON %s (%I);', m.relation, m.tenant_column))
                           ELSE format('CREATE INDEX CONCURRENTLY ON %s (%I);', m.relation, m.tenant_column) END

@@ -86,8 +86,12 @@ BEGIN
         -- Where there is nobody to stand in, rows that have no tenant stay as they are.
         to_change := format('d.%I IS NULL', m.tenant_column) || CASE WHEN m.tenant_id IS NULL THEN format(' AND (%s) IS NOT NULL', m.mapping) ELSE '' END;
         -- What somebody else has locked is left for later: nobody waits, and nobody waits for the others.
-        the_rows := format('SELECT d.ctid FROM ONLY %s d WHERE %s%s FOR NO KEY UPDATE SKIP LOCKED', the_part.relation, to_change,
-                           CASE WHEN m.next_block < blocks THEN format(' AND d.ctid >= ''(%s,0)'' AND d.ctid < ''(%s,0)''', m.next_block, least(m.next_block + step, blocks)) END);
+        the_rows := format('SELECT d.ctid FROM ONLY %s d WHERE %s%s FOR %s SKIP LOCKED%s', the_part.relation, to_change,
+                           CASE WHEN m.next_block < blocks THEN format(' AND d.ctid >= ''(%s,0)'' AND d.ctid < ''(%s,0)''', m.next_block, least(m.next_block + step, blocks)) END,
+                           -- Whoever changes a key waits for those who refer to the row.
+                           CASE WHEN EXISTS (SELECT FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey::int2[]) AND a.attname = m.tenant_column
+                                             WHERE i.indrelid = the_part.relation AND i.indisunique) THEN 'UPDATE' ELSE 'NO KEY UPDATE' END,
+                           CASE WHEN m.next_block >= blocks THEN format(' LIMIT %s', batch) END);
         BEGIN
             changed := _tenancy.change_rows(the_part.relation, format('UPDATE ONLY %s d SET %I = %s WHERE %s', the_part.relation, m.tenant_column, _tenancy.mapped(m),
                 CASE WHEN m.next_block < all_blocks THEN format('d.ctid = ANY (ARRAY(%s))', the_rows) ELSE to_change END));
@@ -95,8 +99,9 @@ BEGIN
             RETURN 'wait';
         END;
         IF m.next_block < all_blocks THEN
-            -- When all blocks are done, what was left and what others have written meanwhile is tried for once more; then it is waited for, a moment each.
-            UPDATE _tenancy.migrations g SET part = the_part.relation, next_block = CASE WHEN m.next_block < blocks THEN m.next_block + step ELSE all_blocks END,
+            -- When all blocks are done, what was left and what others have written meanwhile is tried for as often again; then it is waited for, a moment each.
+            UPDATE _tenancy.migrations g SET part = the_part.relation,
+                next_block = CASE WHEN m.next_block < blocks OR changed > 0 AND m.next_block < 2 * blocks THEN m.next_block + step ELSE all_blocks END,
                 rows_done = g.rows_done + changed, seconds = g.seconds + extract(epoch FROM clock_timestamp() - begun), changed_at = clock_timestamp()
             WHERE g.relation = m.relation;
             RETURN 'again';
@@ -302,12 +307,13 @@ BEGIN
     IF the_relation IS NOT NULL AND NOT EXISTS (SELECT FROM _tenancy.migrations m WHERE m.relation = the_relation) THEN
         PERFORM _tenancy.raise('PARAMETER_INVALID', format('table %s is not being migrated', the_relation), jsonb_build_object('argument', 'relation', 'relation', the_relation::text));
     END IF;
+    -- All, or none: what the mapping of another table reads is protected after it.
     FOR early IN SELECT m.relation FROM _tenancy.migrations m WHERE the_relation IS NULL AND m.phase NOT IN ('observe', 'protect', 'done') ORDER BY m.started_at LOOP
-        RAISE NOTICE 'table % is left as it is, because it has not been observed yet', early USING HINT = 'Call tenancy.migrate_table for it once more, which goes on where it was.';
+        RAISE NOTICE 'nothing is enforced, because table % has not been observed yet', early
+            USING HINT = format('Call tenancy.migrate_table for it once more, which goes on where it was; or enforce another table by its name: CALL tenancy.finish_migration(%L);', '<table>');
     END LOOP;
     RETURN QUERY
-        -- What is read by a mapping of another table is protected after it.
-        SELECT m.relation FROM _tenancy.migrations m WHERE CASE WHEN the_relation IS NULL THEN m.phase IN ('observe', 'protect') ELSE m.relation = the_relation AND m.phase <> 'done' END
+        SELECT m.relation FROM _tenancy.migrations m WHERE CASE WHEN the_relation IS NULL THEN early IS NULL ELSE m.relation = the_relation END AND m.phase <> 'done'
         ORDER BY m.mapping IS NULL, m.started_at DESC;
 END
 $$;

@@ -33,3 +33,11 @@ CREATE TABLE _tenancy.tenants (
 );
 COMMENT ON TABLE _tenancy.tenants IS 'the registry of tenants; read it through tenancy.tenants';
 SELECT pg_catalog.pg_extension_config_dump('_tenancy.tenants', '');
+
+-- How far tenancy.delete_tenant_in_batches has come. Not in the registry, whose changes every backend hears of. Not dumped: it is only told.
+CREATE TABLE _tenancy.deletions (
+    tenant_id text COLLATE "C" NOT NULL,
+    deleted bigint NOT NULL,
+    CONSTRAINT deletions_pkey PRIMARY KEY (tenant_id)
+);
+COMMENT ON TABLE _tenancy.deletions IS 'how many rows tenancy.delete_tenant_in_batches() has deleted of tenants that are being deleted';

@@ -27,6 +27,15 @@ ALTER TABLE _tenancy.protected
         AND jsonb_typeof(undo -> 'own_index') IN ('string', 'null') AND undo ->> 'own_index' IS DISTINCT FROM ''
         AND jsonb_typeof(undo -> 'revoked') = 'array' AND NOT jsonb_path_exists(undo, 'strict $.revoked[*] ? (@.type() <> "object" || @.grantable.type() <> "boolean")'));
 
+-- How far tenancy.delete_tenant_in_batches has come.
+CREATE TABLE _tenancy.deletions (
+    tenant_id text COLLATE "C" NOT NULL,
+    deleted bigint NOT NULL,
+    CONSTRAINT deletions_pkey PRIMARY KEY (tenant_id)
+);
+COMMENT ON TABLE _tenancy.deletions IS 'how many rows tenancy.delete_tenant_in_batches() has deleted of tenants that are being deleted';
+DROP FUNCTION IF EXISTS _tenancy.delete_batch(text, integer, boolean, bigint);
+
 -- What policies call has no list of privileges any more (sql/grants.sql), unless somebody has changed it.
 DO $$
 DECLARE

@@ -137,8 +137,6 @@ def test_deleted_while_others_work(source):
         with source.connect(APP) as app, refused("TENANT_SUSPENDED"):
             set_session(app, "acme")
             app.execute("SELECT count(*) FROM t0")
-        gone = TABLES * ROWS - sum(source.run(f"SELECT count(*) FROM t{n} WHERE tenant_id = 'acme'")[0][0] for n in range(TABLES))
-        assert source.run("SELECT status_reason FROM tenancy.tenants WHERE id = 'acme'") == [(f"is being deleted, {gone} rows so far",)] and gone > 0
         source.run("CALL tenancy.delete_tenant_in_batches('acme', 3000)")
         before = done[0]
         eventually(lambda: done[0] > before + 5)

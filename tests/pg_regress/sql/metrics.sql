@@ -24,6 +24,7 @@ SELECT tenancy.record_metric('tenancy_statements_total');      -- SHOULD FAIL: o
 SELECT tenancy.record_metric('1x');                            -- SHOULD FAIL
 SELECT tenancy.record_metric('x_total', '{}', -1);             -- SHOULD FAIL: a counter does not fall
 SELECT tenancy.record_metric('x_total', '{}', 'nan');          -- SHOULD FAIL
+SELECT tenancy.record_metric('x_total', '{}', 1e201);          -- SHOULD FAIL: two of the largest numbers have no sum
 SELECT tenancy.record_metric('x', '[]');                       -- SHOULD FAIL
 SELECT tenancy.record_metric('x', '{"tenant_id": "beta"}');    -- SHOULD FAIL: taken
 SELECT tenancy.record_metric('x', '{"__name__": "y"}');        -- SHOULD FAIL
@@ -36,14 +37,13 @@ SET tenancy.tenant_id = 'acme';
 SELECT name, labels, value FROM tenancy.metric_values ORDER BY name, labels::text COLLATE "C";
 SELECT line FROM regexp_split_to_table(tenancy.metrics(), E'\n') AS line WHERE line !~ 'tenancy_';
 SELECT DISTINCT regexp_replace(line, '[0-9.e-]+$', 'N') FROM regexp_split_to_table(tenancy.metrics(), E'\n') AS line WHERE line ~ '^tenancy_(statements|transactions)';
+SELECT pg_sleep(0.1);                                          -- so that it is the busier one
 SELECT count(*) FROM regexp_split_to_table(tenancy.metrics(), E'\n') AS line WHERE line ~ 'beta|\(rest\)|\(none\)';
 RESET tenancy.tenant_id;
 SELECT tenancy.metrics();                                      -- SHOULD FAIL: no tenant
 SELECT count(*) FROM tenancy.metric_values;                    -- SHOULD FAIL: likewise
 SELECT * FROM _tenancy.metric_series;                          -- SHOULD FAIL
 SELECT * FROM _tenancy.metric_values;                          -- SHOULD FAIL
--- So that it is the busier one.
-SELECT pg_sleep(0.1);
 RESET ROLE;
 -- All of them, for whoever may monitor. Of as many tenants as is said, the others are added up.
 SELECT line FROM regexp_split_to_table(tenancy.metrics(), E'\n') AS line WHERE line ~ '^agent.*ok';
