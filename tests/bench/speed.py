@@ -318,29 +318,28 @@ class Row:
 
     def take_turns(self, columns, connections, counts, lot):
         """The next turns of each column, for the same transactions."""
-        repeated = REPEATED
         begin, step = self.at, max(counts[column] for column in columns)
-        seconds, answers = [{} for _ in range(repeated)], [{} for _ in range(repeated)]
+        seconds, answers = [{} for _ in range(REPEATED)], [{} for _ in range(REPEATED)]
 
         def run(n, column):
             self.at = begin + n * step
             seconds[n][column], answers[n][column] = self.run(column, connections[column], counts[column])
 
         near = [column for column in columns if column.name in NEAR]
-        for n in range(repeated):
+        for n in range(REPEATED):
             for column in lot.sample(near, len(near)):
                 run(n, column)
         far = [column for column in columns if column.name not in NEAR]
-        for n in range(1 if self.heavy else repeated):
+        for n in range(REPEATED):
             for column in lot.sample(far, len(far)):
                 if n == 0 or column not in self.slow:
                     run(n, column)
-        for n in range(repeated):
+        for n in range(REPEATED):
             self.at = begin + n * step
             self.check(answers[n])
             for column in COLUMNS:
                 self.turns[column].append(seconds[n].get(column))
-        self.at = begin + repeated * step
+        self.at = begin + REPEATED * step
 
     def ratios(self, column, to):
         """The times of one column : those of another, each of the same transaction in the same round."""
