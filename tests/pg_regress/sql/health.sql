@@ -152,6 +152,22 @@ SELECT tenancy.report_health('c1', 'degraded');
 RESET tenancy.tenant_id;
 DELETE FROM _tenancy.health_reports;
 SELECT tenancy.settle_usage() > 0 AS was_settled;
+-- The cache: what has expired long ago and was not swept, of a sample of its pages where it has many.
+INSERT INTO _tenancy.cache_entries SELECT 'acme', 'kept ' || g, to_jsonb(repeat('x', 500)), now() + interval '1 day' FROM generate_series(1, 40000) AS g;
+SELECT status FROM tenancy.extension_health() WHERE component = 'cache';
+INSERT INTO _tenancy.cache_entries SELECT 'acme', 'gone ' || g, to_jsonb(repeat('x', 500)), now() - interval '2 days' FROM generate_series(1, 40000) AS g;
+SELECT pg_relation_size('_tenancy.cache_entries') > 16 * 1024 * 1024 AS is_sampled;
+SELECT status, substring(reason FROM 'some (\d+) entries')::int BETWEEN 20000 AND 60000 AS is_about_right, remedy FROM tenancy.extension_health() WHERE component = 'cache';
+SELECT sum(tenancy.sweep_cache()) AS swept FROM generate_series(1, 5);
+SELECT status FROM tenancy.extension_health() WHERE component = 'cache';
+DELETE FROM _tenancy.cache_entries;
+-- A library and an extension that are not of one version, either way.
+BEGIN;
+UPDATE pg_extension SET extversion = '99.0' WHERE extname = 'tenancy';
+SELECT status, remedy FROM tenancy.extension_health() WHERE component = 'version';
+UPDATE pg_extension SET extversion = '0.0.1' WHERE extname = 'tenancy';
+SELECT status, remedy FROM tenancy.extension_health() WHERE component = 'version';
+ROLLBACK;
 DELETE FROM _tenancy.usage_settled_default;
 DELETE FROM _tenancy.usage_totals;
 DELETE FROM _tenancy.usage_hourly;
