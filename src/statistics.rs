@@ -3,7 +3,8 @@
 //! A plan that PostgreSQL keeps (of a prepared statement, of a function) was made for the tenant that was current then. For one that has a
 //! thousand times as many rows, or as few, it is a bad one. So the session's plans are dropped where the tenant changes to one that has more
 //! than ten times as many rows as another that they were made for, or less than a tenth. Most tenants are small, and a change between them
-//! drops nothing.
+//! drops nothing. Of what a plan joins, each table counts: one that has four rows for one tenant, and hundreds for another, may be read first
+//! for the first, and must not be for the other.
 
 use std::cell::{Cell, RefCell};
 use std::time::{Duration, Instant};
@@ -23,6 +24,8 @@ const GOOD: Duration = Duration::from_secs(30);
 const CACHED: usize = 4096;
 /// With fewer rows in every table, all tenants are as large.
 const SMALL: f64 = 1_000.0;
+/// The same in a table that is joined: for each of its rows, another one is looked into.
+const FEW: f64 = 10.0;
 /// A plan that was made for one tenant is good for another that has so many times as many rows.
 const SAME_SIZE: f64 = 10.0;
 
@@ -37,6 +40,8 @@ struct Known {
     told: FxHashSet<pg::Oid>,
     /// The rows of tenants that are not small, in the table where they are largest.
     sizes: FxHashMap<TenantId, f64>,
+    /// The rows of tenants in tables, as far as they are known.
+    rows: FxHashMap<Place, f64>,
     found: FxHashMap<Place, (Instant, Rows)>,
 }
 
@@ -44,6 +49,8 @@ thread_local! {
     static KNOWN: RefCell<Known> = RefCell::default();
     /// The rows of the smallest and of the largest tenant that the plans of this session were made for.
     static PLANNED: Cell<Option<(f64, f64)>> = const { Cell::new(None) };
+    /// The same for each table that plans of this session join with others.
+    static JOINED: RefCell<FxHashMap<pg::Oid, (f64, f64)>> = RefCell::default();
 }
 
 pub fn init() {
@@ -54,6 +61,7 @@ pub fn init() {
                 if known.columns.remove(&table).is_some_and(|column| column.is_some()) {
                     known.told.remove(&table);
                     known.found.retain(|(its, _), _| *its != table);
+                    known.rows.retain(|(its, _), _| *its != table);
                 }
             }
             None => *known = Known::default(),
@@ -67,21 +75,39 @@ pub fn init() {
         common,
         known,
         found,
-        planned: || {
-            if let Some(assigned) = pg::guc::assigned() {
-                let rows = size_of(&assigned.id);
-                let (least, most) = PLANNED.get().unwrap_or((rows, rows));
-                PLANNED.set(Some((least.min(rows), most.max(rows))));
+        planned: |table, is_join| {
+            let Some(assigned) = pg::guc::assigned() else { return };
+            PLANNED.set(Some(spread(PLANNED.get(), size_of(&assigned.id))));
+            if let Some(rows) = is_join.then(|| rows_of(table, &assigned.id)).flatten() {
+                JOINED.with_borrow_mut(|joined| {
+                    joined.insert(table, spread(joined.get(&table).copied(), rows))
+                });
             }
         },
-        is_settled: |table| {
+        is_settled: |table, is_join| {
+            let is_in = |range: Option<(f64, f64)>, rows: f64| {
+                range.is_some_and(|(least, most)| least <= rows && rows <= most)
+            };
             KNOWN.with_borrow(|known| known.told.contains(&table))
                 && pg::guc::assigned().is_none_or(|assigned| {
-                    let rows = size_of(&assigned.id);
-                    PLANNED.get().is_some_and(|(least, most)| least <= rows && rows <= most)
+                    is_in(PLANNED.get(), size_of(&assigned.id))
+                        && is_join.then(|| rows_of(table, &assigned.id)).flatten().is_none_or(|rows| {
+                            is_in(JOINED.with_borrow(|joined| joined.get(&table).copied()), rows)
+                        })
                 })
         },
     });
+}
+
+/// A range with one number more in it.
+fn spread(range: Option<(f64, f64)>, rows: f64) -> (f64, f64) {
+    let (least, most) = range.unwrap_or((rows, rows));
+    (least.min(rows), most.max(rows))
+}
+
+/// The rows of a tenant in a table, where they are known.
+fn rows_of(table: pg::Oid, tenant: &TenantId) -> Option<f64> {
+    KNOWN.with_borrow(|known| known.rows.get(&(table, *tenant)).map(|rows| rows.max(FEW)))
 }
 
 fn size_of(tenant: &TenantId) -> f64 {
@@ -102,13 +128,17 @@ fn column(table: pg::Oid) -> Option<Column> {
     found
 }
 
-fn common(tenant: &TenantId, rows: f64) {
-    if rows > SMALL {
-        KNOWN.with_borrow_mut(|known| {
+fn common(table: pg::Oid, tenant: &TenantId, rows: f64) {
+    KNOWN.with_borrow_mut(|known| {
+        if rows > SMALL {
             let kept = known.sizes.entry(*tenant).or_default();
             *kept = rows.max(*kept);
-        });
-    }
+        }
+        if known.rows.len() >= CACHED {
+            known.rows.clear();
+        }
+        known.rows.insert((table, *tenant), rows);
+    });
 }
 
 fn known(table: pg::Oid, tenant: &TenantId) -> Option<Rows> {
@@ -129,10 +159,17 @@ fn found(table: pg::Oid, tenant: &TenantId, rows: Rows) {
 
 /// The current tenant changes. Whoever asks PostgreSQL to keep generic plans gets what they ask for.
 pub fn follow(tenant: &TenantId) {
-    let Some((least, most)) = PLANNED.get() else { return };
-    let rows = size_of(tenant);
-    if (rows > least * SAME_SIZE || rows * SAME_SIZE < most) && !pg::planner::keeps_generic_plans() {
+    let Some(range) = PLANNED.get() else { return };
+    let differs = |(least, most): (f64, f64), rows: f64| rows > least * SAME_SIZE || rows * SAME_SIZE < most;
+    let is_other = differs(range, size_of(tenant))
+        || JOINED.with_borrow(|joined| {
+            joined
+                .iter()
+                .any(|(table, range)| rows_of(*table, tenant).is_some_and(|rows| differs(*range, rows)))
+        });
+    if is_other && !pg::planner::keeps_generic_plans() {
         PLANNED.set(None);
+        JOINED.with_borrow_mut(FxHashMap::clear);
         pg::planner::drop_plans();
     }
 }

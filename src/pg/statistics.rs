@@ -29,16 +29,16 @@ pub struct Judges {
     pub known_column: fn(pg_sys::Oid) -> Option<Option<Column>>,
     /// Whether to tell of the common tenants of a table.
     pub is_new: fn(pg_sys::Oid) -> bool,
-    /// A tenant, and about how many rows it has in a table.
-    pub common: fn(&TenantId, f64),
+    /// About how many rows a tenant has in a table.
+    pub common: fn(pg_sys::Oid, &TenantId, f64),
     /// What is known of a tenant in a table, if it is known.
     pub known: fn(pg_sys::Oid, &TenantId) -> Option<Rows>,
     /// What has been found out.
     pub found: fn(pg_sys::Oid, &TenantId, Rows),
-    /// A plan is being made that reads a table by its tenant column.
-    pub planned: fn(),
+    /// A plan is being made that reads a table by its tenant column; whether it reads others as well.
+    pub planned: fn(pg_sys::Oid, bool),
     /// Whether to be told of that, and of the common tenants of a table, would say nothing new.
-    pub is_settled: fn(pg_sys::Oid) -> bool,
+    pub is_settled: fn(pg_sys::Oid, bool) -> bool,
 }
 
 /// The rows of a tenant, where PostgreSQL does not know better.
@@ -289,14 +289,15 @@ unsafe extern "C-unwind" fn supply(
         if is_single(rel) {
             return false;
         }
+        let is_join = (*root).simple_rel_array_size > 2 || !(*root).parent_root.is_null();
         let tenant = (judges.tenant)();
         let found = tenant.and_then(|tenant| (judges.known)(table, &tenant));
-        if (rel.is_null() || tenant.is_none() || found == Some(None)) && (judges.is_settled)(table) {
+        if (rel.is_null() || tenant.is_none() || found == Some(None)) && (judges.is_settled)(table, is_join) {
             return false;
         }
         let is_new = (judges.is_new)(table);
         if rel.is_null() || !is_new && (tenant.is_none() || found == Some(None)) {
-            (judges.planned)();
+            (judges.planned)(table, is_join);
             return false;
         }
         let statistics = pg_sys::SearchSysCache3(
@@ -313,7 +314,7 @@ unsafe extern "C-unwind" fn supply(
         if is_new {
             for (value, frequency) in list.values().iter().zip(list.frequencies()) {
                 if let Some(Ok(id)) = place.kind.raw(*value).map(|raw| raw.parse()) {
-                    (judges.common)(&id, f64::from(*frequency) * tuples);
+                    (judges.common)(table, &id, f64::from(*frequency) * tuples);
                 }
             }
         }
@@ -326,12 +327,12 @@ unsafe extern "C-unwind" fn supply(
                 (judges.found)(table, &tenant, rows);
                 rows
             })?;
-            (judges.common)(&tenant, rows);
+            (judges.common)(table, &tenant, rows);
             list.with(statistics, place, &tenant, (rows / tuples.max(1.0)).min(1.0))
         });
         drop(list);
         pg_sys::ReleaseSysCache(statistics);
-        (judges.planned)();
+        (judges.planned)(table, is_join);
         if let Some(made) = made {
             (*variable).statsTuple = made;
             (*variable).freefunc = Some(free);

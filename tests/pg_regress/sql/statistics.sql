@@ -143,6 +143,33 @@ SELECT planned_for('size-7');
 RESET tenancy.tenant_id;
 RESET ROLE;
 
+-- Of what is joined each table counts: a plan that begins with the four gadgets of one is not for another that has hundreds, and as many events.
+CREATE TABLE gadget (tenant_id text NOT NULL, event int);
+INSERT INTO gadget SELECT 'size-new', n FROM generate_series(1, 4) AS n;
+INSERT INTO gadget SELECT 'size-large', n FROM generate_series(1, 800) AS n;
+SELECT tenancy.protect('gadget');
+GRANT SELECT ON gadget TO regress_planner;
+ANALYZE gadget;
+CREATE FUNCTION gadgets_planned_for(tenant text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    plan jsonb;
+BEGIN
+    PERFORM set_config('tenancy.tenant_id', tenant, false);
+    EXECUTE 'EXPLAIN (FORMAT json) EXECUTE with_gadgets' INTO plan;
+    RETURN jsonb_path_query_first(plan, '$.** ? (@."Relation Name" == "gadget")."Plan Rows"');
+END
+$$;
+SET ROLE regress_planner;
+DISCARD PLANS;
+PREPARE with_gadgets AS SELECT * FROM gadget g JOIN event e ON e.id = g.event;
+SELECT tenant, gadgets_planned_for(tenant) FROM unnest('{size-new,size-large,size-new}'::text[]) WITH ORDINALITY AS t (tenant, n) ORDER BY n;
+RESET tenancy.tenant_id;
+RESET ROLE;
+DEALLOCATE with_gadgets;
+DROP FUNCTION gadgets_planned_for(text);
+SELECT tenancy.unprotect('gadget');
+DROP TABLE gadget;
+
 -- A BRIN index, of whose costs PostgreSQL asks without saying for which table.
 CREATE INDEX event_brin ON event USING brin (tenant_id, value);
 SET ROLE regress_planner;
