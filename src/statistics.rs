@@ -136,6 +136,8 @@ fn common(table: pg::Oid, tenant: &TenantId, rows: f64) {
         }
         if known.rows.len() >= CACHED {
             known.rows.clear();
+            // So that they are told once more.
+            known.told.clear();
         }
         known.rows.insert((table, *tenant), rows);
     });
